@@ -1,0 +1,179 @@
+"""Replay published step-by-step trajectories and print how far ours deviate from them.
+
+    python experiments/replay_trajectory.py FILE.npz ...
+
+Each file holds the problem (points, right-hand sides), the settings of the optimizer, and the
+parameters and Kronecker factors after every step of the code behind arXiv:2405.15603. One line a
+file: the largest relative deviation (Frobenius norm of the difference over that of the published
+array) of parameters and of factors over all steps. Exit code 1 where one exceeds 1e-8.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
+from pinnkfac.curvature.kfac import Factors
+from pinnkfac.linearise import System
+from pinnkfac.nets import Mlp
+from pinnkfac.step.damping import Constant
+from pinnkfac.step.kfac import Automatic, InverseSettings, Kfac, KfacStepper
+from pinnkfac.step.search import Fixed, Grid
+
+LIMIT = 1e-8
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The largest relative deviation of parameters and of factors, and how many were compared."""
+
+    parameters: float
+    factors: float
+    steps: int
+    arrays: int
+
+
+def problem_of(meta: dict[str, Any], data: dict[str, np.ndarray]) -> Problem:
+    """The trajectory's problem, its points and right-hand sides given."""
+    d, equation = meta["spatial_dim"], meta["equation"]
+    timed = equation != "poisson"
+    box = Box.cube(d, t=(0.0, 1.0) if timed else None)
+    if equation == "log-fokker-planck-isotropic":
+        box = Box.cube(d, -5.0, 5.0, t=(0.0, 1.0))
+
+    def poisson(u: Any, at: Any) -> Any:
+        return -lap(u) - at.rhs
+
+    def heat(u: Any, at: Any) -> Any:
+        return u.t - 0.25 * lap(u) - at.rhs
+
+    def log_fokker_planck(q: Any, at: Any) -> Any:
+        gradient = grad(q)
+        return q.t - d / 2 - 0.5 * dot(gradient, at.x) - dot(gradient, gradient) - lap(q) - at.rhs
+
+    residual = {
+        "poisson": poisson,
+        "heat": heat,
+        "log-fokker-planck-isotropic": log_fokker_planck,
+    }[equation]
+
+    def given(name: str) -> Points:
+        x = data[f"X_{name}"]
+        columns = {c: x[:, i] for i, c in enumerate(box.coordinates.names)}
+        return Points(columns, rhs=data[f"y_{name}"][:, 0])
+
+    return Problem(
+        fields=("u",),
+        terms=[
+            Term("interior", given("interior"), residual),
+            Term("boundary", given("boundary"), lambda u, at: u - at.rhs),
+        ],
+        domain=box,
+    )
+
+
+def stepper_of(meta: dict[str, Any], system: System) -> KfacStepper:
+    """The published settings in our words."""
+    h = meta["hyperparameters"]
+    automatic = h["lr"][0] == "auto"
+    step = Kfac(
+        factors=Factors(
+            sharing=h.get("kfac_approx", "expand"),
+            backpropagated=h.get("ggn_type", "type-2"),
+            decay=h["ema_factor"],
+            start="identity" if h["initialize_to_identity"] else "zero",
+            active_rows=False,
+        ),
+        inverse=InverseSettings(terms="sum", damping=h.get("damping_heuristic", "same"), floor=0.0),
+        momentum=h.get("momentum", 0.0),
+        lengths=Automatic(by_layer=False, first_length=h["lr"][1]) if automatic else None,
+    )
+    search = Fixed(1.0) if automatic else Grid()
+    return step.start(system, search, Constant(h["damping"]), Generator().manual_seed(0))
+
+
+def load_parameters(system: System, data: dict[str, np.ndarray], step: int) -> None:
+    system.set_parameters(published_parameters(system, data, step))
+
+
+def published_parameters(
+    system: System, data: dict[str, np.ndarray], step: int
+) -> list[torch.Tensor]:
+    return [
+        torch.from_numpy(np.hstack([data[f"step{step}_W{k}"], data[f"step{step}_b{k}"][:, None]]))
+        for k in range(len(system.graph.linears))
+    ]
+
+
+def relative(ours: torch.Tensor, published: torch.Tensor) -> float:
+    return float((ours - published).norm() / published.norm())
+
+
+def replay(path: Path) -> Deviation:
+    """Run all steps of one file from its first parameters."""
+    with np.load(path) as archive:
+        data = {name: archive[name] for name in archive.files}
+    meta = json.loads(str(data["meta"]))
+    if meta["optimizer"] != "KFAC":
+        raise NotImplementedError(f"{meta['optimizer']} is not a step of this version")
+    widths = meta["widths"]
+    net = Mlp(widths[0], 1, widths[1:-1])
+    system = System(problem_of(meta, data), net, published_rows=True)
+    load_parameters(system, data, 0)
+    points = system.prepare(
+        [t.where.draw(0, None, Generator()) for t in system.problem.terms]  # type: ignore[arg-type]
+    )
+    stepper = stepper_of(meta, system)
+    worst_parameters = worst_factors = 0.0
+    arrays = 0
+    for step in range(1, meta["steps"] + 1):
+        stepper.update(points)
+        ours = system.get_parameters()
+        for mine, theirs in zip(ours, published_parameters(system, data, step), strict=True):
+            worst_parameters = max(worst_parameters, relative(mine, theirs))
+        for term, name in enumerate(("interior", "boundary")):
+            for layer in range(len(ours)):
+                for side, letter in enumerate("AB"):
+                    key = f"step{step}_{letter}_{name}{layer}"
+                    if key in data:
+                        published = torch.from_numpy(data[key])
+                        mine = stepper.average.pairs[term][layer][side]
+                        worst_factors = max(worst_factors, relative(mine, published))
+                        arrays += 1
+    return Deviation(worst_parameters, worst_factors, meta["steps"], arrays)
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print(__doc__)
+        return 2
+    failed = False
+    for argument in arguments:
+        path = Path(argument)
+        try:
+            result = replay(path)
+        except NotImplementedError as error:
+            print(f"{path.stem}: skipped, {error}")
+            continue
+        except OSError as error:
+            print(f"{path}: cannot be read: {error}", file=sys.stderr)
+            return 2
+        worst = max(result.parameters, result.factors)
+        failed |= not worst <= LIMIT
+        print(
+            f"{path.stem}: parameters {result.parameters:.2e}, factors {result.factors:.2e} "
+            f"over {result.steps} steps ({result.arrays} factors)"
+        )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

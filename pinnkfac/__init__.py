@@ -1,0 +1,64 @@
+"""pinnkfac: write a PDE as on paper, solve it to many digits with curvature-aware steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pinnkfac.domain import Box, Grid, Points, Sobol, Uniform
+    from pinnkfac.errors import UserError
+    from pinnkfac.field import div, dot, grad, lap
+    from pinnkfac.problem import Parameter, Problem, Term
+    from pinnkfac.solving import Result, solve
+
+_HOMES = {
+    "Box": "pinnkfac.domain",
+    "Grid": "pinnkfac.domain",
+    "Parameter": "pinnkfac.problem",
+    "Points": "pinnkfac.domain",
+    "Problem": "pinnkfac.problem",
+    "Result": "pinnkfac.solving",
+    "Sobol": "pinnkfac.domain",
+    "Term": "pinnkfac.problem",
+    "Uniform": "pinnkfac.domain",
+    "UserError": "pinnkfac.errors",
+    "div": "pinnkfac.field",
+    "dot": "pinnkfac.field",
+    "grad": "pinnkfac.field",
+    "lap": "pinnkfac.field",
+    "solve": "pinnkfac.solving",
+}
+__all__ = [
+    "Box",
+    "Grid",
+    "Parameter",
+    "Points",
+    "Problem",
+    "Result",
+    "Sobol",
+    "Term",
+    "Uniform",
+    "UserError",
+    "div",
+    "dot",
+    "grad",
+    "lap",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that commands which don't need torch start at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pinnkfac' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""Approximations of the Gramian JᵀJ, made from a linearisation."""

@@ -1,0 +1,158 @@
+"""Algebra of Kronecker products A ⊗ B acting on layer matrices: (A ⊗ B) vec V ↔ B V A.
+
+A [in, in] belongs to a layer's inputs, B [out, out] to its outputs, V is [out, in] (columns
+stacked). No statistics here: see kfac.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pinnkfac.errors import UserError
+
+DampingKind = Literal["same", "trace-norm", "exact"]
+Pair = tuple[Tensor, Tensor]
+"""(A, B) of one Kronecker product."""
+
+
+class Inverse(Protocol):
+    """The inverse of a damped curvature block."""
+
+    def apply(self, v: Tensor) -> Tensor:
+        """C⁻¹ V for V [out, in]."""
+        ...
+
+
+def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and -vectors of a symmetric matrix, robust to a failing driver.
+
+    Retried on the CPU in float64, since small ill-conditioned matrices can fail to converge in
+    float32 or on other devices. Raises UserError where the matrix is not finite.
+    """
+    if not bool(torch.isfinite(matrix).all()):
+        raise UserError(
+            "a curvature factor is NaN or infinite: training diverged; raise the damping or "
+            "use dtype=float64"
+        )
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        values, vectors = torch.linalg.eigh(matrix.double().cpu())
+        return values.to(matrix), vectors.to(matrix)
+
+
+@dataclass
+class _Eigen(Inverse):
+    """Q_B ((Q_Bᵀ V Q_A) / D) Q_Aᵀ with bases that need not be orthogonal."""
+
+    base_a: Tensor
+    base_b: Tensor
+    denominator: Tensor
+
+    def apply(self, v: Tensor) -> Tensor:
+        inside = (self.base_b.T @ v @ self.base_a) / self.denominator
+        return self.base_b @ inside @ self.base_a.T
+
+
+def damp(pair: Pair, damping: float, kind: DampingKind) -> Pair:
+    """Add damping to both factors: λ to each ('same'), or √λ·π and √λ/π ('trace-norm').
+
+    π² = (tr A / dim A) / (tr B / dim B); Martens & Grosse 2015, arXiv:1503.05671, eq. 6.3.
+    """
+    a, b = pair
+    if kind == "same":
+        to_a = to_b = damping
+    elif kind == "trace-norm":
+        mean_a, mean_b = float(a.trace()) / len(a), float(b.trace()) / len(b)
+        pi = math.sqrt(mean_a / mean_b) if mean_a > 0 and mean_b > 0 else 1.0
+        to_a, to_b = math.sqrt(damping) * pi, math.sqrt(damping) / pi
+    else:
+        raise UserError(
+            f"damping={kind} cannot be added to the factors of a sum of Kronecker products: "
+            "use 'same' or 'trace-norm', or merge the terms into one product"
+        )
+    return _shifted(a, to_a), _shifted(b, to_b)
+
+
+def _shifted(matrix: Tensor, shift: float) -> Tensor:
+    result = matrix.clone()
+    result.diagonal().add_(shift)
+    return result
+
+
+def _floored(values: Tensor, floor: float) -> Tensor:
+    """Eigenvalues, at least ``floor`` times the largest (and never zero)."""
+    tiny = torch.finfo(values.dtype).tiny
+    return values.clamp_min(max(floor * float(values[-1].clamp_min(0.0)), tiny**0.5))
+
+
+def inverse(
+    pairs: list[Pair], damping: float, kind: DampingKind = "exact", floor: float = 1e-15
+) -> Inverse:
+    """The inverse of a damped sum of one or two Kronecker products.
+
+    One product: (A ⊗ B + λ)⁻¹ exactly ('exact', Tikhonov through eigenvalues), or
+    (A + λ_A)⁻¹ ⊗ (B + λ_B)⁻¹. Two products: with bases that turn (A_2, B_2) into identities and
+    (A_1, B_1) into diagonals s, t, (A_1 ⊗ B_1 + A_2 ⊗ B_2)⁻¹ has denominator 1 + t_i s_j.
+    Eigenvalues below ``floor`` times the largest are raised to it, so that rank-deficient factors
+    give finite steps at any damping.
+
+    Raises UserError for more than two products.
+    """
+    if len(pairs) == 1:
+        return _one(pairs[0], damping, kind, floor)
+    if len(pairs) != 2:
+        raise UserError(
+            f"a sum of {len(pairs)} Kronecker products has no cheap inverse: merge the terms "
+            "into one product (step.inverse.terms=merged)"
+        )
+    (a1, b1), (a2, b2) = (damp(pair, damping, kind) for pair in pairs)
+    base_a, s = _generalised(a1, a2, floor)
+    base_b, t = _generalised(b1, b2, floor)
+    return _Eigen(base_a, base_b, 1.0 + torch.outer(t, s))
+
+
+def _one(pair: Pair, damping: float, kind: DampingKind, floor: float) -> Inverse:
+    if kind == "exact":
+        a, base_a = symmetric_eigen(pair[0])
+        b, base_b = symmetric_eigen(pair[1])
+        product = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
+        return _Eigen(base_a, base_b, product.clamp_min(floor * float(product.max())))
+    damped = damp(pair, damping, kind)
+    a, base_a = symmetric_eigen(damped[0])
+    b, base_b = symmetric_eigen(damped[1])
+    return _Eigen(base_a, base_b, torch.outer(_floored(b, floor), _floored(a, floor)))
+
+
+def _generalised(m1: Tensor, m2: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """K and s with Kᵀ M_2 K = I and Kᵀ M_1 K = diag(s)."""
+    values, vectors = symmetric_eigen(m2)
+    root = vectors * _floored(values, floor).rsqrt()
+    middle = root.T @ m1 @ root
+    s, inner = symmetric_eigen((middle + middle.T) / 2)
+    return root @ inner, s.clamp_min(0.0)
+
+
+def merge(pairs: list[Pair]) -> Pair:
+    """One Kronecker product with the partial traces of a sum of them.
+
+    A = Σ tr(B_t) A_t / √τ, B = Σ tr(A_t) B_t / √τ, τ = Σ tr(A_t) tr(B_t): exact for a single
+    product, and for sums whose A_t or B_t are multiples of each other.
+    """
+    if len(pairs) == 1:
+        return pairs[0]
+    trace_a = [float(a.trace()) for a, _ in pairs]
+    trace_b = [float(b.trace()) for _, b in pairs]
+    tau = math.sqrt(sum(x * y for x, y in zip(trace_a, trace_b, strict=True)))
+    if tau == 0.0:
+        return pairs[0]
+    a = sum(t / tau * a for t, (a, _) in zip(trace_b, pairs, strict=True))
+    b = sum(t / tau * b for t, (_, b) in zip(trace_a, pairs, strict=True))
+    assert isinstance(a, Tensor)
+    assert isinstance(b, Tensor)
+    return a, b

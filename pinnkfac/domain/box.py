@@ -1,0 +1,161 @@
+"""Boxes of any dimension, in space or in space and time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pinnkfac.domain.points import Patch, Patches
+from pinnkfac.errors import UserError, suggest
+from pinnkfac.field import Coordinates
+
+Range = tuple[float, float]
+
+
+class Box:
+    """A product of intervals, one per named coordinate: ``Box(t=(0, 1), x=(-1, 1))``.
+
+    The coordinate ``t`` is time unless ``time=`` names another one (``time=None``: none is).
+    Everything called *space* (lap, grad, faces, normals) leaves time out.
+
+    Regions: ``interior``; ``boundary`` (every face of space); ``faces("x")``;
+    ``at(t=0)``; ``opposite("x")`` (the low face, each point linked to the high one).
+
+    Raises UserError for an empty, reversed or infinite range, or an unknown coordinate.
+    """
+
+    def __init__(
+        self,
+        ranges: Mapping[str, Range] | None = None,
+        *,
+        time: str | None = "t",
+        **named: Range,
+    ) -> None:
+        self.ranges = {k: _range(k, v) for k, v in {**(ranges or {}), **named}.items()}
+        if not self.ranges:
+            raise UserError("Box needs at least one range, such as Box(x=(0, 1))")
+        for name in self.ranges:
+            if not name.isidentifier() or name in ("normal", "d", "shape"):
+                raise UserError(f"Box: '{name}' cannot name a coordinate; use a letter or x1, x2")
+        if time not in (None, "t") and time not in self.ranges:
+            raise UserError(f"Box: time='{time}' is not a coordinate. {suggest(time, self.ranges)}")
+        self.coordinates = Coordinates(tuple(self.ranges), time if time in self.ranges else None)
+        if not self.coordinates.space:
+            raise UserError(
+                "Box has no coordinate of space; for an ordinary differential equation in t "
+                "write Box(t=(0, 1), time=None)"
+            )
+
+    @classmethod
+    def cube(
+        cls, dimension: int, low: float = 0.0, high: float = 1.0, *, t: Range | None = None
+    ) -> Box:
+        """[low, high]^dimension with coordinates x1 … xd (and time t, if given, first)."""
+        if dimension < 1:
+            raise UserError(f"Box.cube: the dimension is {dimension}; it must be at least 1")
+        ranges: dict[str, Range] = {} if t is None else {"t": t}
+        ranges |= {f"x{i + 1}": (low, high) for i in range(dimension)}
+        return cls(ranges)
+
+    @property
+    def low(self) -> tuple[float, ...]:
+        return tuple(a for a, _ in self.ranges.values())
+
+    @property
+    def high(self) -> tuple[float, ...]:
+        return tuple(b for _, b in self.ranges.values())
+
+    @property
+    def interior(self) -> Patches:
+        """All of the box."""
+        return Patches("interior", [Patch(self.coordinates, self.low, self.high)])
+
+    @property
+    def boundary(self) -> Patches:
+        """Every face of space (at all times, where there is time), with outward normals."""
+        return self.faces(*self.coordinates.space)
+
+    def _names(self, names: tuple[str, ...]) -> list[str]:
+        result: list[str] = []
+        for name in names:
+            if name == self.coordinates.vector:
+                result += self.coordinates.space
+            else:
+                self.coordinates.index(name)
+                result.append(name)
+        return result
+
+    def faces(self, *names: str, side: str = "both") -> Patches:
+        """The faces where the named coordinates take their lowest or highest value.
+
+        ``side`` is 'low', 'high' or 'both'; ``at.normal`` is the outward normal in space.
+        """
+        sides = {"low": (0,), "high": (1,), "both": (0, 1)}
+        if side not in sides:
+            raise UserError(f"faces: side='{side}'. {suggest(side, sides)}")
+        if not names:
+            raise UserError("faces: name at least one coordinate, such as box.faces('x')")
+        patches = []
+        for name in self._names(names):
+            for which in sides[side]:
+                patches.append(self._face(name, which))
+        label = ", ".join(repr(n) for n in names)
+        return Patches(f"faces({label}{'' if side == 'both' else f', side={side!r}'})", patches)
+
+    def _face(
+        self, name: str, which: int, shift: dict[str, tuple[float, ...]] | None = None
+    ) -> Patch:
+        i = self.coordinates.index(name)
+        low, high = list(self.low), list(self.high)
+        low[i] = high[i] = (self.low, self.high)[which][i]
+        space = self.coordinates.space
+        normal = tuple((-1.0, 1.0)[which] if s == name else 0.0 for s in space)
+        return Patch(self.coordinates, tuple(low), tuple(high), normal, shift or {})
+
+    def at(self, **values: float) -> Patches:
+        """The slice where the named coordinates take the given values: ``box.at(t=0)``."""
+        low, high = list(self.low), list(self.high)
+        if not values:
+            raise UserError("at: name at least one coordinate, such as box.at(t=0)")
+        for name, value in values.items():
+            i = self.coordinates.index(name)
+            if not low[i] <= value <= high[i]:
+                raise UserError(
+                    f"at({name}={value}) lies outside the box, whose {name} goes from "
+                    f"{low[i]} to {high[i]}"
+                )
+            low[i] = high[i] = float(value)
+        label = ", ".join(f"{k}={v:g}" for k, v in values.items())
+        return Patches(f"at({label})", [Patch(self.coordinates, tuple(low), tuple(high))])
+
+    def opposite(self, name: str) -> Patches:
+        """The low face of a coordinate, each point linked to its partner on the high face.
+
+        ``lambda u, at: u - u(at.opposite)`` on it is a periodic condition.
+        """
+        i = self.coordinates.index(name)
+        shift = tuple(
+            self.high[j] - self.low[j] if j == i else 0.0 for j in range(len(self.ranges))
+        )
+        return Patches(f"opposite({name!r})", [self._face(name, 0, {"opposite": shift})])
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}=({a:g}, {b:g})" for k, (a, b) in self.ranges.items())
+        return f"Box({inside})"
+
+
+def _range(name: str, value: object) -> Range:
+    try:
+        low, high = (float(v) for v in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"Box: the range of '{name}' is {value!r}; give two numbers, {name}=(low, high)"
+        ) from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"Box: the range of '{name}' is ({low}, {high}); both must be finite")
+    if low >= high:
+        kind = "empty" if low == high else "reversed"
+        raise UserError(
+            f"Box: the range of '{name}' is {kind}, ({low:g}, {high:g}); give low < high"
+        )
+    return low, high

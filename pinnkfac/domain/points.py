@@ -1,0 +1,207 @@
+"""Regions, the points drawn in them, and given points with values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from pinnkfac.domain.sampling import Sampling
+from pinnkfac.errors import UserError
+from pinnkfac.field import Coordinates
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Points of a term: coordinates [batch, coord], and what ``at`` knows about each of them.
+
+    ``normals`` [batch, coord of space] are outward unit normals; ``links`` are the coordinates of
+    linked points by name; ``values`` [batch] are given numbers by name.
+    """
+
+    coordinates: Tensor
+    normals: Tensor | None = None
+    links: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.coordinates.shape[0]
+
+    def _map(self, f: Any) -> PointSet:
+        return PointSet(
+            f(self.coordinates),
+            None if self.normals is None else f(self.normals),
+            {name: f(v) for name, v in self.links.items()},
+            {name: f(v) for name, v in self.values.items()},
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> PointSet:
+        return self._map(lambda v: v.to(device=device, dtype=dtype))
+
+    def __getitem__(self, rows: slice | Tensor) -> PointSet:
+        return self._map(lambda v: v[rows])
+
+    @staticmethod
+    def concatenate(parts: list[PointSet]) -> PointSet:
+        first = parts[0]
+        return PointSet(
+            torch.cat([p.coordinates for p in parts]),
+            None
+            if first.normals is None
+            else torch.cat([p.normals for p in parts if p.normals is not None]),
+            {k: torch.cat([p.links[k] for p in parts]) for k in first.links},
+            {k: torch.cat([p.values[k] for p in parts]) for k in first.values},
+        )
+
+
+class Region(Protocol):
+    """A set of points that a term holds on."""
+
+    coordinates: Coordinates
+    dimension: int
+    link_names: tuple[str, ...]
+
+    def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
+        """About ``number`` points, float64 on the CPU."""
+        ...
+
+    def __str__(self) -> str: ...
+
+
+class Points:
+    """Given points, with values that ``at`` reads by name.
+
+    ``Points({"x": xs, "t": ts}, measured=us)`` on a term ``lambda u, at: u - at.measured`` fits
+    measurements. Every array has one entry per point; coordinates must be those of the box.
+
+    Raises UserError for arrays of different lengths, more than one axis, or NaN.
+    """
+
+    link_names: tuple[str, ...] = ()
+
+    def __init__(self, coordinates: Mapping[str, Any], **values: Any) -> None:
+        if not coordinates:
+            raise UserError("Points needs one array per coordinate, such as Points({'x': xs})")
+        self.given = {name: _array(name, v) for name, v in coordinates.items()}
+        self.values = {name: _array(name, v) for name, v in values.items()}
+        lengths = {name: len(v) for name, v in {**self.given, **self.values}.items()}
+        if len(set(lengths.values())) != 1:
+            raise UserError(
+                "Points: arrays of different lengths: "
+                + ", ".join(f"{k} has {n}" for k, n in lengths.items())
+            )
+        self.number = next(iter(lengths.values()))
+        self.dimension = 0
+        self.coordinates = Coordinates(tuple(coordinates))
+
+    def bind(self, coordinates: Coordinates) -> None:
+        """Put the given arrays into the order of the problem's coordinates."""
+        if set(self.given) != set(coordinates.names):
+            raise UserError(
+                f"Points gives {', '.join(self.given)}, but the problem's coordinates are "
+                f"{', '.join(coordinates.names)}: give one array for each"
+            )
+        self.coordinates = coordinates
+
+    def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
+        stacked = torch.stack([self.given[name] for name in self.coordinates.names], dim=-1)
+        return PointSet(stacked, values=dict(self.values))
+
+    def __str__(self) -> str:
+        return f"{self.number} given points"
+
+
+def _array(name: str, value: Any) -> Tensor:
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    if array.ndim != 1:
+        raise UserError(
+            f"Points: '{name}' has shape {array.shape}; give one number per point, shape (N,)"
+        )
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise UserError(f"Points: '{name}' has dtype {array.dtype}; give real numbers")
+    tensor = torch.from_numpy(array.astype(np.float64))
+    if not torch.isfinite(tensor).all():
+        raise UserError(f"Points: '{name}' has NaN or infinite entries; drop those points")
+    return tensor
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An axis-parallel piece of a box: a [low, high] range per coordinate, some of them fixed.
+
+    ``shift`` by name moves a point to its linked point (added to the coordinates).
+    """
+
+    coordinates: Coordinates
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    normal: tuple[float, ...] | None = None
+    shift: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def free(self) -> list[int]:
+        return [i for i, (a, b) in enumerate(zip(self.low, self.high, strict=True)) if b > a]
+
+    @property
+    def measure(self) -> float:
+        result = 1.0
+        for i in self.free:
+            result *= self.high[i] - self.low[i]
+        return result
+
+    def place(self, unit: Tensor) -> PointSet:
+        """Unit-cube points [batch, free coordinates] moved into the patch."""
+        low = torch.tensor(self.low, dtype=torch.float64)
+        points = low.expand(len(unit), -1).clone()
+        for column, i in enumerate(self.free):
+            points[:, i] = self.low[i] + (self.high[i] - self.low[i]) * unit[:, column]
+        normals = None
+        if self.normal is not None:
+            normals = torch.tensor(self.normal, dtype=torch.float64).expand(len(unit), -1).clone()
+        links = {
+            name: points + torch.tensor(delta, dtype=torch.float64)
+            for name, delta in self.shift.items()
+        }
+        return PointSet(points, normals, links)
+
+
+class Patches:
+    """A union of patches of one box (its interior, faces, a slice), drawn by their measure."""
+
+    def __init__(self, name: str, patches: list[Patch]) -> None:
+        self.name = name
+        self.patches = patches
+        self.coordinates = patches[0].coordinates
+        self.dimension = max(len(p.free) for p in patches)
+        self.link_names = tuple(patches[0].shift)
+
+    def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
+        if number < 1:
+            raise UserError(f"{self}: at least one point is needed, {number} were asked for")
+        if len(self.patches) == 1:
+            return self.patches[0].place(sampling.unit(number, self.dimension, generator))
+        # The first unit coordinate chooses the patch, so that a quasi-random draw stays one.
+        weights = [p.measure for p in self.patches]
+        total = sum(weights)
+        unit = sampling.unit(number, self.dimension + 1, generator)
+        edges = torch.cumsum(torch.tensor(weights, dtype=torch.float64) / total, 0)
+        chosen = torch.bucketize(unit[:, 0].contiguous(), edges[:-1].contiguous(), right=True)
+        parts = [patch.place(unit[chosen == i][:, 1:]) for i, patch in enumerate(self.patches)]
+        return PointSet.concatenate([p for p in parts if len(p)])
+
+    def __or__(self, other: Patches) -> Patches:
+        """The union of two regions of one box, ``box.faces("x", side="low") | box.at(t=0)``."""
+        if not isinstance(other, Patches) or other.coordinates != self.coordinates:
+            raise UserError("a union needs two regions of the same box")
+        if (self.patches[0].normal is None) != (other.patches[0].normal is None):
+            strip = [replace(p, normal=None) for p in (*self.patches, *other.patches)]
+        else:
+            strip = [*self.patches, *other.patches]
+        return Patches(f"{self.name} | {other.name}", strip)
+
+    def __str__(self) -> str:
+        return self.name

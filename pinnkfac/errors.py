@@ -1,0 +1,19 @@
+"""The one exception that a user's mistake ends in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a PDE file, a setting or a net: the message says what was given, what is
+    allowed and what to do. The command prints it without a traceback and exits with code 2."""
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """One sentence that lists the known names, nearest first where one is close."""
+    known = [str(name) for name in known]
+    near = difflib.get_close_matches(given, known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"Known: {', '.join(known) if known else 'none'}.{hint}"

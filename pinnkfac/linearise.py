@@ -1,0 +1,512 @@
+"""Problem × net × points → residuals and their derivatives by every trained parameter.
+
+For a linear layer y = W z + b the derivative of one equation's residual at one point is
+Σ_s g_s (z_s, 1_{s is a value row})ᵀ, with its inputs z [shared, batch, in] and the derivatives g
+[shared, batch, out] of the residual by its outputs. One forward pass and one backward pass per
+equation yield all (Z, G); every product with the Jacobian is then a matrix product a layer, and
+nothing is ever differentiated again.
+
+Parameters, directions and gradients are lists of tensors, one [out, in + 1] a layer (the bias
+last; [out, in] without bias), then one vector [param] of all other trained numbers (scales in the
+net, unknown coefficients), where there are any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pinnkfac.domain import PointSet
+from pinnkfac.errors import UserError
+from pinnkfac.problem import Problem
+from pinnkfac.residual import Residual, check_finite, record
+from pinnkfac.taylor.graph import Graph, Tape
+from pinnkfac.taylor.plan import Plan, make_plan
+from pinnkfac.taylor.rules import Adjoint, Jet, Sink
+
+Direction = list[Tensor]
+
+
+@dataclass
+class Layer:
+    """Inputs and output derivatives of one Linear layer at the points of one block.
+
+    ``inputs`` [shared, batch, in]; ``value_rows`` are the rows on which the bias acts;
+    ``gradients[e]`` [active, batch, out] are derivatives of equation e by the rows
+    ``active[e]`` of the output; the other rows don't enter that equation.
+    """
+
+    inputs: Tensor
+    value_rows: tuple[int, ...]
+    active: list[tuple[int, ...]]
+    gradients: list[Tensor]
+
+    def inputs_of(self, equation: int) -> Tensor:
+        """Inputs on the active rows of an equation, [active, batch, in]."""
+        rows = self.active[equation]
+        if len(rows) == self.inputs.shape[0]:
+            return self.inputs
+        if rows == tuple(range(rows[0], rows[-1] + 1)):
+            return self.inputs[rows[0] : rows[-1] + 1]
+        return self.inputs[list(rows)]
+
+    def bias_rows(self, equation: int) -> list[int]:
+        """Positions of value rows among the active rows of an equation."""
+        return [i for i, s in enumerate(self.active[equation]) if s in self.value_rows]
+
+
+@dataclass
+class Block:
+    """The linearisation of one term at some of its points.
+
+    ``weight`` is the term's weight over its number of points: the loss is Σ weight/2 · residual².
+    ``residual`` [batch, equation]; ``dense`` [equation, batch, param] or None.
+    """
+
+    term: int
+    weight: float
+    residual: Tensor
+    layers: list[Layer]
+    dense: Tensor | None
+
+    @property
+    def batch(self) -> int:
+        return self.residual.shape[0]
+
+    @property
+    def equations(self) -> int:
+        return self.residual.shape[1]
+
+
+@dataclass(frozen=True)
+class CompiledTerm:
+    """A term with its residual function and one plan of rows per place."""
+
+    residual: Residual
+    places: tuple[str, ...]
+    plans: tuple[Plan, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(plan.rows) for plan in self.plans)
+
+
+@dataclass(frozen=True)
+class TermPoints:
+    """The points of one term, with the part of its residual that depends on them alone."""
+
+    points: PointSet
+    remainder: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, rows: slice) -> TermPoints:
+        return TermPoints(
+            self.points[rows], None if self.remainder is None else self.remainder[rows]
+        )
+
+
+class System:
+    """A problem and a net, compiled: evaluates losses and linearisations at given points.
+
+    ``memory`` bytes bound what a linearisation keeps; above it, blocks are computed anew each time
+    they are needed. ``published_rows`` uses the rows of arXiv:2405.15603 for comparison.
+
+    Raises UserError where a residual is wrong or the net has a layer without a rule.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        net: nn.Module,
+        *,
+        published_rows: bool = False,
+        memory: float = 4 * 2**30,
+        chunk_bytes: int | None = None,
+    ) -> None:
+        self.problem = problem
+        self.net = net
+        self.memory = memory
+        self.published_rows = published_rows
+        reference = next(net.parameters())
+        self.device, self.dtype = reference.device, reference.dtype
+        self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
+        self.coefficients = torch.tensor(
+            [p.initial for p in problem.parameters], dtype=self.dtype, device=self.device
+        )
+        self.terms = [self._compile(term) for term in problem.terms]
+        self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
+
+    def _compile(self, term: object) -> CompiledTerm:
+        from pinnkfac.domain import Uniform
+
+        sample = term.where.draw(3, Uniform(), torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+        if len(sample) == 0:
+            raise UserError(f"term '{term.name}' has no points")  # type: ignore[attr-defined]
+        residual = record(term, self.problem, sample)  # type: ignore[arg-type]
+        used = {place for slot in residual.slots for (_, place, _), _ in slot}
+        places = tuple(sorted(used))
+        dimension = len(self.problem.coordinates.names)
+        plans = tuple(
+            make_plan(residual.slots, dimension, place, published_rows=self.published_rows)
+            for place in places
+        )
+        return CompiledTerm(residual, places, plans)
+
+    # -- parameters ------------------------------------------------------------------------------
+    @property
+    def _dense_parameters(self) -> list[Tensor]:
+        return [*self.graph.dense, *([self.coefficients] if len(self.coefficients) else [])]
+
+    @property
+    def dense_size(self) -> int:
+        return sum(p.numel() for p in self._dense_parameters)
+
+    @property
+    def parameter_number(self) -> int:
+        return sum(v.numel() for v in self.get_parameters())
+
+    def get_parameters(self) -> Direction:
+        """A copy of all trained numbers, as a list of tensors (see the module's text)."""
+        result = []
+        for linear in self.graph.linears:
+            weight = linear.weight.detach()
+            if linear.bias is None:
+                result.append(weight.clone())
+            else:
+                result.append(torch.cat([weight, linear.bias.detach()[:, None]], dim=1))
+        if self.dense_size:
+            result.append(torch.cat([p.detach().reshape(-1) for p in self._dense_parameters]))
+        return result
+
+    @torch.no_grad()
+    def set_parameters(self, values: Direction) -> None:
+        for linear, value in zip(self.graph.linears, values, strict=False):
+            inputs = linear.in_features
+            linear.weight.copy_(value[:, :inputs])
+            if linear.bias is not None:
+                linear.bias.copy_(value[:, inputs])
+        if self.dense_size:
+            start = 0
+            for p in self._dense_parameters:
+                p.copy_(values[-1][start : start + p.numel()].view_as(p))
+                start += p.numel()
+
+    def zeros(self) -> Direction:
+        return [torch.zeros_like(v) for v in self.get_parameters()]
+
+    # -- points ------------------------------------------------------------------------------------
+    def prepare(self, points: Sequence[PointSet]) -> list[TermPoints]:
+        """Move drawn points to the net's device and dtype, and evaluate what needs them alone."""
+        prepared = []
+        for term, drawn in zip(self.terms, points, strict=True):
+            if len(drawn) == 0:
+                raise UserError(f"term '{term.residual.term.name}' has no points")
+            here = drawn.to(self.device, self.dtype)
+            remainder = term.residual.remainder(here)
+            if remainder is not None:
+                name = term.residual.term.name
+                check_finite(name, remainder, here.coordinates, self.problem.coordinates.names)
+            prepared.append(TermPoints(here, remainder))
+        return prepared
+
+    def _chunks(self, term: CompiledTerm, points: TermPoints) -> Iterator[TermPoints]:
+        widest = max(max(m.in_features, m.out_features) for m in self.graph.linears)
+        per_point = term.rows * widest * torch.finfo(self.dtype).bits // 8
+        size = max(16, self.chunk_bytes // per_point)
+        pieces = max(1, math.ceil(len(points) / size))
+        size = math.ceil(len(points) / pieces)
+        for start in range(0, len(points), size):
+            yield points[slice(start, start + size)]
+
+    # -- residuals ---------------------------------------------------------------------------------
+    def _forward(
+        self, term: CompiledTerm, points: PointSet, *, keep: bool
+    ) -> tuple[Tensor, list[tuple[Jet, Tape | None]]]:
+        """Slots z [batch, slot], and the passes behind them."""
+        passes = []
+        z: list[Tensor | None] = [None] * len(term.residual.slots)
+        for place, plan in zip(term.places, term.plans, strict=True):
+            x = points.links[place] if place else points.coordinates
+            jet, tape = self.graph.forward(x, plan, keep=keep)
+            passes.append((jet, tape))
+            for i, rule in enumerate(plan.slots):
+                for c, row, field in rule:
+                    part = c * jet.row(row)[:, field].expand(len(x))
+                    known = z[i]
+                    z[i] = part if known is None else known + part
+        return torch.stack([v for v in z if v is not None], dim=-1), passes
+
+    @torch.no_grad()
+    def residuals(self, points: Sequence[TermPoints]) -> list[Tensor]:
+        """The residual of every term, [batch, equation]."""
+        result = []
+        for term, own in zip(self.terms, points, strict=True):
+            parts = []
+            for chunk in self._chunks(term, own):
+                z, _ = self._forward(term, chunk.points, keep=False)
+                parts.append(
+                    term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
+                )
+            result.append(torch.cat(parts))
+        return result
+
+    def losses(self, points: Sequence[TermPoints]) -> list[float]:
+        """½ · mean over points of Σ residual² for every term, unweighted."""
+        return [0.5 * float(r.square().sum() / len(r)) for r in self.residuals(points)]
+
+    def loss(self, points: Sequence[TermPoints]) -> float:
+        """Σ weight · ½ · mean residual²; infinite where it is not a number."""
+        return self.weighted(self.losses(points))
+
+    def weighted(self, losses: Sequence[float]) -> float:
+        total = sum(t.residual.term.weight * v for t, v in zip(self.terms, losses, strict=True))
+        return total if math.isfinite(total) else math.inf
+
+    # -- linearisation -----------------------------------------------------------------------------
+    def linearise(self, points: Sequence[TermPoints]) -> Linearisation:
+        """Residuals and (Z, G) at all points, kept in memory where the budget allows."""
+
+        def blocks() -> Iterator[Block]:
+            for number, (term, own) in enumerate(zip(self.terms, points, strict=True)):
+                weight = term.residual.term.weight / len(own)
+                for chunk in self._chunks(term, own):
+                    yield self._block(number, weight, term, chunk)
+
+        needed = sum(
+            self._bytes_per_point(t) * len(p) for t, p in zip(self.terms, points, strict=True)
+        )
+        return Linearisation(self, blocks, keep=needed <= self.memory)
+
+    def _bytes_per_point(self, term: CompiledTerm) -> int:
+        size = torch.finfo(self.dtype).bits // 8
+        per_row = sum(
+            uses * (m.in_features + term.residual.equations * m.out_features)
+            for m, uses in zip(self.graph.linears, self.graph.uses, strict=True)
+        )
+        return size * (term.rows * per_row + term.residual.equations * (1 + self.dense_size))
+
+    @torch.no_grad()
+    def _block(self, number: int, weight: float, term: CompiledTerm, chunk: TermPoints) -> Block:
+        points = chunk.points
+        z, passes = self._forward(term, points, keep=True)
+        r, by_slot, by_parameter = term.residual.derivative(
+            z, self.coefficients, points, chunk.remainder
+        )
+        collected = _Collector(self, term, len(points))
+        for equation in range(term.residual.equations):
+            for place, (plan, (jet, tape)) in enumerate(zip(term.plans, passes, strict=True)):
+                seed = _seed(plan, by_slot[equation], jet.value)
+                if seed is not None:
+                    assert tape is not None
+                    self.graph.backward(seed, tape, plan, collected.sink(equation, place))
+            if by_parameter is not None:
+                start = self.dense_size - len(self.coefficients)
+                collected.dense_of()[equation, :, start:] = by_parameter[equation]
+        tapes = [tape for _, tape in passes]
+        return Block(number, weight, r, collected.layers(tapes), collected.dense)
+
+
+def _seed(plan: Plan, by_slot: Tensor, output: Tensor) -> Adjoint | None:
+    """The adjoint of the output rows of one equation, from ∂F/∂z [batch or 1, slot]."""
+    rows: dict[int, Tensor] = {}
+    for i, rule in enumerate(plan.slots):
+        for c, row, field in rule:
+            if row not in rows:
+                rows[row] = torch.zeros_like(output)
+            rows[row][:, field] += c * by_slot[:, i]
+    # An equation of a system reads some slots only: rows without a derivative are not active.
+    read = {row: t for row, t in rows.items() if bool(t.any())}
+    if not read:
+        return None
+    order = tuple(sorted(read))
+    return Adjoint(order, torch.stack([read[s] for s in order]))
+
+
+class _Collector:
+    """Gathers (Z, G) over places and repeated calls of a layer, joined along the shared axis."""
+
+    def __init__(self, system: System, term: CompiledTerm, batch: int) -> None:
+        self.system = system
+        self.term = term
+        self.batch = batch
+        self.dense: Tensor | None = None
+        self.found: dict[tuple[int, int], list[tuple[int, int, Adjoint]]] = {}
+
+    def dense_of(self) -> Tensor:
+        if self.dense is None:
+            equations = self.term.residual.equations
+            self.dense = torch.zeros(
+                equations,
+                self.batch,
+                self.system.dense_size,
+                dtype=self.system.dtype,
+                device=self.system.device,
+            )
+        return self.dense
+
+    def sink(self, equation: int, place: int) -> Sink:
+        def linear(layer: int, use: int, adjoint: Adjoint) -> None:
+            self.found.setdefault((equation, layer), []).append((place, use, adjoint))
+
+        def dense(parameter: nn.Parameter, derivative: Tensor) -> None:
+            start = 0
+            for known in self.system.graph.dense:
+                if known is parameter:
+                    break
+                start += known.numel()
+            block = self.dense_of()[equation, :, start : start + parameter.numel()]
+            block += derivative.reshape(self.batch, -1)
+
+        return Sink(linear, dense)
+
+    def layers(self, tapes: list[Tape | None]) -> list[Layer]:
+        result = []
+        for layer in range(len(self.system.graph.linears)):
+            inputs, offsets, value_rows, total = [], {}, [], 0
+            for place, tape in enumerate(tapes):
+                assert tape is not None
+                for use in range(self.system.graph.uses[layer]):
+                    offsets[place, use] = total
+                    value_rows.append(total)
+                    inputs.append(tape.inputs[layer, use].dense())
+                    total += inputs[-1].shape[0]
+            active, gradients = [], []
+            for equation in range(self.term.residual.equations):
+                found = sorted(
+                    self.found.get((equation, layer), []), key=lambda f: offsets[f[0], f[1]]
+                )
+                active.append(
+                    tuple(offsets[p, u] + s for p, u, adjoint in found for s in adjoint.rows)
+                )
+                gradients.append(self._join([adjoint.tensor for _, _, adjoint in found], layer))
+            z = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+            result.append(Layer(z, tuple(value_rows), active, gradients))
+        return result
+
+    def _join(self, parts: list[Tensor], layer: int) -> Tensor:
+        if not parts:
+            out = self.system.graph.linears[layer].out_features
+            return torch.zeros(
+                0, self.batch, out, dtype=self.system.dtype, device=self.system.device
+            )
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Linearisation:
+    """The residual r and products with its Jacobian J, weighted so that the loss is ½‖r‖².
+
+    Residual-space vectors are flat, over blocks, points and equations in that order. Iterating
+    yields the blocks; they are valid as long as the net's parameters don't change.
+    """
+
+    def __init__(
+        self, system: System, make: Callable[[], Iterator[Block]], *, keep: bool = True
+    ) -> None:
+        self.system = system
+        self._make = make
+        self._kept: list[Block] | None = list(make()) if keep else None
+        self._sizes: list[tuple[int, int]] = []
+        residuals, losses = [], [0.0] * len(system.terms)
+        for block in self:
+            residuals.append(math.sqrt(block.weight) * block.residual.reshape(-1))
+            self._sizes.append((block.batch, block.equations))
+            scale = system.terms[block.term].residual.term.weight
+            losses[block.term] += float(0.5 * block.weight / scale * block.residual.square().sum())
+        self.residual = torch.cat(residuals)
+        self.losses = losses
+        self.loss = float(0.5 * self.residual.square().sum())
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._kept) if self._kept is not None else self._make()
+
+    def _split(self, w: Tensor) -> list[Tensor]:
+        pieces = w.split([b * e for b, e in self._sizes])
+        return [p.view(b, e) for p, (b, e) in zip(pieces, self._sizes, strict=True)]
+
+    @torch.no_grad()
+    def jvp(self, v: Direction) -> Tensor:
+        """J v, flat."""
+        return self.jvp_by_layer(v).sum(0)
+
+    @torch.no_grad()
+    def jvp_by_layer(self, v: Direction) -> Tensor:
+        """The contribution of each entry of v to J v, [len(v), residuals]; they sum to J v."""
+        parts = []
+        for block in self:
+            result = block.residual.new_zeros(len(v), block.batch, block.equations)
+            for number, layer in enumerate(block.layers):
+                _layer_jvp(layer, v[number], result[number])
+            if block.dense is not None:
+                result[-1] = torch.einsum("ebp,p->be", block.dense, v[-1])
+            parts.append(math.sqrt(block.weight) * result.flatten(1))
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def vjp(self, w: Tensor) -> Direction:
+        """Jᵀ w for a flat w."""
+        total = self.system.zeros()
+        for block, piece in zip(self, self._split(w), strict=True):
+            scaled = math.sqrt(block.weight) * piece
+            for number, layer in enumerate(block.layers):
+                _layer_vjp(layer, scaled, total[number])
+            if block.dense is not None:
+                total[-1] += torch.einsum("ebp,be->p", block.dense, scaled)
+        return total
+
+    def gradient(self) -> Direction:
+        """∇ loss = Jᵀ r."""
+        return self.vjp(self.residual)
+
+
+def _layer_jvp(layer: Layer, v: Tensor, out: Tensor) -> None:
+    """out[batch, equation] = Σ_s ⟨g_s, V (z_s, 1_s)⟩."""
+    inputs = layer.inputs.shape[-1]
+    for e, g in enumerate(layer.gradients):
+        if not len(g):
+            continue
+        z = layer.inputs_of(e)
+        product = (z.reshape(-1, inputs) @ v[:, :inputs].T).view_as(g)
+        if v.shape[1] > inputs:
+            for i in layer.bias_rows(e):
+                product[i] += v[:, inputs]
+        out[:, e] = product.mul_(g).sum(0).sum(-1)
+
+
+def _layer_vjp(layer: Layer, w: Tensor, total: Tensor) -> None:
+    """total [out, in + 1] += Σ_n w_n Σ_s g_s (z_s, 1_s)ᵀ."""
+    inputs = layer.inputs.shape[-1]
+    for e, g in enumerate(layer.gradients):
+        if not len(g):
+            continue
+        scaled = g * w[:, e, None]
+        z = layer.inputs_of(e)
+        total[:, :inputs].addmm_(scaled.reshape(-1, g.shape[-1]).T, z.reshape(-1, inputs))
+        if total.shape[1] > inputs:
+            for i in layer.bias_rows(e):
+                total[:, inputs] += scaled[i].sum(0)
+
+
+# -- algebra on directions --------------------------------------------------------------------------
+def inner(a: Direction, b: Direction) -> float:
+    """⟨a, b⟩."""
+    return float(sum(torch.sum(x * y) for x, y in zip(a, b, strict=True)))
+
+
+def combine(*pairs: tuple[float, Direction]) -> Direction:
+    """Σ coefficient · direction."""
+    first, *rest = pairs
+    result = [first[0] * v for v in first[1]]
+    for c, direction in rest:
+        for total, v in zip(result, direction, strict=True):
+            total.add_(v, alpha=c)
+    return result
+
+
+def norm(a: Direction) -> float:
+    return math.sqrt(inner(a, a))

@@ -1,0 +1,163 @@
+"""Finding PDE files: a path, FILE.py:function, or the name of a bundled one."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pinnkfac.errors import UserError, suggest
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def resource(name: str) -> Path:
+    """A folder that travels with the package: inside it (wheel) or beside it (checkout)."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+@dataclass(frozen=True)
+class PdeFile:
+    """A PDE function that was found: where, its name, and how to call it."""
+
+    path: Path
+    name: str
+    function: Callable[..., Any]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Keyword arguments of the function with their default values."""
+        result = {}
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.default is inspect.Parameter.empty:
+                raise UserError(
+                    f"{self.path.name}: {self.name}({parameter.name}) has no default value: "
+                    f"give one, such as {parameter.name}=1.0, so that pde.{parameter.name} is optional"
+                )
+            result[parameter.name] = parameter.default
+        return result
+
+    def problem(self, arguments: dict[str, Any]) -> Any:
+        """Call the function; raises UserError where it does not return a Problem."""
+        from pinnkfac.problem import Problem
+
+        try:
+            problem = self.function(**arguments)
+        except UserError as error:
+            raise UserError(f"{self.path.name}: {error}") from error
+        if not isinstance(problem, Problem):
+            raise UserError(
+                f"{self.path.name}: {self.name}() returned {type(problem).__name__}; it must "
+                "return a pinnkfac.Problem"
+            )
+        return problem
+
+
+def bundled() -> dict[str, Path]:
+    """The PDE files that come with the package, by name in natural order."""
+    files = {p.stem: p for p in resource("pdes").glob("*.py") if not p.stem.startswith("_")}
+    return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> list[Any]:
+    return [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def summary(path: Path) -> tuple[str, str]:
+    """(first line of the docstring, signature) of a bundled PDE, read without running it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = (ast.get_docstring(tree) or "").strip().splitlines()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == path.stem:
+            return (text[0] if text else "", ast.unparse(node.args))
+    return (text[0] if text else "", "")
+
+
+def find(given: str) -> PdeFile:
+    """The PDE function behind FILE.py, FILE.py:function or NAME.
+
+    A name without its dimension is the smallest such problem ('poisson' is 'poisson2d').
+    Raises UserError where nothing or several things are found, or the file fails to import.
+    """
+    text, _, wanted = given.partition(":")
+    if text.endswith(".py") or "/" in text or Path(text).suffix == ".py":
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise UserError(f"{text}: there is no such file. {_known_names()}")
+        return _choose(path, wanted)
+    files = bundled()
+    if text in files:
+        return _choose(files[text], wanted)
+    shorter = [name for name in files if re.fullmatch(re.escape(text) + r"\d+d", name)]
+    if shorter:
+        return _choose(files[shorter[0]], wanted)
+    raise UserError(
+        f"there is no bundled PDE '{text}' and no file of that name. {suggest(text, files)} "
+        "A PDE file of your own is given by its path, such as ./my_pde.py"
+    )
+
+
+def _known_names() -> str:
+    return f"Bundled PDEs: {', '.join(bundled())}"
+
+
+def _choose(path: Path, wanted: str) -> PdeFile:
+    module = _import(path)
+    public = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    if wanted:
+        if wanted not in public:
+            raise UserError(f"{path.name} has no function '{wanted}'. {suggest(wanted, public)}")
+        return PdeFile(path, wanted, public[wanted])
+    if not public:
+        raise UserError(
+            f"{path.name} has no public function: write one that returns a pinnkfac.Problem"
+        )
+    if len(public) > 1:
+        raise UserError(
+            f"{path.name} has several public functions ({', '.join(public)}): name one as "
+            f"{path}:{next(iter(public))}, or start the names of helpers with _"
+        )
+    ((name, function),) = public.items()
+    return PdeFile(path, name, function)
+
+
+def _import(path: Path) -> ModuleType:
+    name = f"pinnkfac_pde_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from error
+    except Exception as error:
+        line = _line_in(error, path)
+        raise UserError(
+            f"{path.name}{line} could not be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _line_in(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f", line {error.lineno},"
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == path:
+            line = f", line {trace.tb_lineno},"
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,140 @@
+"""The loop: points → step → record, until something says stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Generator
+
+from pinnkfac.domain import Sampling, Uniform
+from pinnkfac.errors import UserError, suggest
+from pinnkfac.linearise import System, TermPoints
+from pinnkfac.step.base import Report, Stepper
+
+
+@dataclass(frozen=True)
+class PointSettings:
+    """How many points each term gets, how they are drawn, and how often anew.
+
+    A term's number is ``numbers[name]``, else the term's own ``points``, else ``interior`` for a
+    region of full dimension and ``lower`` for faces and slices; ``scale`` multiplies all but
+    ``numbers``. ``every``: draw new points every k steps; 0 keeps the first ones.
+    """
+
+    sampling: Sampling = field(default_factory=Uniform)
+    every: int = 0
+    interior: int = 1000
+    lower: int = 200
+    scale: float = 1.0
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to stop: after seconds or steps, below a loss or relative L2 error, or when
+    ``rejections`` steps in a row did not lower the loss."""
+
+    seconds: float | None = 60.0
+    steps: int | None = None
+    loss: float = 0.0
+    error: float = 0.0
+    rejections: int = 30
+
+
+class PointSource:
+    """Draws the points of all terms of a system."""
+
+    def __init__(self, system: System, settings: PointSettings, generator: Generator) -> None:
+        self.system = system
+        self.settings = settings
+        self.generator = generator
+        self.current: list[TermPoints] = []
+        names = [t.residual.term.name for t in system.terms]
+        for name in settings.numbers:
+            if name not in names:
+                raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
+
+    def number(self, term: Any) -> int:
+        settings = self.settings
+        if term.name in settings.numbers:
+            return int(settings.numbers[term.name])
+        full = term.where.dimension == len(self.system.problem.coordinates.names)
+        number = term.points or (settings.interior if full else settings.lower)
+        return max(1, round(number * settings.scale))
+
+    def at(self, step: int) -> list[TermPoints]:
+        """The points of a step: those of the last one, or new ones when it is time."""
+        every = self.settings.every
+        if not self.current or (every and step % every == 0):
+            terms = [t.residual.term for t in self.system.terms]
+            self.current = self.system.prepare(
+                [
+                    t.where.draw(self.number(t), self.settings.sampling, self.generator)
+                    for t in terms
+                ]
+            )
+        return self.current
+
+
+@dataclass
+class Progress:
+    """Where a run is: counters, the last report, and the best state so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = math.inf
+    rejected: int = 0
+    report: Report | None = None
+
+
+def run(
+    system: System,
+    stepper: Stepper,
+    source: PointSource,
+    stop: Stop,
+    watch: Callable[[Progress], float | None],
+    progress: Progress | None = None,
+) -> tuple[Progress, str]:
+    """Take steps until a reason to stop; returns it in words.
+
+    ``watch(progress)`` is called after every step (records, displays) and may return a relative
+    error that ``stop.error`` is compared with.
+    """
+    progress = progress or Progress()
+    begin = time.perf_counter() - progress.seconds
+    while True:
+        reason = _reason(progress, stop)
+        if reason:
+            return progress, reason
+        report = stepper.update(source.at(progress.step))
+        progress.step += 1
+        progress.report = report
+        progress.loss = system.weighted(report.losses)
+        progress.rejected = progress.rejected + 1 if report.length == 0 else 0
+        progress.seconds = time.perf_counter() - begin
+        error = watch(progress)
+        if error is not None and error < stop.error:
+            return progress, f"relative L2 error below {stop.error:g}"
+
+
+def _reason(progress: Progress, stop: Stop) -> str:
+    if stop.steps is not None and progress.step >= stop.steps:
+        return f"{stop.steps} steps done (stop.steps)"
+    if stop.seconds is not None and progress.seconds >= stop.seconds:
+        return f"{stop.seconds:g} seconds passed (stop.seconds)"
+    if progress.step and progress.loss <= stop.loss:
+        return f"loss below {stop.loss:g} (stop.loss)"
+    if progress.step and not math.isfinite(progress.loss):
+        return "the loss is no longer finite: training diverged; raise damping.start or change step"
+    if progress.rejected >= stop.rejections:
+        return (
+            f"{progress.rejected} steps in a row did not lower the loss: it is as low as this "
+            "step gets on these points (try more points, points.every=1, or another step)"
+        )
+    return ""
+
+

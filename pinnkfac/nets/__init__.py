@@ -1,0 +1,16 @@
+"""Networks made of operations that Taylor mode has rules for."""
+
+from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.mlp import Mlp
+from pinnkfac.taylor.activations import Activation
+from pinnkfac.taylor.layers import FixedLinear, Scale
+
+__all__ = [
+    "Activation",
+    "FixedLinear",
+    "FourierFeatures",
+    "InputScaling",
+    "Mlp",
+    "PeriodicEmbedding",
+    "Scale",
+]

@@ -1,0 +1,86 @@
+"""The default net: a multilayer perceptron, with optional embeddings and residual connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pinnkfac.errors import UserError, suggest
+from pinnkfac.taylor.activations import Activation
+from pinnkfac.taylor import activations
+
+
+class Sine(Activation):
+    """sin z."""
+
+    def tower(self, z: Tensor, order: int) -> list[Tensor]:
+        return activations.sin(z, order)
+
+
+class Exponential(Activation):
+    """exp z."""
+
+    def tower(self, z: Tensor, order: int) -> list[Tensor]:
+        return activations.exp(z, order)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "sin": Sine,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "exp": Exponential,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name; raises UserError with the known names."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"net.activation={name} is unknown. {suggest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class Mlp(nn.Module):
+    """Linear layers of the given widths with an activation between them.
+
+    ``embedding`` modules map the coordinates first (input scaling, Fourier features, periodic
+    embedding). With ``residual``, a hidden layer of the same width adds its input to its output.
+    Weights start as torch's ``nn.Linear`` does, in float64.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int] = (64, 64),
+        activation_name: str = "tanh",
+        *,
+        embedding: Sequence[nn.Module] = (),
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = list(widths)
+        if any(int(w) != w or w < 1 for w in widths):
+            raise UserError(f"net.widths={widths}: every width must be a positive whole number")
+        self.embedding = nn.ModuleList(embedding)
+        self.residual = residual
+        features = inputs
+        for module in embedding:
+            features = getattr(module, "features", features)
+        sizes = [features, *(int(w) for w in widths), outputs]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b, dtype=torch.float64) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.activations = nn.ModuleList(activation(activation_name) for _ in widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.embedding:
+            x = module(x)
+        for linear, act in zip(self.layers, self.activations, strict=False):  # all but the last
+            y = act(linear(x))
+            x = x + y if self.residual and linear.in_features == linear.out_features else y
+        return self.layers[-1](x)

@@ -1,0 +1,201 @@
+"""What is solved: terms on regions, the fields they share, unknown coefficients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinnkfac.domain import Box, Points, Region
+from pinnkfac.errors import UserError
+from pinnkfac.field import Coordinates, Form
+
+_bound: ContextVar[dict[int, Tensor] | None] = ContextVar("bound parameters", default=None)
+
+
+class Parameter:
+    """An unknown coefficient of an inverse problem, trained together with the net.
+
+    It stands for its value wherever a residual uses it: ``kappa * lap(u)``. List it in
+    ``Problem(parameters=(kappa,))``; its first value is ``initial``.
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, name: str, initial: float) -> None:
+        if not name.isidentifier():
+            raise UserError(f"Parameter: '{name}' is not a name; use letters and digits")
+        if not math.isfinite(initial):
+            raise UserError(f"Parameter '{name}': initial={initial}; give a finite number")
+        self.name = name
+        self.initial = float(initial)
+
+    def as_tensor(self) -> Tensor:
+        values = _bound.get()
+        if values is None or id(self) not in values:
+            raise UserError(
+                f"Parameter '{self.name}' is used in a term but is not listed in "
+                f"Problem(parameters=...): add it there"
+            )
+        return values[id(self)]
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        from pinnkfac.field import _tensors
+
+        return function(*_tensors(args), **_tensors(kwargs or {}))
+
+    def __bool__(self) -> bool:
+        raise UserError(f"a branch on the Parameter '{self.name}': use torch.where instead")
+
+    def __neg__(self) -> Tensor:
+        return -self.as_tensor()
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, initial={self.initial:g})"
+
+
+def _delegate(name: str) -> Callable[[Parameter, Any], Any]:
+    def method(self: Parameter, other: Any) -> Any:
+        if isinstance(other, Parameter):
+            other = other.as_tensor()
+        if isinstance(other, Form) and name == "__mul__":
+            return other * self.as_tensor()
+        return getattr(torch.Tensor, name)(self.as_tensor(), other)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(Parameter, f"__{_name}__", _delegate(f"__{_name}__"))
+    setattr(Parameter, f"__r{_name}__", _delegate(f"__r{_name}__"))
+
+
+class bind:
+    """Within ``with bind(parameters, values):`` each Parameter stands for its value."""
+
+    def __init__(self, parameters: Sequence[Parameter], values: Sequence[Tensor] | Tensor) -> None:
+        self.values = {id(p): v for p, v in zip(parameters, values, strict=True)}
+
+    def __enter__(self) -> None:
+        self.token = _bound.set(self.values)
+
+    def __exit__(self, *_: Any) -> None:
+        _bound.reset(self.token)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One condition: ``residual(u, …, at) = 0`` on the region ``where``.
+
+    ``residual`` gets one form per field and ``at``, the point: coordinates by name (``at.x`` is
+    the vector where they are x1 … xd), ``at.normal`` on faces, values of given points, linked
+    points. It returns one number, or a tuple of them for a system. The term enters the loss as
+    ``weight · ½ · mean over points of Σ residual²``. ``points`` is the number of points to draw
+    (default: the configuration's).
+    """
+
+    name: str
+    where: Region | Points
+    residual: Callable[..., Any]
+    weight: float = 1.0
+    points: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise UserError(f"Term: the name is {self.name!r}; give each term a short name")
+        if not hasattr(self.where, "draw"):
+            raise UserError(
+                f"term '{self.name}': where is {type(self.where).__name__}; give a region such "
+                "as box.interior, box.boundary, box.at(t=0) or Points(...)"
+            )
+        if not callable(self.residual):
+            raise UserError(f"term '{self.name}': residual must be a function (u, at) -> number")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise UserError(f"term '{self.name}': weight={self.weight}; give a positive number")
+        if self.points is not None and self.points < 1:
+            raise UserError(
+                f"term '{self.name}': points={self.points}: a term without points cannot hold "
+                "anywhere; give at least 1, or leave it out for the default"
+            )
+        if isinstance(self.where, Points) and self.where.number == 0:
+            raise UserError(f"term '{self.name}' has no points: its Points are empty")
+
+
+class Problem:
+    """Fields on a domain, the terms that define them, and what is known of the solution.
+
+    ``solution(at)`` returns the exact value of each field (a number, or a tuple in the order of
+    ``fields``); with it, errors are reported. ``parameters`` are unknown coefficients.
+    ``domain`` is the box that errors and pictures use (default: the box of the first term).
+    ``source`` says where the problem is from.
+
+    Raises UserError where terms disagree about coordinates, names repeat, or nothing is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: Sequence[str],
+        terms: Sequence[Term],
+        solution: Callable[[Any], Any] | None = None,
+        parameters: Sequence[Parameter] = (),
+        domain: Box | None = None,
+        source: str = "",
+    ) -> None:
+        self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
+        self.terms = tuple(terms)
+        self.solution = solution
+        self.parameters = tuple(parameters)
+        self.source = source
+        if not self.fields:
+            raise UserError("Problem: fields is empty; name at least one, such as fields=('u',)")
+        if not self.terms:
+            raise UserError("Problem: terms is empty; give at least one Term")
+        for what, names in (
+            ("field", self.fields),
+            ("term", [t.name for t in self.terms]),
+            ("Parameter", [p.name for p in self.parameters]),
+        ):
+            twice = {n for n in names if list(names).count(n) > 1}
+            if twice:
+                raise UserError(f"Problem: two {what}s are called '{twice.pop()}'; rename one")
+        self.coordinates = self._common_coordinates(domain)
+        self.domain = domain or self._bounding_box()
+
+    def _common_coordinates(self, domain: Box | None) -> Coordinates:
+        regions = [t for t in self.terms if not isinstance(t.where, Points)]
+        if domain is None and not regions:
+            raise UserError("Problem: every term is on given Points; give domain=Box(...) too")
+        first = domain.coordinates if domain else regions[0].where.coordinates
+        whose = "the domain" if domain else f"'{regions[0].name}'"
+        for term in regions:
+            if term.where.coordinates != first:
+                raise UserError(
+                    f"term '{term.name}' lives on coordinates "
+                    f"({', '.join(term.where.coordinates.names)}), but {whose} on "
+                    f"({', '.join(first.names)}): use one box for all terms"
+                )
+        for term in self.terms:
+            if isinstance(term.where, Points):
+                term.where.bind(first)
+        return first
+
+    def _bounding_box(self) -> Box:
+        names = self.coordinates.names
+        patches = [p for t in self.terms for p in getattr(t.where, "patches", ())]
+        low = [min(p.low[i] for p in patches) for i in range(len(names))]
+        high = [max(p.high[i] for p in patches) for i in range(len(names))]
+        ranges = dict(zip(names, zip(low, high, strict=True), strict=True))
+        return Box(ranges, time=self.coordinates.time)
+
+    def __repr__(self) -> str:
+        terms = ", ".join(f"{t.name} on {t.where}" for t in self.terms)
+        return f"Problem({', '.join(self.fields)} of {', '.join(self.coordinates.names)}: {terms})"

@@ -1,0 +1,352 @@
+"""From a term to slots z, the function F(z, at), and its derivatives ∂F/∂z.
+
+One call of the user's function on placeholders lists the slots. After that, F is evaluated with
+``torch.func.vmap`` over points. Where F is affine in the slots with constant coefficients (the
+usual case for linear PDEs) no user code runs again for the same points: r = C z + remainder(at).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from pinnkfac.domain import PointSet
+from pinnkfac.errors import UserError, suggest
+from pinnkfac.field import Context, Coordinates, Form, LinearPart, Vector
+from pinnkfac.problem import Problem, Term, bind
+
+
+class At:
+    """The point a residual is evaluated at: coordinates, normal, given values, linked points."""
+
+    def __init__(
+        self,
+        coordinates: Coordinates,
+        point: Tensor,
+        normal: Tensor | None = None,
+        values: dict[str, Tensor] | None = None,
+        links: dict[str, Tensor] | None = None,
+        place: str = "",
+    ) -> None:
+        self._coordinates = coordinates
+        self._point = point
+        self._normal = normal
+        self._values = values or {}
+        self._links = links or {}
+        self.place = place
+
+    def __getattr__(self, name: str) -> Any:
+        coordinates = self._coordinates
+        if name in coordinates.names:
+            return self._point[coordinates.names.index(name)]
+        if name == coordinates.vector:
+            return torch.stack([getattr(self, s) for s in coordinates.space])
+        if name in self._values:
+            return self._values[name]
+        if name in self._links:
+            return At(coordinates, self._links[name], place=name)
+        if name == "normal":
+            if self._normal is None:
+                raise UserError(
+                    "at.normal exists on faces only: put the term on box.boundary or box.faces(...)"
+                )
+            return self._normal
+        if name.startswith("__"):
+            raise AttributeError(name)
+        vector = [coordinates.vector] if coordinates.vector else []
+        known = [*coordinates.names, *vector, *self._values, *self._links]
+        raise UserError(f"unknown coordinate 'at.{name}'. {suggest(name, known)}")
+
+
+class _Recorder(Context):
+    """Notes every slot that is asked for, and answers with a placeholder."""
+
+    def __init__(self, coordinates: Coordinates, placeholder: Tensor) -> None:
+        self.coordinates = coordinates
+        self.placeholder = placeholder
+        self.slots: list[LinearPart] = []
+
+    def value(self, linear: LinearPart) -> Tensor:
+        if linear not in self.slots:
+            self.slots.append(linear)
+        return self.placeholder * (1.0 + 0.1 * self.slots.index(linear))
+
+
+class _Evaluator(Context):
+    """Answers with the slots' values z [slot] of one point."""
+
+    def __init__(self, coordinates: Coordinates, slots: dict[LinearPart, int], z: Tensor) -> None:
+        self.coordinates = coordinates
+        self.slots = slots
+        self.z = z
+
+    def value(self, linear: LinearPart) -> Tensor:
+        if linear not in self.slots:
+            raise UserError(
+                "the residual asked for a derivative that it did not ask for when it was "
+                "recorded: it must do the same at every call"
+            )
+        return self.z[self.slots[linear]]
+
+
+def fields_in(context: Context, number: int) -> list[Form]:
+    """The fields themselves, as forms of a context."""
+    zero = (0,) * len(context.coordinates.names)
+    return [Form(context, {(k, "", zero): 1.0}) for k in range(number)]
+
+
+def flatten(output: Any) -> list[Any]:
+    """The equations of a residual: one number, or a (nested) tuple or vector of them."""
+    if isinstance(output, tuple | list | Vector):
+        return [entry for item in output for entry in flatten(item)]
+    if isinstance(output, Tensor) and output.dim() == 1:
+        return list(output.unbind(0))
+    return [output]
+
+
+def call(term: Term, context: Context, at: At, fields: int) -> list[Any]:
+    """Run the user's function once; every mistake in it ends in a UserError that names the term."""
+    try:
+        output = term.residual(*fields_in(context, fields), at)
+        entries = flatten(output)
+        for entry in entries:
+            _check_entry(entry)
+        if not entries:
+            raise UserError("the residual returned nothing; return a number or a tuple of numbers")
+        return entries
+    except UserError as error:
+        message = str(error)
+        prefix = f"term '{term.name}': "
+        raise UserError(message if message.startswith(prefix) else prefix + message) from error
+    except Exception as error:
+        raise UserError(f"term '{term.name}': {_explain(error, fields)}") from error
+
+
+def _check_entry(entry: Any) -> None:
+    if isinstance(entry, Form) or (isinstance(entry, int | float) and not isinstance(entry, bool)):
+        return
+    if hasattr(entry, "as_tensor"):
+        entry = entry.as_tensor()
+    if not isinstance(entry, Tensor):
+        raise UserError(
+            f"the residual returned {type(entry).__name__}; return a number per equation: "
+            "a field, a tensor, or a tuple of them"
+        )
+    if entry.dim() > 0:
+        raise UserError(
+            f"the residual has shape {tuple(entry.shape)} at a point; return one number per "
+            "equation (a residual sees one point at a time: no batch axis)"
+        )
+    if not entry.is_floating_point():
+        raise UserError(f"the residual has dtype {entry.dtype}; return real floating-point numbers")
+
+
+def _explain(error: Exception, fields: int) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if isinstance(error, TypeError) and "positional argument" in text:
+        return f"{text}. A residual takes one argument per field ({fields} here), then `at`"
+    if "data-dependent control flow" in text or "vmap: It looks like you're" in text:
+        return (
+            "a branch (if, min, max, float()) on a value: values differ from point to point; "
+            "write torch.where(condition, a, b)"
+        )
+    if isinstance(error, TypeError) and "must be real number" in text:
+        return f"{text}. Use torch's functions (torch.sin, not math.sin) in a residual"
+    return f"the residual failed with {type(error).__name__}: {text}"
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A term, compiled: its slots and F.
+
+    ``constant`` is C [equation, slot] where F = C z + remainder(at), else None.
+    """
+
+    term: Term
+    coordinates: Coordinates
+    fields: int
+    slots: tuple[LinearPart, ...]
+    equations: int
+    constant: tuple[tuple[float, ...], ...] | None
+    parameters: tuple[Any, ...]
+
+    # -- evaluation -----------------------------------------------------------------------------
+    def _point(self, z: Tensor, theta: Tensor, arguments: dict[str, Any]) -> Tensor:
+        context = _Evaluator(self.coordinates, {s: i for i, s in enumerate(self.slots)}, z)
+        at = At(self.coordinates, **arguments)
+        with bind(self.parameters, list(theta.unbind(-1))):
+            entries = call(self.term, context, at, self.fields)
+            numbers = [e.tensor() if isinstance(e, Form) else e for e in entries]
+            numbers = [n.as_tensor() if hasattr(n, "as_tensor") else n for n in numbers]
+            return torch.stack(
+                [torch.as_tensor(n, dtype=z.dtype, device=z.device) for n in numbers]
+            )
+
+    def _function(self, points: PointSet) -> Callable[[Tensor, Tensor], Tensor]:
+        arguments = _arguments(points)
+        return lambda z, theta: vmap(self._point)(z, theta, arguments)
+
+    def remainder(self, points: PointSet) -> Tensor | None:
+        """remainder(at) [batch, equation] of an affine F, computed once per set of points."""
+        if self.constant is None:
+            return None
+        x = points.coordinates
+        z = x.new_zeros(len(points), len(self.slots))
+        return self._function(points)(z, x.new_zeros(len(points), len(self.parameters)))
+
+    def value(self, z: Tensor, theta: Tensor, points: PointSet, remainder: Tensor | None) -> Tensor:
+        """r = F(z, at) [batch, equation] from slots z [batch, slot] and parameters θ [param]."""
+        if remainder is not None:
+            return remainder + z @ self._matrix(z).T
+        return self._function(points)(z, theta.expand(len(points), -1))
+
+    def derivative(
+        self, z: Tensor, theta: Tensor, points: PointSet, remainder: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """r [batch, equation], ∂F/∂z [equation, batch or 1, slot], ∂F/∂θ [equation, batch, param].
+
+        The batch axis of ∂F/∂z is 1 where F is affine; ∂F/∂θ is None where no parameter enters.
+        """
+        if remainder is not None:
+            matrix = self._matrix(z)
+            return remainder + z @ matrix.T, matrix[:, None, :], None
+        r, pull = vjp(self._function(points), z, theta.expand(len(points), -1).contiguous())
+        slots, parameters = [], []
+        for e in range(self.equations):
+            seed = torch.zeros_like(r)
+            seed[:, e] = 1.0
+            by_slot, by_parameter = pull(seed)
+            slots.append(by_slot)
+            parameters.append(by_parameter)
+        return r, torch.stack(slots), torch.stack(parameters) if self.parameters else None
+
+    def _matrix(self, z: Tensor) -> Tensor:
+        return torch.tensor(self.constant, dtype=z.dtype, device=z.device).reshape(
+            self.equations, len(self.slots)
+        )
+
+
+def _arguments(points: PointSet) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"point": points.coordinates}
+    if points.normals is not None:
+        arguments["normal"] = points.normals
+    if points.values:
+        arguments["values"] = dict(points.values)
+    if points.links:
+        arguments["links"] = dict(points.links)
+    return arguments
+
+
+class _Watched(dict[int, Tensor]):
+    """Bound parameters that remember whether anyone looked."""
+
+    used = False
+
+    def __getitem__(self, key: int) -> Tensor:
+        self.used = True
+        return super().__getitem__(key)
+
+
+def record(term: Term, problem: Problem, points: PointSet) -> Residual:
+    """Compile a term by one call of its residual on placeholders (at a few of its points).
+
+    Raises UserError, naming the term, for every mistake in the residual.
+    """
+    coordinates, fields = problem.coordinates, len(problem.fields)
+    found: dict[str, Any] = {}
+
+    def once(arguments: dict[str, Any]) -> Tensor:
+        point = arguments["point"]
+        recorder = _Recorder(coordinates, 0.7 + 0.01 * point.sum())
+        at = At(coordinates, **arguments)
+        binding = bind(
+            problem.parameters, [point.new_tensor(p.initial) for p in problem.parameters]
+        )
+        binding.values = watched = _Watched(binding.values)
+        with binding:
+            entries = call(term, recorder, at, fields)
+            nonlinear = bool(recorder.slots) or watched.used
+            constant = []
+            for entry in entries:
+                if isinstance(entry, Form) and entry.linear:
+                    _check_places(term, entry)
+                    before = len(recorder.slots)
+                    entry.tensor()
+                    keys = sorted(entry.linear)
+                    lead = entry.linear[keys[0]]
+                    slot = tuple((k, entry.linear[k] / lead) for k in keys)
+                    constant.append({recorder.slots.index(slot): lead})
+                    assert len(recorder.slots) <= before + 1
+                else:
+                    constant.append({})
+        found.update(slots=recorder.slots, constant=None if nonlinear else constant)
+        found["equations"] = len(entries)
+        return point.sum()
+
+    vmap(once)(_arguments(points[: min(3, len(points))]))
+    slots = tuple(found["slots"])
+    if not slots:
+        raise UserError(f"term '{term.name}': the residual does not depend on any field")
+    constant = found["constant"]
+    matrix = None
+    if constant is not None:
+        matrix = tuple(tuple(row.get(s, 0.0) for s in range(len(slots))) for row in constant)
+    return Residual(
+        term, coordinates, fields, slots, found["equations"], matrix, problem.parameters
+    )
+
+
+def _check_places(term: Term, form: Form) -> None:
+    for _, place, _ in form.linear:
+        if place and place not in term.where.link_names:
+            raise UserError(f"term '{term.name}': '{place}' is not a linked point of its region")
+
+
+def exact_solution(problem: Problem, coordinates: Tensor) -> Tensor:
+    """The problem's exact solution at points [batch, coord], as [batch, field].
+
+    Raises UserError for a wrong number of values, a wrong shape or dtype, or NaN.
+    """
+    assert problem.solution is not None
+    fields = len(problem.fields)
+
+    def one(point: Tensor) -> Tensor:
+        values = flatten(problem.solution(At(problem.coordinates, point)))  # type: ignore[misc]
+        if len(values) != fields:
+            raise UserError(
+                f"solution returned {len(values)} values, but there are {fields} fields "
+                f"({', '.join(problem.fields)}): return one number per field"
+            )
+        for value in values:
+            _check_entry(value)
+        return torch.stack(
+            [torch.as_tensor(v, dtype=point.dtype, device=point.device) for v in values]
+        )
+
+    try:
+        result = vmap(one)(coordinates)
+    except UserError as error:
+        raise UserError(str(error).replace("the residual", "the solution")) from error
+    except Exception as error:
+        explained = _explain(error, fields).replace("the residual", "it")
+        raise UserError(f"solution: {explained}") from error
+    if not torch.isfinite(result).all():
+        bad = coordinates[~torch.isfinite(result).all(dim=-1)][0].tolist()
+        raise UserError(f"solution is NaN or infinite at {problem.coordinates.names} = {bad}")
+    return result
+
+
+def check_finite(name: str, residual: Tensor, points: Tensor, names: Sequence[str]) -> None:
+    """Raise UserError, naming the term and a point, where a first residual is not finite."""
+    finite = torch.isfinite(residual).all(dim=-1)
+    if not bool(finite.all()):
+        point = dict(zip(names, points[~finite][0].tolist(), strict=True))
+        raise UserError(
+            f"term '{name}': the residual is NaN or infinite at {point} already at the start: "
+            "check divisions, logarithms and roots in it"
+        )

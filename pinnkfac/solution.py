@@ -1,0 +1,78 @@
+"""A trained net as a solution: evaluated anywhere, compared with the exact one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from pinnkfac.domain import Uniform
+from pinnkfac.problem import Problem
+from pinnkfac.residual import exact_solution
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors against the exact solution, over all fields and by field.
+
+    ``relative_l2`` = ‖u − u★‖ / ‖u★‖ and ``rms`` = √mean (u − u★)² over the error points.
+    """
+
+    relative_l2: float
+    rms: float
+    relative_l2_by_field: dict[str, float]
+    rms_by_field: dict[str, float]
+
+
+class Solution:
+    """The fields u(x) of a problem as its net gives them.
+
+    ``solution(points)`` maps coordinates [batch, coord] to values [batch, field].
+    """
+
+    def __init__(self, problem: Problem, net: nn.Module) -> None:
+        self.problem = problem
+        self.net = net
+
+    @torch.no_grad()
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        reference = next(self.net.parameters())
+        x = coordinates.to(device=reference.device, dtype=reference.dtype)
+        return torch.cat([self.net(part) for part in x.split(16384)])
+
+
+class ErrorMeter:
+    """Measures errors on uniform points of the domain that are not trained on.
+
+    The points are drawn once, from a generator of their own.
+    """
+
+    def __init__(self, problem: Problem, number: int = 10_000, seed: int = 0) -> None:
+        self.problem = problem
+        self.exact: Tensor | None = None
+        if problem.solution is not None:
+            generator = Generator().manual_seed(0x5EED + seed)
+            drawn = problem.domain.interior.draw(number, Uniform(), generator)
+            self.points = drawn.coordinates
+            self.exact = exact_solution(problem, self.points)
+
+    def measure(self, solution: Solution) -> Errors | None:
+        """Errors now, or None where no exact solution is known."""
+        if self.exact is None:
+            return None
+        values = solution(self.points).double().cpu()
+        difference = (values - self.exact).square().mean(0)
+        size = self.exact.square().mean(0)
+        names = self.problem.fields
+        return Errors(
+            _ratio(float(difference.sum()), float(size.sum())),
+            math.sqrt(float(difference.mean())),
+            {n: _ratio(float(difference[i]), float(size[i])) for i, n in enumerate(names)},
+            {n: math.sqrt(float(difference[i])) for i, n in enumerate(names)},
+        )
+
+
+def _ratio(difference: float, size: float) -> float:
+    return math.sqrt(difference / size) if size > 0 else math.inf

@@ -1,0 +1,42 @@
+"""What the loop asks of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Generator
+
+from pinnkfac.linearise import System, TermPoints
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a step did. ``losses`` are those of the terms before it, unweighted."""
+
+    losses: list[float]
+    length: float
+    damping: float = math.nan
+    ratio: float = math.nan
+    trials: int = 0
+    direction_norm: float = math.nan
+
+
+class Stepper(Protocol):
+    """A step in the course of a run: it holds its averages, momentum and damping."""
+
+    def update(self, points: Sequence[TermPoints]) -> Report:
+        """Change the net's parameters once."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Step(Protocol):
+    """The settings of a step; ``start`` gives it a system to work on."""
+
+    def start(self, system: System, search: Any, damping: Any, generator: Generator) -> Stepper: ...

@@ -1,0 +1,76 @@
+"""Damping λ over steps. A new schedule is a new dataclass here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Damping(Protocol):
+    """``start`` is λ of step 0; ``after(λ, ratio, step)`` is the next one, where ``ratio`` is the
+    reduction of the loss over the one that the quadratic model predicted (NaN: not known)."""
+
+    start: float
+
+    def after(self, damping: float, ratio: float, step: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same λ in every step."""
+
+    start: float = 1e-6
+
+    def after(self, damping: float, ratio: float, step: int) -> float:
+        return damping
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """λ_k = max(start · factor^k, lowest)."""
+
+    start: float = 1e-2
+    factor: float = 0.99
+    lowest: float = 1e-12
+
+    def after(self, damping: float, ratio: float, step: int) -> float:
+        return max(self.start * self.factor ** (step + 1), self.lowest)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """λ is multiplied by ``factor`` after every ``every`` steps, down to ``lowest``."""
+
+    start: float = 1e-2
+    factor: float = 0.1
+    every: int = 100
+    lowest: float = 1e-12
+
+    def after(self, damping: float, ratio: float, step: int) -> float:
+        return max(self.start * self.factor ** ((step + 1) // self.every), self.lowest)
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Lower λ where the quadratic model was trusted rightly, raise it where it was not.
+
+    λ ← lower·λ where the gain ratio exceeds ``good``, λ ← higher·λ where it is below ``bad`` or
+    the step was rejected (Martens & Grosse 2015, arXiv:1503.05671, section 6.5), within
+    [lowest, highest].
+    """
+
+    start: float = 1e-2
+    lower: float = 0.8
+    higher: float = 1.5
+    good: float = 0.75
+    bad: float = 0.25
+    lowest: float = 1e-14
+    highest: float = 1e4
+
+    def after(self, damping: float, ratio: float, step: int) -> float:
+        if math.isnan(ratio) or ratio < self.bad:
+            damping *= self.higher
+        elif ratio > self.good:
+            damping *= self.lower
+        return min(max(damping, self.lowest), self.highest)

@@ -1,0 +1,119 @@
+"""First-order references: Adam and SGD of torch, fed with the gradient of the linearisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from pinnkfac.linearise import Direction, System, TermPoints, combine, norm
+from pinnkfac.step.base import Report, Stepper
+from pinnkfac.step.damping import Damping
+from pinnkfac.step.search import Search
+
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """torch.optim.Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> OptimizerStepper:
+        def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(
+                parameters, self.learning_rate, (self.beta1, self.beta2), self.epsilon
+            )
+
+        return OptimizerStepper(system, make)
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """torch.optim.SGD with heavy-ball momentum."""
+
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> OptimizerStepper:
+        def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
+
+        return OptimizerStepper(system, make)
+
+
+@dataclass(frozen=True)
+class Lbfgs:
+    """torch.optim.LBFGS; one step is ``iterations`` iterations with a strong Wolfe search."""
+
+    iterations: int = 20
+    history: int = 50
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> OptimizerStepper:
+        def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.LBFGS(
+                parameters,
+                lr=1.0,
+                max_iter=self.iterations,
+                history_size=self.history,
+                tolerance_grad=0.0,
+                tolerance_change=0.0,
+                line_search_fn="strong_wolfe",
+            )
+
+        return OptimizerStepper(system, make)
+
+
+class OptimizerStepper(Stepper):
+    """Runs a torch optimizer on a copy of the parameters, through the same loop as any step."""
+
+    def __init__(self, system: System, make: Make) -> None:
+        self.system = system
+        self.parameters: Direction = system.get_parameters()
+        self.optimizer = make(self.parameters)
+
+    def update(self, points: Sequence[TermPoints]) -> Report:
+        before = [v.clone() for v in self.parameters]
+        losses: list[list[float]] = []
+
+        def closure() -> float:
+            self.system.set_parameters(self.parameters)
+            linearisation = self.system.linearise(points)
+            for parameter, value in zip(
+                self.parameters, linearisation.gradient(), strict=True
+            ):
+                parameter.grad = value
+            losses.append(linearisation.losses)
+            return linearisation.loss
+
+        self.optimizer.step(closure)
+        self.system.set_parameters(self.parameters)
+        change = combine((1.0, self.parameters), (-1.0, before))
+        return Report(
+            losses=losses[0],
+            length=1.0 if norm(change) > 0 else 0.0,
+            trials=len(losses),
+            direction_norm=norm(change),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parameters": self.parameters, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for own, value in zip(self.parameters, state["parameters"], strict=True):
+                own.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])

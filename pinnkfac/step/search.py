@@ -1,0 +1,103 @@
+"""Step lengths: how far to go along a direction. A new search is a new dataclass here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+Loss = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A step length and the loss there; length 0 where no trial lowers the loss."""
+
+    length: float
+    loss: float
+    trials: int
+
+
+class Search(Protocol):
+    """``run(loss, loss_0, slope, last)``: ``loss(α)`` is the loss at θ + α·direction, ``slope``
+    its derivative at 0, ``last`` the last accepted length (None at the start)."""
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted: ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always the same length; the loss is not evaluated."""
+
+    length: float = 1.0
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
+        return Accepted(self.length, math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The best of base^low … base^high, as in arXiv:2405.15603 (2^-30 … 2^0)."""
+
+    base: float = 2.0
+    low: int = -30
+    high: int = 0
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
+        lengths = [self.base**k for k in range(self.low, self.high + 1)]
+        losses = [loss(length) for length in lengths]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        if losses[best] < loss_0:
+            return Accepted(lengths[best], losses[best], len(losses))
+        return Accepted(0.0, loss_0, len(losses))
+
+
+@dataclass(frozen=True)
+class Backtracking:
+    """Shrink from ``grow`` times the last accepted length until the loss falls enough.
+
+    Enough is loss(α) ≤ loss(0) + sufficient·α·slope (Armijo). The first length tried is at most
+    ``longest`` (1, the full step, unless the direction has no natural length).
+    """
+
+    shrink: float = 0.5
+    grow: float = 2.0
+    sufficient: float = 1e-4
+    longest: float = 1.0
+    most: int = 30
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
+        length = self.longest if not last else min(self.longest, self.grow * last)
+        for trial in range(1, self.most + 1):
+            value = loss(length)
+            if value <= loss_0 + self.sufficient * length * min(slope, 0.0) and value < loss_0:
+                return Accepted(length, value, trial)
+            length *= self.shrink
+        return Accepted(0.0, loss_0, self.most)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Backtracking along parabolas: each next trial is the minimum of the parabola through
+    loss(0), slope and the last trial, kept between 0.1 and 0.5 of it (Nocedal & Wright 2006,
+    eq. 3.57)."""
+
+    grow: float = 2.0
+    sufficient: float = 1e-4
+    longest: float = 1.0
+    most: int = 30
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
+        slope = min(slope, 0.0)
+        length = self.longest if not last else min(self.longest, self.grow * last)
+        for trial in range(1, self.most + 1):
+            value = loss(length)
+            if value <= loss_0 + self.sufficient * length * slope and value < loss_0:
+                return Accepted(length, value, trial)
+            rise = value - loss_0 - slope * length
+            minimum = (
+                -slope * length * length / (2 * rise) if math.isfinite(rise) and rise > 0 else 0
+            )
+            length = min(max(minimum, 0.1 * length), 0.5 * length)
+        return Accepted(0.0, loss_0, self.most)

@@ -1,0 +1,223 @@
+"""Activations as towers of derivatives: [σ(z), σ'(z), …, σ^(order)(z)].
+
+A tower is all that Taylor mode needs of an elementwise function. To add one, subclass
+``Activation`` and write ``tower``; nothing else has to know about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from pinnkfac.errors import UserError
+
+Tower = Callable[[Tensor, int], list[Tensor]]
+
+
+class Activation(nn.Module):
+    """A user's own elementwise function, given by its tower of derivatives.
+
+    Subclasses define ``tower(z, order)``, the list [σ(z), σ'(z), …, σ^(order)(z)], each shaped
+    like z. A residual of order K needs derivatives up to K + 1 (one more for the backward pass);
+    ``highest`` says how many there are (None: any number).
+    """
+
+    highest: int | None = None
+
+    def tower(self, z: Tensor, order: int) -> list[Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} must define tower(z, order)")
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.tower(z, 0)[0]
+
+
+@lru_cache(maxsize=None)
+def _polynomial(kind: str, n: int) -> tuple[int, ...]:
+    """Coefficients (lowest first) of Q_n, where σ^(n) = σ'·Q_n(σ).
+
+    σ' = 1 − σ² for tanh and σ − σ² for the sigmoid, and Q_{n+1} = Q_n'·σ' + Q_n·dσ'/dσ.
+    """
+    if n == 1:
+        return (1,)
+    inner, slope = {"tanh": ((1, 0, -1), (0, -2)), "sigmoid": ((0, 1, -1), (1, -2))}[kind]
+    q = _polynomial(kind, n - 1)
+    dq = tuple(i * c for i, c in enumerate(q))[1:]
+    result = [0] * (len(q) + 1)
+    for a, b in ((dq, inner), (q, slope)):
+        for i, x in enumerate(a):
+            for j, y in enumerate(b):
+                result[i + j] += x * y
+    return tuple(result)
+
+
+def _horner(coefficients: tuple[int, ...], x: Tensor, x2: Tensor) -> Tensor:
+    """The polynomial at x; an even or odd one is evaluated in x² = x2."""
+    odd = not any(coefficients[0::2])
+    if odd or not any(coefficients[1::2]):
+        value = _horner_full(coefficients[1::2] if odd else coefficients[0::2], x2)
+        return value.mul_(x) if odd else value
+    return _horner_full(coefficients, x)
+
+
+def _horner_full(coefficients: tuple[int, ...], x: Tensor) -> Tensor:
+    *rest, top = coefficients
+    value = torch.full_like(x, float(top))
+    for i, c in enumerate(reversed(rest)):
+        value = x * float(top) if i == 0 else value.mul_(x)
+        if c:
+            value.add_(float(c))
+    return value
+
+
+def _polynomial_tower(kind: str, s: Tensor, order: int) -> list[Tensor]:
+    result = [s]
+    if order < 1:
+        return result
+    s2 = s * s
+    first = 1.0 - s2 if kind == "tanh" else s - s2
+    result.append(first)
+    for n in range(2, order + 1):
+        result.append(_horner(_polynomial(kind, n), s, s2).mul_(first))
+    return result
+
+
+def tanh(z: Tensor, order: int) -> list[Tensor]:
+    return _polynomial_tower("tanh", torch.tanh(z), order)
+
+
+def sigmoid(z: Tensor, order: int) -> list[Tensor]:
+    return _polynomial_tower("sigmoid", torch.sigmoid(z), order)
+
+
+def softplus(z: Tensor, order: int) -> list[Tensor]:
+    value = torch.logaddexp(z, torch.zeros_like(z))
+    return [value, *sigmoid(z, order - 1)] if order else [value]
+
+
+def sin(z: Tensor, order: int) -> list[Tensor]:
+    s = torch.sin(z)
+    if not order:
+        return [s]
+    c = torch.cos(z)
+    return [(s, c, -s, -c)[n % 4] for n in range(order + 1)]
+
+
+def cos(z: Tensor, order: int) -> list[Tensor]:
+    c = torch.cos(z)
+    if not order:
+        return [c]
+    s = torch.sin(z)
+    return [(c, -s, -c, s)[n % 4] for n in range(order + 1)]
+
+
+def exp(z: Tensor, order: int) -> list[Tensor]:
+    return [torch.exp(z)] * (order + 1)
+
+
+def _times_identity(z: Tensor, tower: list[Tensor], order: int) -> list[Tensor]:
+    """The tower of z·f(z) from that of f: z f^(n) + n f^(n−1)."""
+    return [
+        z * tower[n] if n == 0 else torch.add(z * tower[n], tower[n - 1], alpha=n)
+        for n in range(order + 1)
+    ]
+
+
+def silu(z: Tensor, order: int) -> list[Tensor]:
+    return _times_identity(z, sigmoid(z, order), order)
+
+
+def gelu(z: Tensor, order: int) -> list[Tensor]:
+    """z Φ(z); Φ^(n) = (−1)^(n−1) He_{n−1}(z) φ(z)."""
+    cdf = torch.special.ndtr(z)
+    density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    tower = [cdf]
+    hermite = [torch.ones_like(z), z]
+    for n in range(1, order + 1):
+        if n - 1 >= len(hermite):
+            hermite.append(z * hermite[-1] - (n - 2) * hermite[-2])
+        tower.append((-1.0) ** (n - 1) * hermite[n - 1] * density)
+    return _times_identity(z, tower, order)
+
+
+def power(exponent: int) -> Tower:
+    def tower(z: Tensor, order: int) -> list[Tensor]:
+        result = []
+        for n in range(order + 1):
+            c = float(math.perm(exponent, n)) if n <= exponent else 0.0
+            result.append(c * z ** max(exponent - n, 0))
+        return result
+
+    return tower
+
+
+def _gelu_of(module: nn.GELU) -> Tower:
+    if module.approximate != "none":
+        raise UserError(
+            "GELU(approximate='tanh') has no rule: use GELU() with the exact error function"
+        )
+    return gelu
+
+
+def _softplus_of(module: nn.Softplus) -> Tower:
+    beta = float(module.beta)
+
+    def tower(z: Tensor, order: int) -> list[Tensor]:
+        return [beta ** (n - 1) * f for n, f in enumerate(softplus(beta * z, order))]
+
+    return tower
+
+
+def _custom(module: Activation) -> Tower:
+    def tower(z: Tensor, order: int) -> list[Tensor]:
+        if module.highest is not None and order > module.highest:
+            raise UserError(
+                f"activation {type(module).__name__} has derivatives up to order "
+                f"{module.highest}, but order {order} is needed (the order of the PDE plus one "
+                "for the backward pass): extend its tower or choose another activation"
+            )
+        result = module.tower(z, order)
+        if len(result) < order + 1:
+            raise UserError(
+                f"activation {type(module).__name__}: tower(z, {order}) returned {len(result)} "
+                f"entries; it must return {order + 1}, [σ, σ', …, σ^({order})]"
+            )
+        return result
+
+    return tower
+
+
+MODULES: dict[type[nn.Module], Callable[[nn.Module], Tower]] = {
+    nn.Tanh: lambda module: tanh,
+    nn.Sigmoid: lambda module: sigmoid,
+    nn.SiLU: lambda module: silu,
+    nn.GELU: _gelu_of,  # type: ignore[dict-item]
+    nn.Softplus: _softplus_of,  # type: ignore[dict-item]
+    Activation: _custom,  # type: ignore[dict-item]
+}
+FUNCTIONS: dict[Callable[..., Tensor] | str, Tower] = {
+    torch.tanh: tanh,
+    torch.sigmoid: sigmoid,
+    torch.sin: sin,
+    torch.cos: cos,
+    torch.exp: exp,
+    torch.square: power(2),
+    nn.functional.tanh: tanh,
+    nn.functional.sigmoid: sigmoid,
+    nn.functional.silu: silu,
+    nn.functional.gelu: gelu,
+    nn.functional.softplus: softplus,
+    **{name: f for name, f in dict(tanh=tanh, sigmoid=sigmoid, sin=sin, cos=cos, exp=exp).items()},
+}
+NOT_SMOOTH = {
+    nn.ReLU: "second derivatives",
+    nn.LeakyReLU: "second derivatives",
+    nn.ReLU6: "second derivatives",
+    nn.PReLU: "second derivatives",
+    nn.ELU: "continuous second derivatives",
+    nn.Hardtanh: "second derivatives",
+    nn.Softshrink: "second derivatives",
+}

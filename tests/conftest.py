@@ -1,0 +1,18 @@
+"""Fixtures of all tests: devices that are present, and the same random start for each test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    torch.manual_seed(0)

@@ -76,6 +76,13 @@ class Context:
         raise NotImplementedError
 
 
+ELEMENTWISE = frozenset(
+    "abs acos asin atan ceil clamp cos cosh erf exp expm1 floor log log1p pow reciprocal relu rsqrt "
+    "sigmoid sign sin sinh sqrt square tan tanh".split()
+)
+"""Methods of a tensor that may be written on a field, such as u.square()."""
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -149,7 +156,7 @@ class Form:
             return self.d(*parsed)
         if name == coordinates.vector:
             return grad(self)
-        if hasattr(Tensor, name) and callable(getattr(Tensor, name)):
+        if name in ELEMENTWISE:
             return getattr(self.tensor(), name)
         raise UserError(
             f"unknown derivative '.{name}': '{name}' is not made of coordinate names. "
@@ -232,14 +239,21 @@ class Form:
         if not self.linear:
             remainder = self.remainder
             return remainder if isinstance(remainder, Tensor) else torch.tensor(float(remainder))
-        # Divide by the leading coefficient, so that u.x and 2 * u.x share a slot.
-        keys = sorted(self.linear)
-        lead = self.linear[keys[0]]
-        value = self.context.value(tuple((key, self.linear[key] / lead) for key in keys))
+        linear, lead = self.normalised()
+        value = self.context.value(linear)
         if lead != 1.0:
             value = lead * value
         remainder = self.remainder
         return value if _is_number(remainder) and remainder == 0.0 else value + remainder
+
+    def normalised(self) -> tuple[LinearPart, float]:
+        """The linear part over its largest coefficient, and that coefficient.
+
+        So u.x and 2 * u.x share a slot.
+        """
+        keys = sorted(self.linear)
+        lead = max((self.linear[key] for key in keys), key=abs)
+        return tuple((key, self.linear[key] / lead) for key in keys), lead
 
     __pow__ = _binary(torch.pow)
     __rpow__ = _binary(lambda a, b: torch.pow(b, a))

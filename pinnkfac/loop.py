@@ -136,5 +136,3 @@ def _reason(progress: Progress, stop: Stop) -> str:
             "step gets on these points (try more points, points.every=1, or another step)"
         )
     return ""
-
-

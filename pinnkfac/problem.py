@@ -189,13 +189,17 @@ class Problem:
         return first
 
     def _bounding_box(self) -> Box:
+        """The box that the regions of all terms were taken from."""
         names = self.coordinates.names
-        patches = [p for t in self.terms for p in getattr(t.where, "patches", ())]
-        low = [min(p.low[i] for p in patches) for i in range(len(names))]
-        high = [max(p.high[i] for p in patches) for i in range(len(names))]
-        ranges = dict(zip(names, zip(low, high, strict=True), strict=True))
+        bounds = [b for t in self.terms if (b := getattr(t.where, "bounds", None))]
+        ranges = {
+            name: (min(b[i][0] for b in bounds), max(b[i][1] for b in bounds))
+            for i, name in enumerate(names)
+        }
         return Box(ranges, time=self.coordinates.time)
 
     def __repr__(self) -> str:
         terms = ", ".join(f"{t.name} on {t.where}" for t in self.terms)
-        return f"Problem({', '.join(self.fields)} of {', '.join(self.coordinates.names)}: {terms})"
+        names = self.coordinates.names
+        shown = ", ".join(names if len(names) <= 6 else (*names[:2], "…", names[-1]))
+        return f"Problem({', '.join(self.fields)} of {shown}: {terms})"

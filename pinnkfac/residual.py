@@ -132,6 +132,11 @@ def _check_entry(entry: Any) -> None:
         return
     if hasattr(entry, "as_tensor"):
         entry = entry.as_tensor()
+    if callable(entry) and not isinstance(entry, Tensor):
+        raise UserError(
+            f"the residual returned a function ({getattr(entry, '__name__', entry)}): a "
+            "derivative of a product has to be expanded by hand, and a method needs its brackets"
+        )
     if not isinstance(entry, Tensor):
         raise UserError(
             f"the residual returned {type(entry).__name__}; return a number per equation: "
@@ -155,6 +160,13 @@ def _explain(error: Exception, fields: int) -> str:
             "a branch (if, min, max, float()) on a value: values differ from point to point; "
             "write torch.where(condition, a, b)"
         )
+    if isinstance(error, AttributeError) and "'Tensor' object has no attribute" in text:
+        return (
+            f"{text}: only constant-coefficient forms of the fields can be differentiated, so "
+            "expand the product rule by hand: (k * u.x).x = k_x * u.x + k * u.xx"
+        )
+    if "operand 'Form' does not support ufuncs" in text:
+        return "numpy was applied to a field: use torch's functions (torch.sin, not numpy.sin)"
     if isinstance(error, TypeError) and "must be real number" in text:
         return f"{text}. Use torch's functions (torch.sin, not math.sin) in a residual"
     return f"the residual failed with {type(error).__name__}: {text}"
@@ -275,15 +287,19 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
             for entry in entries:
                 if isinstance(entry, Form) and entry.linear:
                     _check_places(term, entry)
-                    before = len(recorder.slots)
                     entry.tensor()
-                    keys = sorted(entry.linear)
-                    lead = entry.linear[keys[0]]
-                    slot = tuple((k, entry.linear[k] / lead) for k in keys)
+                    slot, lead = entry.normalised()
                     constant.append({recorder.slots.index(slot): lead})
-                    assert len(recorder.slots) <= before + 1
                 else:
                     constant.append({})
+        for number, (entry, row) in enumerate(zip(entries, constant, strict=True)):
+            if not row and (not nonlinear or not isinstance(entry, Tensor)):
+                which = (
+                    f"equation {number + 1} of the residual"
+                    if len(entries) > 1
+                    else ("the residual")
+                )
+                raise UserError(f"term '{term.name}': {which} does not depend on any field")
         found.update(slots=recorder.slots, constant=None if nonlinear else constant)
         found["equations"] = len(entries)
         return point.sum()

@@ -18,7 +18,7 @@ from pinnkfac.linearise import Direction, Layer, System, TermPoints
 from pinnkfac.problem import bind
 
 
-# -- comparing -------------------------------------------------------------------------------------
+# -- comparing -----------------------------------------------------------------------------------
 def deviation(actual: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest expected entry (absolute where that is 0)."""
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
@@ -34,7 +34,7 @@ def assert_close(actual: Tensor, expected: Tensor, rtol: float, what: object = "
     assert found <= rtol, f"{what}: relative deviation {found:.2e}, allowed {rtol:.0e}"
 
 
-# -- derivatives of nets ---------------------------------------------------------------------------
+# -- derivatives of nets -------------------------------------------------------------------------
 def derivatives(net: nn.Module, x: Tensor, order: int) -> list[Tensor]:
     """Full derivatives [batch, field, coord, …, coord] of orders 0 … ``order``."""
     result = []
@@ -55,7 +55,7 @@ def operator(net: nn.Module, x: Tensor, linear: Sequence) -> Tensor:
     return total
 
 
-# -- the Jacobian of all residuals -----------------------------------------------------------------
+# -- the Jacobian of all residuals ---------------------------------------------------------------
 def flat(direction: Direction) -> Tensor:
     return torch.cat([v.reshape(-1) for v in direction])
 
@@ -127,7 +127,7 @@ def layer_blocks(matrix: Tensor, system: System) -> list[Tensor]:
     return [matrix[a : a + n, a : a + n] for a, n in zip(starts, sizes, strict=True)]
 
 
-# -- Jacobians from (Z, G) one product at a time ---------------------------------------------------
+# -- Jacobians from (Z, G) one product at a time -------------------------------------------------
 def layer_jacobian(layer: Layer, equation: int, bias: bool) -> Tensor:
     """∂ residual / ∂[W | b] of one equation, [batch, out · in (+ 1)], row by row."""
     total: Tensor = torch.zeros(())
@@ -141,7 +141,7 @@ def layer_jacobian(layer: Layer, equation: int, bias: bool) -> Tensor:
     return total.flatten(1)
 
 
-# -- algebra ---------------------------------------------------------------------------------------
+# -- algebra -------------------------------------------------------------------------------------
 def kronecker(a: Tensor, b: Tensor) -> Tensor:
     """The matrix of V ↦ B V A on V [out, in] flattened as torch does, for symmetric A."""
     return torch.einsum("oO,iI->oiOI", b, a).reshape(len(a) * len(b), -1)
@@ -171,5 +171,3 @@ def random_spd(size: int, seed: int, rank: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, rank or size + 3, generator=generator, dtype=torch.float64)
     return x @ x.T / x.shape[1]
-
-

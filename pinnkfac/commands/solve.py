@@ -27,8 +27,9 @@ def main(arguments: list[str]) -> int:
     if len(given) != 1:
         what = "no PDE was named" if not given else f"{len(given)} PDEs were named ({given})"
         raise UserError(f"{what}: give one FILE.py or NAME, as in 'solve poisson2d'")
-    rest = list(arguments)
-    rest.remove(given[0])
+    # Hydra's parser wants its flags behind the overrides.
+    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
+    flags = [a for a in arguments if a != given[0] and a not in overrides]
 
     import hydra
     from hydra.errors import HydraException
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
     # Hydra reads the command line itself, and would print a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     quoted = given[0].replace("'", "\\'")
-    saved, sys.argv = sys.argv, [sys.argv[0], f"problem='{quoted}'", *rest]
+    saved, sys.argv = sys.argv, [sys.argv[0], f"problem='{quoted}'", *overrides, *flags]
 
     def job(config: object) -> None:
         message = _job(config, found)

@@ -6,11 +6,18 @@ Per term with N points and a layer with rows s (arXiv:2405.15603, eqs. 10–13; 
     reduce:  A = 1/N Σ_n z̄_n z̄_nᵀ (mean over s),  B = 1/N Σ_n g̃_n g̃_nᵀ (sum over s),
 
 where z carries a last entry 1 on value rows (0 on others) for the bias. The Gramian block is
-approximated by weight · A ⊗ B.
+approximated by weight · A ⊗ B. Beyond the paper,
+
+    weighted:  A = Σ_s tr(B_s) A_s / √τ,  B = Σ_s tr(A_s) B_s / √τ,  τ = Σ_s tr(A_s) tr(B_s),
+
+with the factors A_s, B_s of single rows: the Kronecker product that has the partial traces of
+Σ_s A_s ⊗ B_s. Unlike expand, it does not depend on the scale of a row (u_t − ν u_xx or
+u_xx − u_t/ν, metres or millimetres), and rows that do not enter the residual drop out.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,7 +27,7 @@ from torch import Generator, Tensor
 from pinnkfac.curvature.kronecker import Pair
 from pinnkfac.linearise import Block, Layer, Linearisation
 
-Sharing = Literal["expand", "reduce"]
+Sharing = Literal["expand", "reduce", "weighted"]
 Backpropagated = Literal["type-2", "monte-carlo", "empirical", "forward-only"]
 Start = Literal["bias-corrected", "identity", "zero"]
 
@@ -61,65 +68,100 @@ def gram(x: Tensor) -> Tensor:
 
 @dataclass
 class _Sums:
-    """Σ z zᵀ, Σ g gᵀ and what they are divided by, over the blocks of one term and layer."""
+    """Σ z zᵀ, Σ g gᵀ and what they are divided by, over the blocks of one term and layer.
+
+    ``root_a`` and ``root_b`` [shared] multiply the rows of g and z first ('weighted').
+    """
 
     a: Tensor
     b: Tensor
     count_a: int = 0
     batch: int = 0
+    root_a: Tensor | None = None
+    root_b: Tensor | None = None
+
+
+def _active(layer: Layer) -> list[int]:
+    """Rows whose output enters some equation of the residual."""
+    return sorted({s for active in layer.active for s in active})
 
 
 def _vectors(
     block: Block, layer: Layer, kind: Backpropagated, noise: Tensor | None
-) -> list[Tensor]:
-    """Backpropagated vectors [active, batch, out], one tensor for each outer product to sum."""
+) -> list[tuple[list[int], Tensor]]:
+    """Backpropagated vectors [active, batch, out] with their rows, one for each sum of products."""
+    if kind == "forward-only":
+        return []
     if kind == "type-2":
-        return [g for g in layer.gradients if len(g)]
+        return [
+            (list(rows), g) for rows, g in zip(layer.active, layer.gradients, strict=True) if rows
+        ]
     weights = block.residual if kind == "empirical" else noise
     assert weights is not None
-    rows = sorted({s for active in layer.active for s in active})
+    rows = _active(layer)
     if not rows:
         return []
     if len(layer.gradients) == 1:
-        return [layer.gradients[0] * weights[:, 0, None]]
+        return [(rows, layer.gradients[0] * weights[:, 0, None])]
     total = layer.gradients[0].new_zeros(len(rows), block.batch, layer.gradients[0].shape[-1])
     for e, g in enumerate(layer.gradients):
         for i, s in enumerate(layer.active[e]):
             total[rows.index(s)] += g[i] * weights[:, e, None]
-    return [total]
+    return [(rows, total)]
 
 
-def _inputs(layer: Layer, active_rows: bool) -> tuple[Tensor, list[int]]:
-    """Inputs [rows, batch, in] that A is averaged over, and which of the rows carry the bias."""
-    if not active_rows:
-        return layer.inputs, list(layer.value_rows)
-    rows = sorted({s for active in layer.active for s in active})
-    if len(rows) == layer.inputs.shape[0]:
-        return layer.inputs, list(layer.value_rows)
-    contiguous = rows and rows == list(range(rows[0], rows[-1] + 1))
-    z = layer.inputs[rows[0] : rows[-1] + 1] if contiguous else layer.inputs[rows]
-    return z, [i for i, s in enumerate(rows) if s in layer.value_rows]
-
-
-def _add_inputs(sums: _Sums, z: Tensor, value_rows: list[int], settings: Factors) -> None:
-    rows, batch, features = z.shape
-    a = sums.a
-    bias = a.shape[0] > features
+def _add_inputs(sums: _Sums, layer: Layer, settings: Factors) -> None:
+    """Add the outer products of the inputs, with their bias entries, on the rows that count."""
+    rows = _active(layer) if settings.active_rows else list(range(len(layer.inputs)))
+    if not rows:
+        return
+    z = layer.inputs if len(rows) == len(layer.inputs) else layer.inputs[_compact(rows)]
+    features, batch = z.shape[-1], z.shape[1]
+    bias = {i: 1.0 for i, s in enumerate(rows) if s in layer.value_rows}
+    if sums.root_b is not None:
+        root = sums.root_b[rows]
+        z = z * root[:, None, None]
+        bias = {i: float(root[i]) for i in bias}
+    has_bias = sums.a.shape[0] > features
     if settings.sharing == "reduce":
         mean = z.mean(0)
-        if bias:
-            mean = torch.cat([mean, mean.new_full((batch, 1), len(value_rows) / rows)], dim=1)
-        a += gram(mean)
+        if has_bias:
+            mean = torch.cat([mean, mean.new_full((batch, 1), len(bias) / len(rows))], dim=1)
+        sums.a += gram(mean)
         sums.count_a += batch
         return
-    a[:features, :features] += gram(z.reshape(-1, features))
-    if bias:
-        for i in value_rows:
-            column = z[i].sum(0)
-            a[:features, features] += column
-            a[features, :features] += column
-        a[features, features] += batch * len(value_rows)
-    sums.count_a += batch * rows
+    sums.a[:features, :features] += gram(z.reshape(-1, features))
+    sums.count_a += batch * len(rows)
+    for i, entry in bias.items() if has_bias else ():
+        column = entry * z[i].sum(0)
+        sums.a[:features, features] += column
+        sums.a[features, :features] += column
+        sums.a[features, features] += batch * entry**2
+
+
+def _compact(rows: list[int]) -> slice | list[int]:
+    """A slice where the rows are contiguous, so that no copy is made."""
+    contiguous = rows == list(range(rows[0], rows[-1] + 1))
+    return slice(rows[0], rows[-1] + 1) if contiguous else rows
+
+
+def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]], settings: Factors) -> None:
+    """Set ``root_a`` and ``root_b`` to √tr A_s and √tr B_s of every row, over all points."""
+    for block in linearisation:
+        for own, layer in zip(sums[block.term], block.layers, strict=True):
+            a = layer.inputs.square().sum((1, 2))
+            if own.a.shape[0] > layer.inputs.shape[-1]:
+                a[list(layer.value_rows)] += block.batch
+            b = torch.ones_like(a) if settings.backpropagated == "forward-only" else 0.0 * a
+            for rows, g in _vectors(block, layer, "type-2", None):
+                b[rows] += g.square().sum((1, 2))
+            own.root_a = a if own.root_a is None else own.root_a + a
+            own.root_b = b if own.root_b is None else own.root_b + b
+    for layers in sums:
+        for own in layers:
+            assert own.root_a is not None
+            assert own.root_b is not None
+            own.root_a, own.root_b = own.root_a.sqrt(), own.root_b.sqrt()
 
 
 @torch.no_grad()
@@ -129,23 +171,23 @@ def factors(
     """The pairs (A, B) of every term and layer, ``result[term][layer]``."""
     system = linearisation.system
     sums = [[_empty(v) for v in system.zeros()[: len(system.graph.linears)]] for _ in system.terms]
+    if settings.sharing == "weighted":
+        _weigh_rows(linearisation, sums, settings)
     for block in linearisation:
         noise = None
         if settings.backpropagated == "monte-carlo":
             noise = torch.randn(
                 block.batch, block.equations, dtype=torch.float64, generator=generator
             ).to(block.residual)
-        for number, layer in enumerate(block.layers):
-            own = sums[block.term][number]
+        for own, layer in zip(sums[block.term], block.layers, strict=True):
             own.batch += block.batch
-            z, value_rows = _inputs(layer, settings.active_rows)
-            if len(z):
-                _add_inputs(own, z, value_rows, settings)
-            if settings.backpropagated == "forward-only":
-                continue
-            for g in _vectors(block, layer, settings.backpropagated, noise):
-                vectors = g.sum(0) if settings.sharing == "reduce" else g.reshape(-1, g.shape[-1])
-                own.b += gram(vectors)
+            _add_inputs(own, layer, settings)
+            for rows, g in _vectors(block, layer, settings.backpropagated, noise):
+                scaled = g if own.root_a is None else g * own.root_a[rows][:, None, None]
+                if settings.sharing == "reduce":
+                    own.b += gram(scaled.sum(0))
+                else:
+                    own.b += gram(scaled.reshape(-1, g.shape[-1]))
     return [[_finish(s, settings) for s in layers] for layers in sums]
 
 
@@ -155,10 +197,15 @@ def _empty(v: Tensor) -> _Sums:
 
 
 def _finish(sums: _Sums, settings: Factors) -> Pair:
-    a = sums.a / max(sums.count_a, 1)
+    if sums.root_a is not None and sums.root_b is not None:
+        tau = float((sums.root_a * sums.root_b).square().sum())
+        scale = 1.0 / (sums.batch * math.sqrt(tau)) if tau > 0 else 0.0
+        pair = sums.a * scale, sums.b * scale
+    else:
+        pair = sums.a / max(sums.count_a, 1), sums.b / sums.batch
     if settings.backpropagated == "forward-only":
-        return a, torch.eye(len(sums.b), dtype=a.dtype, device=a.device)
-    return a, sums.b / sums.batch
+        return pair[0], torch.eye(len(sums.b), dtype=sums.b.dtype, device=sums.b.device)
+    return pair
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pinnkfac.domain.points import Patch, Patches
 from pinnkfac.errors import UserError, suggest
@@ -68,12 +68,15 @@ class Box:
     @property
     def interior(self) -> Patches:
         """All of the box."""
-        return Patches("interior", [Patch(self.coordinates, self.low, self.high)])
+        return self._region("interior", [Patch(self.coordinates, self.low, self.high)])
 
     @property
     def boundary(self) -> Patches:
         """Every face of space (at all times, where there is time), with outward normals."""
-        return self.faces(*self.coordinates.space)
+        return self._region("boundary", self._faces(self.coordinates.space, (0, 1)))
+
+    def _region(self, name: str, patches: list[Patch]) -> Patches:
+        return Patches(name, patches, tuple(self.ranges.values()))
 
     def _names(self, names: tuple[str, ...]) -> list[str]:
         result: list[str] = []
@@ -95,12 +98,12 @@ class Box:
             raise UserError(f"faces: side='{side}'. {suggest(side, sides)}")
         if not names:
             raise UserError("faces: name at least one coordinate, such as box.faces('x')")
-        patches = []
-        for name in self._names(names):
-            for which in sides[side]:
-                patches.append(self._face(name, which))
         label = ", ".join(repr(n) for n in names)
-        return Patches(f"faces({label}{'' if side == 'both' else f', side={side!r}'})", patches)
+        label += "" if side == "both" else f", side={side!r}"
+        return self._region(f"faces({label})", self._faces(self._names(names), sides[side]))
+
+    def _faces(self, names: Sequence[str], sides: tuple[int, ...]) -> list[Patch]:
+        return [self._face(name, which) for name in names for which in sides]
 
     def _face(
         self, name: str, which: int, shift: dict[str, tuple[float, ...]] | None = None
@@ -126,21 +129,27 @@ class Box:
                 )
             low[i] = high[i] = float(value)
         label = ", ".join(f"{k}={v:g}" for k, v in values.items())
-        return Patches(f"at({label})", [Patch(self.coordinates, tuple(low), tuple(high))])
+        return self._region(f"at({label})", [Patch(self.coordinates, tuple(low), tuple(high))])
 
     def opposite(self, name: str) -> Patches:
         """The low face of a coordinate, each point linked to its partner on the high face.
 
         ``lambda u, at: u - u(at.opposite)`` on it is a periodic condition.
         """
-        i = self.coordinates.index(name)
-        shift = tuple(
-            self.high[j] - self.low[j] if j == i else 0.0 for j in range(len(self.ranges))
-        )
-        return Patches(f"opposite({name!r})", [self._face(name, 0, {"opposite": shift})])
+        patches = []
+        for own in self._names((name,)):
+            i = self.coordinates.index(own)
+            shift = tuple(
+                self.high[j] - self.low[j] if j == i else 0.0 for j in range(len(self.ranges))
+            )
+            patches.append(self._face(own, 0, {"opposite": shift}))
+        return self._region(f"opposite({name!r})", patches)
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{k}=({a:g}, {b:g})" for k, (a, b) in self.ranges.items())
+        shown = list(self.ranges.items())
+        inside = ", ".join(f"{k}=({a:g}, {b:g})" for k, (a, b) in shown[:4])
+        if len(shown) > 4:
+            inside += f", … {len(shown)} coordinates"
         return f"Box({inside})"
 
 

@@ -172,9 +172,13 @@ class Patch:
 class Patches:
     """A union of patches of one box (its interior, faces, a slice), drawn by their measure."""
 
-    def __init__(self, name: str, patches: list[Patch]) -> None:
+    def __init__(
+        self, name: str, patches: list[Patch], bounds: tuple[tuple[float, float], ...]
+    ) -> None:
         self.name = name
         self.patches = patches
+        self.bounds = bounds
+        """(low, high) of the whole box, by coordinate."""
         self.coordinates = patches[0].coordinates
         self.dimension = max(len(p.free) for p in patches)
         self.link_names = tuple(patches[0].shift)
@@ -184,13 +188,22 @@ class Patches:
             raise UserError(f"{self}: at least one point is needed, {number} were asked for")
         if len(self.patches) == 1:
             return self.patches[0].place(sampling.unit(number, self.dimension, generator))
-        # The first unit coordinate chooses the patch, so that a quasi-random draw stays one.
         weights = [p.measure for p in self.patches]
         total = sum(weights)
+        if sampling.regular:
+            shares = [max(1, round(number * w / total)) for w in weights]
+            parts = [
+                patch.place(sampling.unit(share, len(patch.free), generator))
+                for patch, share in zip(self.patches, shares, strict=True)
+            ]
+            return PointSet.concatenate(parts)
         unit = sampling.unit(number, self.dimension + 1, generator)
         edges = torch.cumsum(torch.tensor(weights, dtype=torch.float64) / total, 0)
         chosen = torch.bucketize(unit[:, 0].contiguous(), edges[:-1].contiguous(), right=True)
-        parts = [patch.place(unit[chosen == i][:, 1:]) for i, patch in enumerate(self.patches)]
+        parts = [
+            patch.place(unit[chosen == i][:, 1 : 1 + len(patch.free)])
+            for i, patch in enumerate(self.patches)
+        ]
         return PointSet.concatenate([p for p in parts if len(p)])
 
     def __or__(self, other: Patches) -> Patches:
@@ -201,7 +214,11 @@ class Patches:
             strip = [replace(p, normal=None) for p in (*self.patches, *other.patches)]
         else:
             strip = [*self.patches, *other.patches]
-        return Patches(f"{self.name} | {other.name}", strip)
+        bounds = tuple(
+            (min(a[0], b[0]), max(a[1], b[1]))
+            for a, b in zip(self.bounds, other.bounds, strict=True)
+        )
+        return Patches(f"{self.name} | {other.name}", strip, bounds)
 
     def __str__(self) -> str:
         return self.name

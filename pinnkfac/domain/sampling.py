@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 
 class Sampling(Protocol):
-    """A rule that fills the unit cube: ``number`` points of ``dimension`` coordinates."""
+    """A rule that fills the unit cube: ``number`` points of ``dimension`` coordinates.
+
+    ``regular`` rules fill each piece of a region on its own; the others choose the piece by one
+    more coordinate, so that a union is sampled like one region.
+    """
+
+    regular: ClassVar[bool]
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         """Points in [0, 1]^dimension, ``[batch, coord]``, float64 on the CPU."""
@@ -21,6 +27,8 @@ class Sampling(Protocol):
 @dataclass(frozen=True)
 class Uniform:
     """Independent uniform points."""
+
+    regular: ClassVar[bool] = False
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         return torch.rand(number, dimension, dtype=torch.float64, generator=generator)
@@ -32,6 +40,8 @@ class Sobol:
 
     Up to 21201 coordinates; balance properties hold for powers of two (Sobol 1967, Owen 1998).
     """
+
+    regular: ClassVar[bool] = False
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         if dimension == 0:
@@ -51,6 +61,8 @@ class Grid:
 
     The number of points that comes back is m^dimension, m = round(number^(1/dimension)).
     """
+
+    regular: ClassVar[bool] = True
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         if dimension == 0:

@@ -92,9 +92,7 @@ class OptimizerStepper(Stepper):
         def closure() -> float:
             self.system.set_parameters(self.parameters)
             linearisation = self.system.linearise(points)
-            for parameter, value in zip(
-                self.parameters, linearisation.gradient(), strict=True
-            ):
+            for parameter, value in zip(self.parameters, linearisation.gradient(), strict=True):
                 parameter.grad = value
             losses.append(linearisation.losses)
             return linearisation.loss

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pinnkfac.field import LinearPart, MultiIndex, factorial, multi_indices
 
 Operator = tuple[tuple[MultiIndex, float], ...]
-"""Σ c_α D^α as sorted pairs (α, c_α), none of order 0, the leading coefficient 1."""
+"""Σ c_α D^α as sorted pairs (α, c_α), none of order 0, the largest coefficient 1."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def order(operator: Operator) -> int:
 
 
 def _operator(coefficients: dict[MultiIndex, float]) -> tuple[Operator, float]:
-    """An operator with leading coefficient 1, and the factor that was divided out."""
+    """An operator with largest coefficient 1, and the factor that was divided out."""
     items = sorted((a, c) for a, c in coefficients.items() if c != 0.0)
     if not items:
         return (), 0.0
-    lead = items[-1][1]
+    lead = max((c for _, c in items), key=abs)
     return tuple((a, c / lead) for a, c in items), lead
 
 

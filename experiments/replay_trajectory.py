@@ -22,10 +22,11 @@ from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
 from pinnkfac.curvature.kfac import Factors
+from pinnkfac.curvature.preconditioner import InverseSettings
 from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.kfac import Automatic, InverseSettings, Kfac, KfacStepper
+from pinnkfac.step.kfac import Automatic, Kfac, KfacStepper
 from pinnkfac.step.search import Fixed, Grid
 
 LIMIT = 1e-8

@@ -77,8 +77,11 @@ class Context:
 
 
 ELEMENTWISE = frozenset(
-    "abs acos asin atan ceil clamp cos cosh erf exp expm1 floor log log1p pow reciprocal relu rsqrt "
-    "sigmoid sign sin sinh sqrt square tan tanh".split()
+    (
+        *("abs", "sign", "square", "sqrt", "rsqrt", "reciprocal", "pow", "clamp"),
+        *("exp", "expm1", "log", "log1p", "sigmoid", "relu", "erf", "floor", "ceil"),
+        *("sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan"),
+    )
 )
 """Methods of a tensor that may be written on a field, such as u.square()."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from pinnkfac.residual import Residual, check_finite, record
 from pinnkfac.taylor.graph import Graph, Tape
 from pinnkfac.taylor.plan import Plan, make_plan
 from pinnkfac.taylor.rules import Adjoint, Jet, Sink
+from pinnkfac.workers import Workers
 
 Direction = list[Tensor]
 
@@ -116,6 +118,7 @@ class System:
 
     ``memory`` bytes bound what a linearisation keeps; above it, blocks are computed anew each time
     they are needed. ``published_rows`` uses the rows of arXiv:2405.15603 for comparison.
+    ``workers`` threads share the chunks of points (of at most ``chunk_bytes`` a layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """
@@ -128,11 +131,13 @@ class System:
         published_rows: bool = False,
         memory: float = 4 * 2**30,
         chunk_bytes: int | None = None,
+        workers: int = 1,
     ) -> None:
         self.problem = problem
         self.net = net
         self.memory = memory
         self.published_rows = published_rows
+        self.workers = Workers(workers)
         reference = next(net.parameters())
         self.device, self.dtype = reference.device, reference.dtype
         self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
@@ -242,19 +247,24 @@ class System:
                     z[i] = part if known is None else known + part
         return torch.stack([v for v in z if v is not None], dim=-1), passes
 
-    @torch.no_grad()
     def residuals(self, points: Sequence[TermPoints]) -> list[Tensor]:
         """The residual of every term, [batch, equation]."""
-        result = []
-        for term, own in zip(self.terms, points, strict=True):
-            parts = []
-            for chunk in self._chunks(term, own):
-                z, _ = self._forward(term, chunk.points, keep=False)
-                parts.append(
-                    term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
-                )
-            result.append(torch.cat(parts))
-        return result
+        tasks = [
+            (number, chunk)
+            for number, (term, own) in enumerate(zip(self.terms, points, strict=True))
+            for chunk in self._chunks(term, own)
+        ]
+        parts = self.workers.map(lambda task: self._residual(*task), tasks)
+        return [
+            torch.cat([part for (own, _), part in zip(tasks, parts, strict=True) if own == number])
+            for number in range(len(self.terms))
+        ]
+
+    @torch.no_grad()
+    def _residual(self, number: int, chunk: TermPoints) -> Tensor:
+        term = self.terms[number]
+        z, _ = self._forward(term, chunk.points, keep=False)
+        return term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
 
     def losses(self, points: Sequence[TermPoints]) -> list[float]:
         """½ · mean over points of Σ residual² for every term, unweighted."""
@@ -272,16 +282,15 @@ class System:
     def linearise(self, points: Sequence[TermPoints]) -> Linearisation:
         """Residuals and (Z, G) at all points, kept in memory where the budget allows."""
 
-        def blocks() -> Iterator[Block]:
-            for number, (term, own) in enumerate(zip(self.terms, points, strict=True)):
-                weight = term.residual.term.weight / len(own)
-                for chunk in self._chunks(term, own):
-                    yield self._block(number, weight, term, chunk)
-
+        tasks = [
+            partial(self._block, number, term.residual.term.weight / len(own), term, chunk)
+            for number, (term, own) in enumerate(zip(self.terms, points, strict=True))
+            for chunk in self._chunks(term, own)
+        ]
         needed = sum(
             self._bytes_per_point(t) * len(p) for t, p in zip(self.terms, points, strict=True)
         )
-        return Linearisation(self, blocks, keep=needed <= self.memory)
+        return Linearisation(self, tasks, keep=needed <= self.memory)
 
     def _bytes_per_point(self, term: CompiledTerm) -> int:
         size = torch.finfo(self.dtype).bits // 8
@@ -401,67 +410,89 @@ class _Collector:
 class Linearisation:
     """The residual r and products with its Jacobian J, weighted so that the loss is ½‖r‖².
 
-    Residual-space vectors are flat, over blocks, points and equations in that order. Iterating
-    yields the blocks; they are valid as long as the net's parameters don't change.
+    Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
+    are functions that return them: kept, or computed anew at each call; they are valid as long
+    as the net's parameters don't change.
     """
 
     def __init__(
-        self, system: System, make: Callable[[], Iterator[Block]], *, keep: bool = True
+        self, system: System, tasks: Sequence[Callable[[], Block]], *, keep: bool = True
     ) -> None:
         self.system = system
-        self._make = make
-        self._kept: list[Block] | None = list(make()) if keep else None
-        self._sizes: list[tuple[int, int]] = []
-        residuals, losses = [], [0.0] * len(system.terms)
-        for block in self:
-            residuals.append(math.sqrt(block.weight) * block.residual.reshape(-1))
-            self._sizes.append((block.batch, block.equations))
-            scale = system.terms[block.term].residual.term.weight
-            losses[block.term] += float(0.5 * block.weight / scale * block.residual.square().sum())
-        self.residual = torch.cat(residuals)
-        self.losses = losses
+        self.blocks: list[Callable[[], Block]] = list(tasks)
+        if keep:
+            made = system.workers.map(lambda task: task(), tasks)
+            self.blocks = [partial(_itself, block) for block in made]
+        heads = system.workers.map(lambda make: _head(make()), self.blocks)
+        self._sizes = [residual.shape for _, _, residual in heads]
+        self.losses = [0.0] * len(system.terms)
+        for term, weight, residual in heads:
+            scale = weight / system.terms[term].residual.term.weight
+            self.losses[term] += float(0.5 * scale * residual.square().sum())
+        self.residual = torch.cat([math.sqrt(w) * r.reshape(-1) for _, w, r in heads])
         self.loss = float(0.5 * self.residual.square().sum())
 
     def __iter__(self) -> Iterator[Block]:
-        return iter(self._kept) if self._kept is not None else self._make()
+        return (make() for make in self.blocks)
 
     def _split(self, w: Tensor) -> list[Tensor]:
-        pieces = w.split([b * e for b, e in self._sizes])
-        return [p.view(b, e) for p, (b, e) in zip(pieces, self._sizes, strict=True)]
+        pieces = w.split([math.prod(size) for size in self._sizes])
+        return [p.view(size) for p, size in zip(pieces, self._sizes, strict=True)]
 
-    @torch.no_grad()
     def jvp(self, v: Direction) -> Tensor:
         """J v, flat."""
         return self.jvp_by_layer(v).sum(0)
 
-    @torch.no_grad()
     def jvp_by_layer(self, v: Direction) -> Tensor:
         """The contribution of each entry of v to J v, [len(v), residuals]; they sum to J v."""
-        parts = []
-        for block in self:
-            result = block.residual.new_zeros(len(v), block.batch, block.equations)
-            for number, layer in enumerate(block.layers):
-                _layer_jvp(layer, v[number], result[number])
-            if block.dense is not None:
-                result[-1] = torch.einsum("ebp,p->be", block.dense, v[-1])
-            parts.append(math.sqrt(block.weight) * result.flatten(1))
+        parts = self.system.workers.map(lambda make: _block_jvp(make(), v), self.blocks)
         return torch.cat(parts, dim=1)
 
-    @torch.no_grad()
     def vjp(self, w: Tensor) -> Direction:
         """Jᵀ w for a flat w."""
-        total = self.system.zeros()
-        for block, piece in zip(self, self._split(w), strict=True):
-            scaled = math.sqrt(block.weight) * piece
-            for number, layer in enumerate(block.layers):
-                _layer_vjp(layer, scaled, total[number])
-            if block.dense is not None:
-                total[-1] += torch.einsum("ebp,be->p", block.dense, scaled)
+        workers = self.system.workers
+        pairs = list(zip(self.blocks, self._split(w), strict=True))
+        groups = workers.map(lambda group: _group_vjp(self.system, group), workers.groups(pairs))
+        total, *rest = groups
+        for other in rest:
+            for own, value in zip(total, other, strict=True):
+                own += value
         return total
 
     def gradient(self) -> Direction:
         """∇ loss = Jᵀ r."""
         return self.vjp(self.residual)
+
+
+def _itself(block: Block) -> Block:
+    return block
+
+
+def _head(block: Block) -> tuple[int, float, Tensor]:
+    return block.term, block.weight, block.residual
+
+
+@torch.no_grad()
+def _block_jvp(block: Block, v: Direction) -> Tensor:
+    result = block.residual.new_zeros(len(v), block.batch, block.equations)
+    for number, layer in enumerate(block.layers):
+        _layer_jvp(layer, v[number], result[number])
+    if block.dense is not None:
+        result[-1] = torch.einsum("ebp,p->be", block.dense, v[-1])
+    return math.sqrt(block.weight) * result.flatten(1)
+
+
+@torch.no_grad()
+def _group_vjp(system: System, group: Sequence[tuple[Callable[[], Block], Tensor]]) -> Direction:
+    total = system.zeros()
+    for make, piece in group:
+        block = make()
+        scaled = math.sqrt(block.weight) * piece
+        for number, layer in enumerate(block.layers):
+            _layer_vjp(layer, scaled, total[number])
+        if block.dense is not None:
+            total[-1] += torch.einsum("ebp,be->p", block.dense, scaled)
+    return total
 
 
 def _layer_jvp(layer: Layer, v: Tensor, out: Tensor) -> None:
@@ -492,7 +523,7 @@ def _layer_vjp(layer: Layer, w: Tensor, total: Tensor) -> None:
                 total[:, inputs] += scaled[i].sum(0)
 
 
-# -- algebra on directions --------------------------------------------------------------------------
+# -- algebra on directions ----------------------------------------------------------------------
 def inner(a: Direction, b: Direction) -> float:
     """⟨a, b⟩."""
     return float(sum(torch.sum(x * y) for x, y in zip(a, b, strict=True)))

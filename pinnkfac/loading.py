@@ -39,7 +39,7 @@ class PdeFile:
             if parameter.default is inspect.Parameter.empty:
                 raise UserError(
                     f"{self.path.name}: {self.name}({parameter.name}) has no default value: "
-                    f"give one, such as {parameter.name}=1.0, so that pde.{parameter.name} is optional"
+                    f"give one, such as {parameter.name}=1.0, to make pde.{parameter.name} optional"
                 )
             result[parameter.name] = parameter.default
         return result
@@ -157,7 +157,7 @@ def _line_in(error: Exception, path: Path) -> str:
         return f", line {error.lineno},"
     trace, line = error.__traceback__, ""
     while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == path:
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = f", line {trace.tb_lineno},"
         trace = trace.tb_next
     return line

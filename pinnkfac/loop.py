@@ -22,11 +22,16 @@ class PointSettings:
 
     A term's number is ``numbers[name]``, else the term's own ``points``, else ``interior`` for a
     region of full dimension and ``lower`` for faces and slices; ``scale`` multiplies all but
-    ``numbers``. ``every``: draw new points every k steps; 0 keeps the first ones.
+    ``numbers``. ``every``: draw new points every k steps; 0 keeps them. ``gap``: beside that,
+    every ``check`` steps the loss is evaluated on new points, and these replace the old ones where
+    it exceeds ``gap`` times the loss trained on: the net has begun to fit the points instead of
+    the equation. None: never.
     """
 
     sampling: Sampling = field(default_factory=Uniform)
     every: int = 0
+    gap: float | None = 3.0
+    check: int = 10
     interior: int = 1000
     lower: int = 200
     scale: float = 1.0
@@ -53,6 +58,7 @@ class PointSource:
         self.settings = settings
         self.generator = generator
         self.current: list[TermPoints] = []
+        self.exchanged = 0
         names = [t.residual.term.name for t in system.terms]
         for name in settings.numbers:
             if name not in names:
@@ -66,18 +72,27 @@ class PointSource:
         number = term.points or (settings.interior if full else settings.lower)
         return max(1, round(number * settings.scale))
 
-    def at(self, step: int) -> list[TermPoints]:
-        """The points of a step: those of the last one, or new ones when it is time."""
-        every = self.settings.every
-        if not self.current or (every and step % every == 0):
-            terms = [t.residual.term for t in self.system.terms]
-            self.current = self.system.prepare(
-                [
-                    t.where.draw(self.number(t), self.settings.sampling, self.generator)
-                    for t in terms
-                ]
-            )
+    def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
+        """The points of a step: those of the last one, or new ones when it is time.
+
+        ``loss`` is the last loss on the current points.
+        """
+        settings = self.settings
+        if not self.current or (settings.every and step % settings.every == 0):
+            self.current = self._draw()
+        elif settings.gap is not None and step % settings.check == 0:
+            fresh = self._draw()
+            if self.system.loss(fresh) > settings.gap * loss:
+                self.current = fresh
+                self.exchanged += 1
         return self.current
+
+    def _draw(self) -> list[TermPoints]:
+        terms = [t.residual.term for t in self.system.terms]
+        sampling, generator = self.settings.sampling, self.generator
+        return self.system.prepare(
+            [t.where.draw(self.number(t), sampling, generator) for t in terms]
+        )
 
 
 @dataclass
@@ -110,7 +125,7 @@ def run(
         reason = _reason(progress, stop)
         if reason:
             return progress, reason
-        report = stepper.update(source.at(progress.step))
+        report = stepper.update(source.at(progress.step, progress.loss))
         progress.step += 1
         progress.report = report
         progress.loss = system.weighted(report.losses)

@@ -227,12 +227,14 @@ class Residual:
         if remainder is not None:
             matrix = self._matrix(z)
             return remainder + z @ matrix.T, matrix[:, None, :], None
-        r, pull = vjp(self._function(points), z, theta.expand(len(points), -1).contiguous())
+        r, pull = vjp(  # type: ignore[misc]
+            self._function(points), z, theta.expand(len(points), -1).contiguous()
+        )
         slots, parameters = [], []
         for e in range(self.equations):
             seed = torch.zeros_like(r)
             seed[:, e] = 1.0
-            by_slot, by_parameter = pull(seed)
+            by_slot, by_parameter = pull(seed)  # type: ignore[misc]
             slots.append(by_slot)
             parameters.append(by_parameter)
         return r, torch.stack(slots), torch.stack(parameters) if self.parameters else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -73,11 +74,15 @@ def solve_configured(
     config: DictConfig, problem: Problem, name: str, folder: RunFolder | None
 ) -> Result:
     """Run a composed configuration on a problem."""
-    _set_threads(config.threads)
     dtype, device = _dtype(config.dtype), _device(config.device)
+    workers = _workers(config.threads, device)
     net = make_net(problem, config.net, int(config.seed)).to(device=device, dtype=dtype)
     system = System(
-        problem, net, published_rows=config.published_rows, memory=config.memory * 2**30
+        problem,
+        net,
+        published_rows=config.published_rows,
+        memory=config.memory * 2**30,
+        workers=workers,
     )
     generators = _generators(int(config.seed))
     source = PointSource(system, build(config.points), generators["points"])
@@ -154,11 +159,22 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        if threads < 1:
-            raise UserError(f"threads={threads}: at least 1, or null for all")
-        torch.set_num_threads(threads)
+def _workers(threads: int | None, device: torch.device) -> int:
+    """Threads for chunks of points; torch itself then works on one thread in each of them."""
+    if threads is not None and threads < 1:
+        raise UserError(f"threads={threads}: at least 1, or null for all")
+    if device.type != "cpu":
+        return 1
+    torch.set_num_threads(1)
+    return threads or available_cores()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
 
 
 class Watcher:
@@ -274,7 +290,7 @@ def _finish(
         "seed": config.seed,
         "device": str(system.device),
         "dtype": str(system.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        "threads": system.workers.number,
         "versions": _versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

@@ -84,7 +84,10 @@ def functional(d: int, f: Callable[[Tensor], Tensor], g: Callable[[Tensor], Tens
 
 def deep_linear(d: int, widths: Sequence[int] = (3, 4, 3), outputs: int = 1) -> nn.Module:
     sizes = [d, *widths, outputs]
-    return nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
+    net = nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
+    for parameter in net.parameters():  # larger than torch's own, so that all rows matter
+        nn.init.normal_(parameter)
+    return net
 
 
 def _buffered(d: int) -> nn.Module:
@@ -129,8 +132,8 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "own activation": lambda d: sequential(d, Gaussian),
     "sin and cos": lambda d: functional(d, torch.sin, torch.cos),
     "sin and exp methods": lambda d: functional(d, lambda z: z.sin(), lambda z: z.exp()),
-    "functions of torch.nn": lambda d: functional(d, nn.functional.silu, nn.functional.softplus),
-    "gelu and sigmoid": lambda d: functional(d, nn.functional.gelu, torch.sigmoid),
+    "functions of torch.nn": lambda d: functional(d, nn.functional.gelu, nn.functional.softplus),
+    "functions and methods": lambda d: functional(d, torch.sigmoid, lambda z: z.tanh()),
     "powers": lambda d: functional(d, lambda z: z**3, torch.square),
     "power 1 and 5": lambda d: functional(d, lambda z: z**1, lambda z: torch.pow(z, 5)),
     "Mlp of sin": lambda d: Mlp(d, 2, (4, 3), "sin"),

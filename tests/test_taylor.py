@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from examples import FLOAT, NETS, FirstOrderOnly, Gaussian, Net, TooShort, linear, sequential
-from oracles import assert_close, derivatives, operator
+from oracles import assert_close, but_known, derivatives, flat, jacobian, operator
 from torch import nn
 
-from pinnkfac import Box, Problem, Term, UserError, lap
+from pinnkfac import Box, Problem, Term, Uniform, UserError, lap
 from pinnkfac.field import Context, Coordinates, Form, grad, multi_indices
 from pinnkfac.linearise import System
-from pinnkfac.nets import FixedLinear, InputScaling, Mlp, Scale
+from pinnkfac.nets import Activation, FixedLinear, InputScaling, Mlp, Scale
 from pinnkfac.nets.mlp import ACTIVATIONS
 from pinnkfac.residual import record
 from pinnkfac.taylor import activations
@@ -371,6 +371,104 @@ def test_what_is_refused_runs_in_torch():
             build()(points(2))
 
 
+# -- no net is silently another one --------------------------------------------------------------
+def _two_inputs():
+    class TwoInputs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = linear(2, 4), linear(4, 1)
+
+        def forward(self, x, t):
+            return self.b(torch.tanh(self.a(x) + self.a(t)))
+
+    return TwoInputs()
+
+
+def _in_place(net, x):
+    z = net.a(x)
+    w = z
+    w += torch.tanh(z)
+    return net.b(z)
+
+
+def _buffer_wider_than_the_layer(f):
+    net = Net(lambda net, x: net.b(torch.tanh(f(net.one(x), net.k))), one=linear(2, 1))
+    net.b = linear(4, 1)
+    net.register_buffer("k", torch.arange(1.0, 5.0, dtype=FLOAT))
+    return net
+
+
+class _DoubleLinear(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class _DoubleTanh(nn.Tanh):
+    def forward(self, z):
+        return 2 * super().forward(z)
+
+
+UNUSUAL = {
+    "two inputs": _two_inputs,
+    "addition in place": lambda: tiny(_in_place),
+    "subclass of Linear": lambda: nn.Sequential(
+        _DoubleLinear(2, 4, dtype=FLOAT), nn.Tanh(), linear(4, 1)
+    ),
+    "subclass of Tanh": lambda: middle(_DoubleTanh()),
+    "sum with one feature": lambda: tiny(
+        lambda net, x: net.b(torch.tanh(net.a(x)) + net.one(x)), one=linear(2, 1)
+    ),
+    "product with a wider buffer": lambda: _buffer_wider_than_the_layer(lambda z, k: z * k),
+    "sum with a wider buffer": lambda: _buffer_wider_than_the_layer(lambda z, k: k - z),
+    "wider Scale": lambda: Net(
+        lambda net, x: net.b(net.s(net.one(x))), one=linear(2, 1), b=linear(4, 1), s=Scale(4)
+    ),
+    "cat by keyword": lambda: tiny(lambda net, x: net.b(torch.cat(tensors=[net.a(x)], dim=-1))),
+    "layer by keyword": lambda: tiny(lambda net, x: net.b(torch.tanh(net.a(input=x)))),
+    "silu": lambda: tiny(lambda net, x: net.b(nn.functional.silu(net.a(x)))),
+    "one linear layer": lambda: linear(2, 1),
+}
+
+
+KNOWN = {
+    "two inputs": "every argument of forward is taken for the coordinates",
+    "addition in place": "z += y leaves other names of z as they were",
+    "subclass of Linear": "the forward of a subclass is not looked at",
+    "subclass of Tanh": "the forward of a subclass is not looked at",
+    **dict.fromkeys(
+        (
+            "sum with one feature",
+            "product with a wider buffer",
+            "sum with a wider buffer",
+            "wider Scale",
+        ),
+        "the backward pass does not sum over broadcast features",
+    ),
+    "cat by keyword": "ends in an IndexError",
+    "layer by keyword": "ends in a ValueError",
+}
+
+
+@pytest.mark.parametrize("name", but_known(UNUSUAL, KNOWN))
+def test_unusual_nets_are_right_or_refused(name):
+    net = UNUSUAL[name]()
+    box = Box(x=(0, 1), y=(0, 1))
+    problem = Problem(fields=("u",), terms=[Term("eq", box.interior, lambda u, at: u + lap(u))])
+    try:
+        system = System(problem, net)
+    except UserError as error:
+        assert str(error).startswith("net: ")
+        return
+    x = box.interior.draw(BATCH, Uniform(), torch.Generator())
+    linearisation = system.linearise(system.prepare([x]))
+    full = derivatives(net, x.coordinates, 2)
+    expected = (full[0] + full[2][..., 0, 0] + full[2][..., 1, 1])[:, 0] / BATCH**0.5
+    assert_close(linearisation.residual, expected, RTOL)
+    prepared = system.prepare([x])
+    assert_close(flat(linearisation.gradient()), jacobian(system, prepared).T @ expected, RTOL)
+
+
+# -- refusals that need a problem ----------------------------------------------------------------
 @pytest.mark.parametrize("kind", [FirstOrderOnly, TooShort])
 def test_an_activation_with_too_few_derivatives_is_refused(kind):
     net = sequential(2, kind, outputs=1)
@@ -380,23 +478,15 @@ def test_an_activation_with_too_few_derivatives_is_refused(kind):
         return System(Problem(fields=("u",), terms=[Term("eq", box.interior, residual)]), net)
 
     enough = system(lambda u, at: u.x)
-    points = enough.prepare([box.interior.draw(3, _uniform(), torch.Generator())])
-    assert enough.linearise(points).residual.shape == (3,)
+    drawn = [box.interior.draw(BATCH, Uniform(), torch.Generator())]
+    assert enough.linearise(enough.prepare(drawn)).residual.shape == (BATCH,)
     with pytest.raises(UserError, match=kind.__name__) as caught:
         short = system(lambda u, at: u.xx)
-        short.linearise(short.prepare([box.interior.draw(3, _uniform(), torch.Generator())]))
+        short.linearise(short.prepare(drawn))
     assert "3" in str(caught.value) and "tower" in str(caught.value)
 
 
-def _uniform():
-    from pinnkfac import Uniform
-
-    return Uniform()
-
-
 def test_an_activation_without_a_tower_says_what_to_define():
-    from pinnkfac.nets import Activation
-
     with pytest.raises(NotImplementedError, match="tower"):
         Activation()(torch.zeros(2))
 
@@ -423,6 +513,6 @@ def test_a_recorded_term_gives_the_plan_its_slots():
     box = Box(t=(0, 1), x=(0, 1))
     term = Term("burgers", box.interior, lambda u, at: u.t + u * u.x - 0.1 * u.xx)
     problem = Problem(fields=("u",), terms=[term])
-    drawn = box.interior.draw(3, _uniform(), torch.Generator())
+    drawn = box.interior.draw(3, Uniform(), torch.Generator())
     plan = make_plan(record(term, problem, drawn).slots, 2)
     assert len(plan.slots) == 3 and len(plan.rows) == 3

@@ -18,6 +18,7 @@ u_xx − u_t/ν, metres or millimetres), and rows that do not enter the residual
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -79,6 +80,17 @@ class _Sums:
     batch: int = 0
     root_a: Tensor | None = None
     root_b: Tensor | None = None
+
+    def like(self) -> _Sums:
+        """Empty sums with the same weights of rows, for another thread."""
+        empty = torch.zeros_like(self.a), torch.zeros_like(self.b)
+        return _Sums(*empty, root_a=self.root_a, root_b=self.root_b)
+
+    def plus(self, other: _Sums) -> None:
+        self.a += other.a
+        self.b += other.b
+        self.count_a += other.count_a
+        self.batch += other.batch
 
 
 def _active(layer: Layer) -> list[int]:
@@ -164,6 +176,29 @@ def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]], settings:
             own.root_a, own.root_b = own.root_a.sqrt(), own.root_b.sqrt()
 
 
+def _noise(linearisation: Linearisation, generator: Generator | None) -> list[Tensor]:
+    """Standard normal weights [batch, equation] for every block, drawn in order."""
+    result = []
+    for block in linearisation:
+        shape = (block.batch, block.equations)
+        draw = torch.randn(shape, dtype=torch.float64, generator=generator)
+        result.append(draw.to(block.residual))
+    return result
+
+
+@torch.no_grad()
+def _add_block(sums: list[_Sums], block: Block, settings: Factors, noise: Tensor | None) -> None:
+    for own, layer in zip(sums, block.layers, strict=True):
+        own.batch += block.batch
+        _add_inputs(own, layer, settings)
+        for rows, g in _vectors(block, layer, settings.backpropagated, noise):
+            scaled = g if own.root_a is None else g * own.root_a[rows][:, None, None]
+            if settings.sharing == "reduce":
+                own.b += gram(scaled.sum(0))
+            else:
+                own.b += gram(scaled.reshape(-1, g.shape[-1]))
+
+
 @torch.no_grad()
 def factors(
     linearisation: Linearisation, settings: Factors, generator: Generator | None = None
@@ -173,21 +208,23 @@ def factors(
     sums = [[_empty(v) for v in system.zeros()[: len(system.graph.linears)]] for _ in system.terms]
     if settings.sharing == "weighted":
         _weigh_rows(linearisation, sums, settings)
-    for block in linearisation:
-        noise = None
-        if settings.backpropagated == "monte-carlo":
-            noise = torch.randn(
-                block.batch, block.equations, dtype=torch.float64, generator=generator
-            ).to(block.residual)
-        for own, layer in zip(sums[block.term], block.layers, strict=True):
-            own.batch += block.batch
-            _add_inputs(own, layer, settings)
-            for rows, g in _vectors(block, layer, settings.backpropagated, noise):
-                scaled = g if own.root_a is None else g * own.root_a[rows][:, None, None]
-                if settings.sharing == "reduce":
-                    own.b += gram(scaled.sum(0))
-                else:
-                    own.b += gram(scaled.reshape(-1, g.shape[-1]))
+    noise = _noise(linearisation, generator) if settings.backpropagated == "monte-carlo" else None
+    workers = system.workers
+    numbered = list(enumerate(linearisation.blocks))
+    groups = workers.groups(numbered)
+    copies = [sums, *([[s.like() for s in layers] for layers in sums] for _ in groups[1:])]
+
+    def add(task: tuple[list[list[_Sums]], Sequence[tuple[int, Callable[[], Block]]]]) -> None:
+        own, group = task
+        for number, make in group:
+            block = make()
+            _add_block(own[block.term], block, settings, None if noise is None else noise[number])
+
+    workers.map(add, list(zip(copies, groups, strict=True)))
+    for other in copies[1:]:
+        for own_layers, layers in zip(sums, other, strict=True):
+            for own, value in zip(own_layers, layers, strict=True):
+                own.plus(value)
     return [[_finish(s, settings) for s in layers] for layers in sums]
 
 

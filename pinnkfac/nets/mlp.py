@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pinnkfac.errors import UserError, suggest
-from pinnkfac.taylor.activations import Activation
 from pinnkfac.taylor import activations
+from pinnkfac.taylor.activations import Activation
 
 
 class Sine(Activation):
@@ -73,7 +74,7 @@ class Mlp(nn.Module):
             features = getattr(module, "features", features)
         sizes = [features, *(int(w) for w in widths), outputs]
         self.layers = nn.ModuleList(
-            nn.Linear(a, b, dtype=torch.float64) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)
         )
         self.activations = nn.ModuleList(activation(activation_name) for _ in widths)
 

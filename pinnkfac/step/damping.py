@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 class Damping(Protocol):
     """``start`` is λ of step 0; ``after(λ, ratio, step)`` is the next one, where ``ratio`` is the
-    reduction of the loss over the one that the quadratic model predicted (NaN: not known)."""
+    reduction of the loss over the one that the quadratic model predicted (NaN: not known, or the
+    step was rejected). ``needs_ratio``: whether it has to be computed."""
 
+    needs_ratio: ClassVar[bool]
     start: float
 
     def after(self, damping: float, ratio: float, step: int) -> float: ...
@@ -20,6 +22,7 @@ class Damping(Protocol):
 class Constant:
     """The same λ in every step."""
 
+    needs_ratio: ClassVar[bool] = False
     start: float = 1e-6
 
     def after(self, damping: float, ratio: float, step: int) -> float:
@@ -30,6 +33,7 @@ class Constant:
 class Exponential:
     """λ_k = max(start · factor^k, lowest)."""
 
+    needs_ratio: ClassVar[bool] = False
     start: float = 1e-2
     factor: float = 0.99
     lowest: float = 1e-12
@@ -42,6 +46,7 @@ class Exponential:
 class Steps:
     """λ is multiplied by ``factor`` after every ``every`` steps, down to ``lowest``."""
 
+    needs_ratio: ClassVar[bool] = False
     start: float = 1e-2
     factor: float = 0.1
     every: int = 100
@@ -60,6 +65,7 @@ class LevenbergMarquardt:
     [lowest, highest].
     """
 
+    needs_ratio: ClassVar[bool] = True
     start: float = 1e-2
     lower: float = 0.8
     higher: float = 1.5

@@ -6,10 +6,13 @@ q(c) = bᵀc + ½ cᵀ(M + λ D)c with b_i = ⟨∇loss, d_i⟩, M_ij = ⟨J d_i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pinnkfac.linearise import Direction, Linearisation
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,40 @@ def minimise(slopes: Tensor, products: Tensor, norms: Tensor, damping: float) ->
     c = torch.where(used, (vectors @ inside) / scale, torch.zeros_like(scale))
     predicted = -float(b @ c + 0.5 * c @ products.double().cpu() @ c)
     return Minimum(c, predicted)
+
+
+def best_combination(
+    linearisation: Linearisation,
+    gradient: Direction,
+    sources: list[Direction],
+    damping: float,
+    *,
+    by_layer: bool,
+) -> tuple[Direction, float]:
+    """The combination of directions that minimises the damped model, and its predicted reduction.
+
+    With ``by_layer`` every layer of every direction has a coefficient of its own. Where the loss
+    or a direction is not finite, the combination is zero and the prediction NaN.
+    """
+    layers = len(gradient)
+    images, slopes = [], []
+    for source in sources:
+        image = linearisation.jvp_by_layer(source)
+        slope = torch.stack([(g * v).sum() for g, v in zip(gradient, source, strict=True)])
+        images.append(image if by_layer else image.sum(0, keepdim=True))
+        slopes.append(slope if by_layer else slope.sum(0, keepdim=True))
+    rows = []
+    for a in sources:
+        dots = [torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]) for b in sources]
+        rows.append(torch.cat([torch.diag(d) if by_layer else d.sum().view(1, 1) for d in dots], 1))
+    image, slope, norms = torch.cat(images), torch.cat(slopes), torch.cat(rows)
+    products = image @ image.T
+    if not bool(torch.isfinite(products).all() and torch.isfinite(slope).all()):
+        return [torch.zeros_like(v) for v in gradient], math.nan
+    minimum = minimise(slope, products, norms, damping)
+    c = minimum.coefficients.to(gradient[0]).view(len(sources), -1).expand(-1, layers)
+    direction = [torch.zeros_like(v) for v in gradient]
+    for i, source in enumerate(sources):
+        for layer, v in enumerate(source):
+            direction[layer] += c[i, layer] * v
+    return direction, minimum.predicted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Activation(nn.Module):
         return self.tower(z, 0)[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _polynomial(kind: str, n: int) -> tuple[int, ...]:
     """Coefficients (lowest first) of Q_n, where σ^(n) = σ'·Q_n(σ).
 

@@ -136,7 +136,12 @@ def _value_plan(dimension: int) -> Plan:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        known = (nn.Linear, *rules.MODULES, *activations.MODULES, *activations.NOT_SMOOTH)
+        known: tuple[type[nn.Module], ...] = (
+            nn.Linear,
+            *rules.MODULES,
+            *activations.MODULES,
+            *activations.NOT_SMOOTH,
+        )
         return isinstance(module, known) or super().is_leaf_module(module, qualified_name)
 
 
@@ -248,7 +253,7 @@ class _Builder:
         elif function in rules.BINARY and len(args) == 2 and not node.kwargs:
             self._binary(node, function, args)
         elif function in (operator.truediv, torch.div, "div") and args[1] not in self.index:
-            constant = self.constants.get(args[1], args[1])  # type: ignore[arg-type]
+            constant: Any = self.constants.get(args[1], args[1])  # type: ignore[arg-type]
             self._add(node, Shift(1.0 / constant), args[0])  # type: ignore[arg-type]
         else:
             raise UserError(

@@ -404,7 +404,7 @@ def _check_features(name: str, jet: Jet, expected: int) -> None:
         )
 
 
-# -- the table --------------------------------------------------------------------------------------
+# -- the table ---------------------------------------------------------------------------------
 def elementwise_module(module: nn.Module) -> Rule | None:
     """The rule of an activation module, or None where it is not one."""
     for kind, tower_of in activations.MODULES.items():

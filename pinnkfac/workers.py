@@ -1,0 +1,38 @@
+"""Threads that work on pieces of the points side by side.
+
+Chunks of points are independent and small enough for the cache, so one thread a chunk keeps every
+core busy with whole passes, where threads inside single products would wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """A fixed number of threads; results come in the order of the items."""
+
+    def __init__(self, number: int = 1) -> None:
+        self.number = max(1, number)
+        self._pool = ThreadPoolExecutor(self.number) if self.number > 1 else None
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        if self._pool is None:
+            return [function(item) for item in items]
+        return list(self._pool.map(function, items))
+
+    def groups(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """The items in at most ``number`` contiguous groups of about equal length.
+
+        Sums over a group are made in place by one thread, so that results depend on the number
+        of threads alone, never on their timing.
+        """
+        pieces = min(self.number, len(items))
+        edges = [round(i * len(items) / pieces) for i in range(pieces + 1)] if pieces else []
+        return [items[a:b] for a, b in pairwise(edges)]

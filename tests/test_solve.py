@@ -1,0 +1,216 @@
+"""The Python way: solve() from names, functions and problems, with the overrides of the command."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, solve
+from pinnkfac.run_folder import parameters_sha256
+
+SMALL = ("net.widths=[16,16]", "stop.seconds=null", "threads=1")
+
+
+def poisson() -> Problem:
+    box = Box(x=(0, 1), y=(0, 1))
+
+    def solution(at):
+        return torch.sin(math.pi * at.x) * torch.sin(math.pi * at.y)
+
+    return Problem(
+        fields=("u",),
+        terms=[
+            Term("inside", box.interior, lambda u, at: lap(u) + 2 * math.pi**2 * solution(at)),
+            Term("edge", box.boundary, lambda u, at: u),
+        ],
+        solution=solution,
+    )
+
+
+@pytest.mark.parametrize("step", ["kfac", "kfac_star", "adam", "sgd", "lbfgs", "kfac_published"])
+def test_every_step_lowers_the_loss_through_the_same_loop(step):
+    result = solve(poisson, *SMALL, f"step={step}", "stop.steps=10", "points.interior=100")
+    assert result.summary["step"] == step
+    assert result.summary["steps"] == 10
+    assert result.stop_reason == "10 steps done (stop.steps)"
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+@pytest.mark.parametrize("step", ["kfac", "kfac_star"])
+def test_kfac_reaches_a_small_error_in_few_steps(step):
+    result = solve(poisson(), *SMALL, f"step={step}", "stop.steps=150", "points.interior=300")
+    assert result.errors is not None
+    assert result.errors.relative_l2 < 5e-2
+
+
+def test_equal_seeds_give_equal_parameters_and_other_seeds_do_not():
+    runs = [
+        solve(poisson, *SMALL, "stop.steps=5", "points.interior=50", f"seed={seed}")
+        for seed in (3, 3, 4)
+    ]
+    digests = [run.summary["parameters_sha256"] for run in runs]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_is_that_of_the_final_parameters():
+    result = solve(poisson, *SMALL, "stop.steps=2", "points.interior=50")
+    net = result.solution.net
+    values = [
+        torch.cat([layer.weight.detach(), layer.bias.detach()[:, None]], 1) for layer in net.layers
+    ]
+    assert parameters_sha256(values) == result.summary["parameters_sha256"]
+    assert sum(p.numel() for p in net.parameters()) == result.summary["parameters"]
+
+
+def test_errors_are_those_of_the_solution_on_unseen_points():
+    result = solve(poisson, *SMALL, "stop.steps=3", "points.interior=50")
+    x = torch.rand(20_000, 2, dtype=torch.float64)
+    exact = (torch.sin(math.pi * x[:, 0]) * torch.sin(math.pi * x[:, 1]))[:, None]
+    difference = result.solution(x) - exact
+    rms = float(difference.square().mean().sqrt())
+    relative = float(difference.norm() / exact.norm())
+    assert result.summary["rms_error"] == pytest.approx(rms, rel=0.1)
+    assert result.summary["relative_l2_error"] == pytest.approx(relative, rel=0.1)
+
+
+def test_a_folder_holds_configuration_metrics_summary_checkpoint_and_pictures(tmp_path):
+    result = solve(poisson, *SMALL, "stop.steps=4", "points.interior=50", folder=tmp_path / "run")
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert files == {
+        "checkpoint.pt",
+        "config.yaml",
+        "history.png",
+        "metrics.jsonl",
+        "solution.png",
+        "summary.json",
+    }
+    records = [json.loads(s) for s in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records][:3] == [1, 2, 4]
+    assert set(records[0]["losses"]) == {"inside", "edge"}
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["parameters_sha256"] == result.summary["parameters_sha256"]
+    state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert state["step"] == 4
+    with pytest.raises(UserError, match="holds a finished run"):
+        solve(poisson, *SMALL, "stop.steps=1", folder=tmp_path / "run")
+
+
+def test_an_unknown_coefficient_is_found():
+    true = 0.3
+    box = Box(x=(0, 1), t=(0, 1))
+
+    def field(x, t):
+        return torch.exp(-true * math.pi**2 * t) * torch.sin(math.pi * x)
+
+    def inverse() -> Problem:
+        generator = torch.Generator().manual_seed(1)
+        x, t = torch.rand(2, 200, dtype=torch.float64, generator=generator)
+        kappa = Parameter("kappa", initial=1.0)
+        return Problem(
+            fields=("u",),
+            parameters=(kappa,),
+            terms=[
+                Term("heat", box.interior, lambda u, at: u.t - kappa * lap(u)),
+                Term(
+                    "data",
+                    Points({"x": x, "t": t}, measured=field(x, t)),
+                    lambda u, at: u - at.measured,
+                ),
+            ],
+        )
+
+    result = solve(inverse, *SMALL, "stop.steps=300", "points.interior=200")
+    assert result.coefficients["kappa"] == pytest.approx(true, rel=2e-2)
+    assert result.errors is None
+    assert result.summary["relative_l2_error"] is None
+    assert result.history[0]["coefficients"]["kappa"] != result.coefficients["kappa"]
+
+
+def test_float32_runs_and_is_kept():
+    result = solve(poisson, *SMALL, "stop.steps=5", "points.interior=50", "dtype=float32")
+    assert result.summary["dtype"] == "float32"
+    assert next(result.solution.net.parameters()).dtype == torch.float32
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_arguments_of_the_function_are_settings():
+    def scaled(factor: float = 1.0) -> Problem:
+        box = Box(x=(0, 1))
+        return Problem(
+            fields=("u",),
+            terms=[Term("value", box.interior, lambda u, at: u - factor)],
+            solution=lambda at: factor + 0 * at.x,
+        )
+
+    result = solve(scaled, *SMALL, "pde.factor=2.5", "stop.steps=30")
+    x = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
+    assert torch.allclose(
+        result.solution(x), torch.full((5, 1), 2.5, dtype=torch.float64), atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("option", ["uniform", "sobol", "grid"])
+def test_points_are_drawn_as_configured(option):
+    result = solve(
+        poisson,
+        *SMALL,
+        f"points={option}",
+        "points.every=2",
+        "stop.steps=4",
+        "points.interior=64",
+        "points.lower=16",
+    )
+    assert result.summary["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("net.width=[3]",), "net.width"),
+        (("step=kfak",), "Known: adam"),
+        (("pde.kappa=1",), "pde.kappa"),
+        (("dtype=float16",), "float64"),
+        (("device=warp",), "device=warp"),
+        (("net.activation=relu",), "tanh"),
+        (("net.widths=[0]",), "positive"),
+        (("threads=0",), "at least 1"),
+        (("+points.numbers.innside=5",), "Did you mean 'inside'"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_message(overrides, message):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        solve(poisson, *SMALL, "stop.steps=1", *overrides)
+
+
+def test_every_stop_says_why():
+    done = solve(poisson, *SMALL, "stop.steps=500", "stop.loss=1e3", "points.interior=50")
+    assert "stop.loss" in done.stop_reason
+    done = solve(poisson, *SMALL, "stop.steps=500", "stop.error=1e9", "points.interior=50")
+    assert "relative L2 error" in done.stop_reason
+    done = solve(poisson, "net.widths=[8]", "stop.seconds=0.2", "points.interior=50")
+    assert "stop.seconds" in done.stop_reason
+
+
+def test_a_residual_that_is_not_finite_at_the_start_is_refused():
+    box = Box(x=(0, 1))
+    problem = Problem(
+        fields=("u",), terms=[Term("root", box.interior, lambda u, at: torch.log(-u * u) + u.x)]
+    )
+    with pytest.raises(UserError, match="term 'root': the residual is NaN"):
+        solve(problem, *SMALL, "stop.steps=1")
+
+
+def test_a_solution_of_the_wrong_shape_is_refused():
+    box = Box(x=(0, 1))
+    terms = [Term("value", box.interior, lambda u, at: u)]
+    for solution, message in (
+        (lambda at: (at.x, at.x), "2 values"),
+        (lambda at: torch.stack([at.x, at.x])[None], "shape"),
+        (lambda at: torch.log(at.x - 2), "NaN"),
+    ):
+        problem = Problem(fields=("u",), terms=terms, solution=solution)
+        with pytest.raises(UserError, match=message):
+            solve(problem, *SMALL, "stop.steps=1")

@@ -20,7 +20,7 @@ from pinnkfac.errors import UserError
 from pinnkfac.loading import resource
 
 CONFIG_NAME = "solve"
-GROUPS = ("net", "points", "search", "damping", "step")
+GROUPS = ("net", "points", "search", "damping", "balance", "step")
 
 
 def config_folder() -> str:

@@ -44,6 +44,7 @@ class Layer:
 
     inputs: Tensor
     value_rows: tuple[int, ...]
+    has_bias: bool
     active: list[tuple[int, ...]]
     gradients: list[Tensor]
 
@@ -66,7 +67,8 @@ class Block:
     """The linearisation of one term at some of its points.
 
     ``weight`` is the term's weight over its number of points: the loss is Σ weight/2 · residual².
-    ``residual`` [batch, equation]; ``dense`` [equation, batch, param] or None.
+    ``residual`` [batch, equation], its derivatives and ``dense`` [equation, batch, param] (or
+    None) carry the system's scales.
     """
 
     term: int
@@ -145,6 +147,8 @@ class System:
             [p.initial for p in problem.parameters], dtype=self.dtype, device=self.device
         )
         self.terms = [self._compile(term) for term in problem.terms]
+        self.scales: list[Tensor] | None = None
+        """Factors [equation] on the residuals of each term (see balance.py); None: all 1."""
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
     def _compile(self, term: object) -> CompiledTerm:
@@ -267,16 +271,21 @@ class System:
         return term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
 
     def losses(self, points: Sequence[TermPoints]) -> list[float]:
-        """½ · mean over points of Σ residual² for every term, unweighted."""
+        """½ · mean over points of Σ residual² for every term, as written by the user."""
         return [0.5 * float(r.square().sum() / len(r)) for r in self.residuals(points)]
 
-    def loss(self, points: Sequence[TermPoints]) -> float:
-        """Σ weight · ½ · mean residual²; infinite where it is not a number."""
-        return self.weighted(self.losses(points))
-
     def weighted(self, losses: Sequence[float]) -> float:
+        """Σ weight · loss of the terms; infinite where it is not a number."""
         total = sum(t.residual.term.weight * v for t, v in zip(self.terms, losses, strict=True))
         return total if math.isfinite(total) else math.inf
+
+    def loss(self, points: Sequence[TermPoints]) -> float:
+        """The loss that is trained on, Σ weight · ½ · mean |scale ∘ residual|²; infinite where it
+        is not a number."""
+        residuals = self.residuals(points)
+        if self.scales is not None:
+            residuals = [r * s for r, s in zip(residuals, self.scales, strict=True)]
+        return self.weighted([0.5 * float(r.square().sum() / len(r)) for r in residuals])
 
     # -- linearisation -----------------------------------------------------------------------------
     def linearise(self, points: Sequence[TermPoints]) -> Linearisation:
@@ -307,6 +316,11 @@ class System:
         r, by_slot, by_parameter = term.residual.derivative(
             z, self.coefficients, points, chunk.remainder
         )
+        if self.scales is not None:
+            scale = self.scales[number]
+            r, by_slot = r * scale, by_slot * scale[:, None, None]
+            if by_parameter is not None:
+                by_parameter = by_parameter * scale[:, None, None]
         collected = _Collector(self, term, len(points))
         for equation in range(term.residual.equations):
             for place, (plan, (jet, tape)) in enumerate(zip(term.plans, passes, strict=True)):
@@ -395,7 +409,8 @@ class _Collector:
                 )
                 gradients.append(self._join([adjoint.tensor for _, _, adjoint in found], layer))
             z = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-            result.append(Layer(z, tuple(value_rows), active, gradients))
+            bias = self.system.graph.linears[layer].bias is not None
+            result.append(Layer(z, tuple(value_rows), bias, active, gradients))
         return result
 
     def _join(self, parts: list[Tensor], layer: int) -> Tensor:
@@ -427,8 +442,9 @@ class Linearisation:
         self._sizes = [residual.shape for _, _, residual in heads]
         self.losses = [0.0] * len(system.terms)
         for term, weight, residual in heads:
-            scale = weight / system.terms[term].residual.term.weight
-            self.losses[term] += float(0.5 * scale * residual.square().sum())
+            plain = residual if system.scales is None else residual / system.scales[term]
+            share = weight / system.terms[term].residual.term.weight
+            self.losses[term] += float(0.5 * share * plain.square().sum())
         self.residual = torch.cat([math.sqrt(w) * r.reshape(-1) for _, w, r in heads])
         self.loss = float(0.5 * self.residual.square().sum())
 

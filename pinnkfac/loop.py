@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Generator
 
+from pinnkfac.balance import Balance
 from pinnkfac.domain import Sampling, Uniform
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.linearise import System, TermPoints
@@ -75,7 +76,7 @@ class PointSource:
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
 
-        ``loss`` is the last loss on the current points.
+        ``loss`` is the last one that was trained on with the current points.
         """
         settings = self.settings
         if not self.current or (settings.every and step % settings.every == 0):
@@ -102,6 +103,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     loss: float = math.inf
+    trained_loss: float = math.inf
     rejected: int = 0
     report: Report | None = None
 
@@ -111,12 +113,13 @@ def run(
     stepper: Stepper,
     source: PointSource,
     stop: Stop,
+    balance: Balance,
     watch: Callable[[Progress], float | None],
     progress: Progress | None = None,
 ) -> tuple[Progress, str]:
     """Take steps until a reason to stop; returns it in words.
 
-    ``watch(progress)`` is called after every step (records, displays) and may return a relative
+    ``balance`` rescales the equations every so many steps. ``watch(progress)`` is called after every step (records, displays) and may return a relative
     error that ``stop.error`` is compared with.
     """
     progress = progress or Progress()
@@ -125,10 +128,16 @@ def run(
         reason = _reason(progress, stop)
         if reason:
             return progress, reason
-        report = stepper.update(source.at(progress.step, progress.loss))
+        before = source.current
+        points = source.at(progress.step, progress.trained_loss)
+        rebalanced = balance.every > 0 and progress.step % balance.every == 0
+        if rebalanced:
+            system.scales = balance.scales(system.linearise(points))
+        report = stepper.update(points, same_loss=points is before and not rebalanced)
         progress.step += 1
         progress.report = report
         progress.loss = system.weighted(report.losses)
+        progress.trained_loss = report.trained_loss
         progress.rejected = progress.rejected + 1 if report.length == 0 else 0
         progress.seconds = time.perf_counter() - begin
         error = watch(progress)

@@ -97,7 +97,8 @@ def solve_configured(
         folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
     watcher = Watcher(system, stepper, meter, folder, quiet=config.run.quiet or folder is None)
     watcher.headline(name, config, source)
-    progress, reason = run(system, stepper, source, _stop(config.stop), watcher)
+    stop, balance = _stop(config.stop), build(config.balance)
+    progress, reason = run(system, stepper, source, stop, balance, watcher)
     return _finish(config, name, watcher, progress, reason, generators)
 
 
@@ -329,6 +330,7 @@ def _state(
     return {
         "net": watcher.system.net.state_dict(),
         "coefficients": watcher.system.coefficients,
+        "scales": watcher.system.scales,
         "stepper": watcher.stepper.state_dict(),
         "generators": {k: g.get_state() for k, g in generators.items()},
         "step": progress.step,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +18,6 @@ from pinnkfac.errors import UserError
 DampingKind = Literal["same", "trace-norm", "exact"]
 Pair = tuple[Tensor, Tensor]
 """(A, B) of one Kronecker product."""
-
-
-class Inverse(Protocol):
-    """The inverse of a damped curvature block."""
-
-    def apply(self, v: Tensor) -> Tensor:
-        """C⁻¹ V for V [out, in]."""
-        ...
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,16 +39,21 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass
-class _Eigen(Inverse):
-    """Q_B ((Q_Bᵀ V Q_A) / D) Q_Aᵀ with bases that need not be orthogonal."""
+class EigenInverse:
+    """The inverse of a damped curvature block, K_B ((K_Bᵀ V K_A) / D) K_Aᵀ, with bases that need
+    not be orthogonal."""
 
     base_a: Tensor
     base_b: Tensor
     denominator: Tensor
 
     def apply(self, v: Tensor) -> Tensor:
+        """C⁻¹ V for V [out, in]."""
         inside = (self.base_b.T @ v @ self.base_a) / self.denominator
         return self.base_b @ inside @ self.base_a.T
+
+    def state(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.base_a, self.base_b, self.denominator
 
 
 def damp(pair: Pair, damping: float, kind: DampingKind) -> Pair:
@@ -93,7 +90,7 @@ def _floored(values: Tensor, floor: float) -> Tensor:
 
 def inverse(
     pairs: list[Pair], damping: float, kind: DampingKind = "exact", floor: float = 1e-15
-) -> Inverse:
+) -> EigenInverse:
     """The inverse of a damped sum of one or two Kronecker products.
 
     One product: (A ⊗ B + λ)⁻¹ exactly ('exact', Tikhonov through eigenvalues), or
@@ -114,19 +111,19 @@ def inverse(
     (a1, b1), (a2, b2) = (damp(pair, damping, kind) for pair in pairs)
     base_a, s = _generalised(a1, a2, floor)
     base_b, t = _generalised(b1, b2, floor)
-    return _Eigen(base_a, base_b, 1.0 + torch.outer(t, s))
+    return EigenInverse(base_a, base_b, 1.0 + torch.outer(t, s))
 
 
-def _one(pair: Pair, damping: float, kind: DampingKind, floor: float) -> Inverse:
+def _one(pair: Pair, damping: float, kind: DampingKind, floor: float) -> EigenInverse:
     if kind == "exact":
         a, base_a = symmetric_eigen(pair[0])
         b, base_b = symmetric_eigen(pair[1])
         product = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
-        return _Eigen(base_a, base_b, product.clamp_min(floor * float(product.max())))
+        return EigenInverse(base_a, base_b, product.clamp_min(floor * float(product.max())))
     damped = damp(pair, damping, kind)
     a, base_a = symmetric_eigen(damped[0])
     b, base_b = symmetric_eigen(damped[1])
-    return _Eigen(base_a, base_b, torch.outer(_floored(b, floor), _floored(a, floor)))
+    return EigenInverse(base_a, base_b, torch.outer(_floored(b, floor), _floored(a, floor)))
 
 
 def _generalised(m1: Tensor, m2: Tensor, floor: float) -> tuple[Tensor, Tensor]:

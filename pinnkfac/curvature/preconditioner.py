@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pinnkfac.curvature.kfac import Average
-from pinnkfac.curvature.kronecker import DampingKind, Inverse, inverse, merge, symmetric_eigen
+from pinnkfac.curvature.kronecker import DampingKind, EigenInverse, inverse, merge, symmetric_eigen
 from pinnkfac.errors import UserError
 from pinnkfac.linearise import Direction, Linearisation, System, combine, inner
 
@@ -40,7 +40,7 @@ class Preconditioner:
         self.system = system
         self.average = average
         self.damping = 0.0
-        self._inverses: list[Inverse] = []
+        self._inverses: list[EigenInverse] = []
 
     def update(self, damping: float, step: int) -> None:
         """Invert the averages with a new damping, where it is time to."""
@@ -50,7 +50,7 @@ class Preconditioner:
         weights = [t.residual.term.weight for t in self.system.terms]
         own = self.settings
 
-        def one(layer: int) -> Inverse:
+        def one(layer: int) -> EigenInverse:
             pairs = self.average.layer(layer, weights)
             if own.terms == "merged":
                 pairs = [merge(pairs)]
@@ -69,6 +69,13 @@ class Preconditioner:
             damped = (values.clamp_min(0.0) + self.damping).clamp_min(floor)
             result.append(vectors @ ((vectors.T @ v[-1]) / damped))
         return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"damping": self.damping, "inverses": [i.state() for i in self._inverses]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.damping = state["damping"]
+        self._inverses = [EigenInverse(*tensors) for tensors in state["inverses"]]
 
 
 def conjugate_gradients(

@@ -14,9 +14,11 @@ from pinnkfac.linearise import System, TermPoints
 
 @dataclass(frozen=True)
 class Report:
-    """What a step did. ``losses`` are those of the terms before it, unweighted."""
+    """What a step did. ``losses`` are those of the terms before it, as written by the user;
+    ``trained_loss`` is the sum that the step lowers, with weights and scales."""
 
     losses: list[float]
+    trained_loss: float
     length: float
     damping: float = math.nan
     ratio: float = math.nan
@@ -27,8 +29,12 @@ class Report:
 class Stepper(Protocol):
     """A step in the course of a run: it holds its averages, momentum and damping."""
 
-    def update(self, points: Sequence[TermPoints]) -> Report:
-        """Change the net's parameters once."""
+    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+        """Change the net's parameters once.
+
+        ``same_loss`` is False where points or scales differ from those of the last step, so that
+        the two losses cannot be compared.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -85,25 +85,26 @@ class OptimizerStepper(Stepper):
         self.parameters: Direction = system.get_parameters()
         self.optimizer = make(self.parameters)
 
-    def update(self, points: Sequence[TermPoints]) -> Report:
+    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
         before = [v.clone() for v in self.parameters]
-        losses: list[list[float]] = []
+        found: list[tuple[list[float], float]] = []
 
         def closure() -> float:
             self.system.set_parameters(self.parameters)
             linearisation = self.system.linearise(points)
             for parameter, value in zip(self.parameters, linearisation.gradient(), strict=True):
                 parameter.grad = value
-            losses.append(linearisation.losses)
+            found.append((linearisation.losses, linearisation.loss))
             return linearisation.loss
 
         self.optimizer.step(closure)
         self.system.set_parameters(self.parameters)
         change = combine((1.0, self.parameters), (-1.0, before))
         return Report(
-            losses=losses[0],
+            losses=found[0][0],
+            trained_loss=found[0][1],
             length=1.0 if norm(change) > 0 else 0.0,
-            trials=len(losses),
+            trials=len(found),
             direction_norm=norm(change),
         )
 

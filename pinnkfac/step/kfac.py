@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,12 +90,10 @@ class KfacStepper(Stepper):
         self.past: list[Direction] = []
         self.last_length: float | None = None
         self.pending: tuple[float, float] | None = None
-        self._points: Sequence[TermPoints] | None = None
 
-    def update(self, points: Sequence[TermPoints]) -> Report:
+    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
         linearisation = self.system.linearise(points)
-        self._settle(linearisation.loss, same_points=points is self._points)
-        self._points = points
+        self._settle(linearisation.loss if same_loss else math.nan)
         if self.steps % self.settings.factors.every == 0:
             self.average.update(linearisation, self.generator)
         self.preconditioner.update(self.damping, self.steps)
@@ -102,17 +101,23 @@ class KfacStepper(Stepper):
         newton = self._newton(gradient, linearisation)
         direction, predicted = self._direction(newton, gradient, linearisation)
         slope = inner(gradient, direction)
+        curvature = self._curvature(direction, slope, predicted, linearisation)
         accepted = self._search(direction, slope, linearisation.loss, points)
-        ratio = self._ratio(direction, slope, predicted, linearisation, accepted)
-        used = self.damping
-        if math.isnan(accepted.loss):
-            self.pending = (linearisation.loss, predicted)
-        else:
+        used, ratio = self.damping, math.nan
+        if self.schedule.needs_ratio:
+            a = accepted.length
+            expected = -(a * slope + 0.5 * a * a * curvature)
+            if math.isnan(accepted.loss):
+                self.pending = (linearisation.loss, expected)
+            else:
+                ratio = self._ratio(linearisation.loss, accepted, expected)
+        if self.pending is None:
             self.damping = self.schedule.after(self.damping, ratio, self.steps)
         self._remember(direction, accepted)
         self.steps += 1
         return Report(
             losses=linearisation.losses,
+            trained_loss=linearisation.loss,
             length=accepted.length,
             damping=used,
             ratio=ratio,
@@ -120,13 +125,14 @@ class KfacStepper(Stepper):
             direction_norm=norm(direction),
         )
 
-    def _settle(self, loss: float, *, same_points: bool) -> None:
-        """A step whose loss was not evaluated is judged by the loss of this one, on its points."""
-        if self.pending is not None and same_points:
-            before, predicted = self.pending
-            ratio = (before - loss) / predicted if predicted > 0 else math.nan
-            self.damping = self.schedule.after(self.damping, ratio, self.steps - 1)
-        self.pending = None
+    def _settle(self, loss: float) -> None:
+        """A step whose loss was not evaluated is judged by the loss of the next one."""
+        if self.pending is not None:
+            before, expected = self.pending
+            if not math.isnan(loss):
+                ratio = (before - loss) / expected if expected > 0 else math.nan
+                self.damping = self.schedule.after(self.damping, ratio, self.steps - 1)
+            self.pending = None
 
     def _newton(self, gradient: Direction, linearisation: Linearisation) -> Direction:
         downhill = [-v for v in gradient]
@@ -173,26 +179,23 @@ class KfacStepper(Stepper):
             self.system.set_parameters(combine((1.0, start), (accepted.length, direction)))
         return accepted
 
-    def _ratio(
-        self,
-        direction: Direction,
-        slope: float,
-        predicted: float,
-        linearisation: Linearisation,
-        accepted: Accepted,
+    def _curvature(
+        self, direction: Direction, slope: float, predicted: float, linearisation: Linearisation
     ) -> float:
-        """Actual over predicted reduction of the loss; NaN where it is not known or rejected."""
-        if accepted.length == 0.0 or math.isnan(accepted.loss) or not self.schedule.needs_ratio:
+        """‖J d‖², from the model's prediction −(slope + ‖J d‖²/2) where there is one."""
+        if not math.isnan(predicted):
+            return -2.0 * (predicted + slope)
+        if not self.schedule.needs_ratio:
             return math.nan
-        if self.settings.lengths is not None:
-            if accepted.length != 1.0:
-                return 0.0  # the model's own step did not lower the loss
-        elif math.isnan(predicted):
-            a = accepted.length
-            # The linearisation is that of the parameters before the step, which it keeps.
-            curvature = float(linearisation.jvp(direction).square().sum())
-            predicted = -(a * slope + 0.5 * a * a * curvature)
-        return (linearisation.loss - accepted.loss) / predicted if predicted > 0 else math.nan
+        return float(linearisation.jvp(direction).square().sum())
+
+    def _ratio(self, loss: float, accepted: Accepted, expected: float) -> float:
+        """Actual over expected reduction of the loss; NaN where the step was rejected."""
+        if accepted.length == 0.0:
+            return math.nan
+        if self.settings.lengths is not None and accepted.length != 1.0:
+            return 0.0  # the model's own step did not lower the loss
+        return (loss - accepted.loss) / expected if expected > 0 else math.nan
 
     def _remember(self, direction: Direction, accepted: Accepted) -> None:
         lengths = self.settings.lengths
@@ -207,16 +210,18 @@ class KfacStepper(Stepper):
             self.past = [step, *self.past][: lengths.memory]
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "average": self.average.state_dict(),
-            "damping": self.damping,
-            "steps": self.steps,
-            "past": self.past,
-            "last_length": self.last_length,
-            "pending": self.pending,
+            "preconditioner": self.preconditioner.state_dict(),
+            **{name: getattr(self, name) for name in self._plain},
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = copy.deepcopy(state)
         self.average.load_state_dict(state["average"])
-        for name in ("damping", "steps", "past", "last_length", "pending"):
+        self.preconditioner.load_state_dict(state["preconditioner"])
+        for name in self._plain:
             setattr(self, name, state[name])
+
+    _plain = ("damping", "steps", "past", "last_length", "pending")

@@ -26,6 +26,14 @@ class Search(Protocol):
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted: ...
 
 
+ROUNDING = 1e-13
+"""Falls of the loss below this part of it are rounding, not progress."""
+
+
+def _falls_enough(value: float, loss_0: float, allowed: float) -> bool:
+    return value <= loss_0 + allowed and value < loss_0 * (1.0 - ROUNDING)
+
+
 @dataclass(frozen=True)
 class Fixed:
     """Always the same length; the loss is not evaluated."""
@@ -48,7 +56,7 @@ class Grid:
         lengths = [self.base**k for k in range(self.low, self.high + 1)]
         losses = [loss(length) for length in lengths]
         best = min(range(len(losses)), key=losses.__getitem__)
-        if losses[best] < loss_0:
+        if losses[best] < loss_0:  # as published, however little
             return Accepted(lengths[best], losses[best], len(losses))
         return Accepted(0.0, loss_0, len(losses))
 
@@ -71,7 +79,7 @@ class Backtracking:
         length = self.longest if not last else min(self.longest, self.grow * last)
         for trial in range(1, self.most + 1):
             value = loss(length)
-            if value <= loss_0 + self.sufficient * length * min(slope, 0.0) and value < loss_0:
+            if _falls_enough(value, loss_0, self.sufficient * length * min(slope, 0.0)):
                 return Accepted(length, value, trial)
             length *= self.shrink
         return Accepted(0.0, loss_0, self.most)
@@ -93,7 +101,7 @@ class Quadratic:
         length = self.longest if not last else min(self.longest, self.grow * last)
         for trial in range(1, self.most + 1):
             value = loss(length)
-            if value <= loss_0 + self.sufficient * length * slope and value < loss_0:
+            if _falls_enough(value, loss_0, self.sufficient * length * slope):
                 return Accepted(length, value, trial)
             rise = value - loss_0 - slope * length
             minimum = (

@@ -1,0 +1,37 @@
+"""Weights that keep terms in balance while their sensitivity changes in the course of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pinnkfac.curvature.traces import mean_square_norms
+from pinnkfac.linearise import Linearisation
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Scale every equation by the inverse of its sensitivity to the parameters.
+
+    Equation e of a term is multiplied by s_e, s_e² = max_f T_f / T_e with T the mean over points
+    of ‖∂r_e/∂θ‖², the mean diagonal of its tangent kernel; at most ``most`` in s_e². The most
+    sensitive equation, usually the one of highest order, keeps the scale 1. A weight given to a
+    term multiplies this. Source: Wang, Yu & Perdikaris 2022, arXiv:2007.14527, eq. 6.5 (with the
+    largest trace in place of the sum), recomputed every ``every`` steps; 0 leaves all as written.
+    """
+
+    every: int = 20
+    most: float = 1e8
+
+    def scales(self, linearisation: Linearisation) -> list[Tensor]:
+        """s for every term, [equation]."""
+        norms = mean_square_norms(linearisation)
+        known = linearisation.system.scales
+        if known is not None:
+            norms = [n / s.square() for n, s in zip(norms, known, strict=True)]
+        largest = max(float(n.max()) for n in norms)
+        return [
+            (largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1
+            for n in norms
+        ]

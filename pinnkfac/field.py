@@ -68,9 +68,13 @@ class Coordinates:
 
 
 class Context:
-    """Hands out the numbers behind slots while a residual is evaluated (see residual.py)."""
+    """Hands out the numbers behind slots while a residual is evaluated (see residual.py).
+
+    ``like`` is any tensor of the evaluation: constants take its dtype and device.
+    """
 
     coordinates: Coordinates
+    like: Tensor
 
     def value(self, linear: LinearPart) -> Tensor:
         raise NotImplementedError
@@ -83,7 +87,7 @@ ELEMENTWISE = frozenset(
         *("sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan"),
     )
 )
-"""Methods of a tensor that may be written on a field, such as u.square()."""
+"""Methods of a tensor that may be written on a field or a Parameter, such as u.square()."""
 
 
 def _is_number(value: Any) -> bool:
@@ -195,6 +199,8 @@ class Form:
         return Form(self.context, linear, self.remainder + sign * other.remainder)
 
     def _times(self, factor: float) -> Form:
+        if not math.isfinite(factor):
+            raise UserError(f"a field is multiplied by {factor}: its coefficients must be finite")
         linear = {key: c * factor for key, c in self.linear.items()} if factor else {}
         return Form(self.context, linear, self.remainder * factor)
 
@@ -227,8 +233,8 @@ class Form:
 
     def __truediv__(self, other: Any) -> Any:
         if _is_number(other):
-            if other == 0:
-                raise UserError("a residual divides a field by zero")
+            if other == 0 or not math.isfinite(other):
+                raise UserError(f"a residual divides a field by {'zero' if other == 0 else other}")
             return self._times(1.0 / float(other))
         other = _as_operand(other)
         return self.tensor() / (other.tensor() if isinstance(other, Form) else other)
@@ -241,7 +247,9 @@ class Form:
         """The number behind the form, per point."""
         if not self.linear:
             remainder = self.remainder
-            return remainder if isinstance(remainder, Tensor) else torch.tensor(float(remainder))
+            if isinstance(remainder, Tensor):
+                return remainder
+            return self.context.like.new_tensor(float(remainder))
         linear, lead = self.normalised()
         value = self.context.value(linear)
         if lead != 1.0:
@@ -264,6 +272,9 @@ class Form:
     __le__ = _binary(torch.le)
     __gt__ = _binary(torch.gt)
     __ge__ = _binary(torch.ge)
+    __eq__ = _binary(torch.eq)  # type: ignore[assignment]
+    __ne__ = _binary(torch.ne)  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
     def __abs__(self) -> Tensor:
         return self.tensor().abs()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pinnkfac.domain import PointSet
 from pinnkfac.errors import UserError
 from pinnkfac.problem import Problem
-from pinnkfac.residual import Residual, check_finite, record
+from pinnkfac.residual import Residual, check_finite, check_parameters, record
 from pinnkfac.taylor.graph import Graph, Tape
 from pinnkfac.taylor.plan import Plan, make_plan
 from pinnkfac.taylor.rules import Adjoint, Jet, Sink
@@ -140,13 +140,14 @@ class System:
         self.memory = memory
         self.published_rows = published_rows
         self.workers = Workers(workers)
+        self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
         reference = next(net.parameters())
         self.device, self.dtype = reference.device, reference.dtype
-        self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
         self.coefficients = torch.tensor(
             [p.initial for p in problem.parameters], dtype=self.dtype, device=self.device
         )
         self.terms = [self._compile(term) for term in problem.terms]
+        check_parameters(problem, [term.residual for term in self.terms])
         self.scales: list[Tensor] | None = None
         """Factors [equation] on the residuals of each term (see balance.py); None: all 1."""
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
@@ -324,7 +325,8 @@ class System:
         collected = _Collector(self, term, len(points))
         for equation in range(term.residual.equations):
             for place, (plan, (jet, tape)) in enumerate(zip(term.plans, passes, strict=True)):
-                seed = _seed(plan, by_slot[equation], jet.value)
+                reads = term.residual.reads[equation]
+                seed = _seed(plan, by_slot[equation], reads, jet.value)
                 if seed is not None:
                     assert tape is not None
                     self.graph.backward(seed, tape, plan, collected.sink(equation, place))
@@ -335,20 +337,21 @@ class System:
         return Block(number, weight, r, collected.layers(tapes), collected.dense)
 
 
-def _seed(plan: Plan, by_slot: Tensor, output: Tensor) -> Adjoint | None:
-    """The adjoint of the output rows of one equation, from ∂F/∂z [batch or 1, slot]."""
+def _seed(plan: Plan, by_slot: Tensor, reads: tuple[int, ...], output: Tensor) -> Adjoint | None:
+    """The adjoint of the output rows of one equation, from ∂F/∂z [batch or 1, slot].
+
+    Active are the rows of the slots that the equation ``reads``: the same in every chunk.
+    """
     rows: dict[int, Tensor] = {}
-    for i, rule in enumerate(plan.slots):
-        for c, row, field in rule:
+    for i in reads:
+        for c, row, field in plan.slots[i]:
             if row not in rows:
                 rows[row] = torch.zeros_like(output)
             rows[row][:, field] += c * by_slot[:, i]
-    # An equation of a system reads some slots only: rows without a derivative are not active.
-    read = {row: t for row, t in rows.items() if bool(t.any())}
-    if not read:
+    if not rows:
         return None
-    order = tuple(sorted(read))
-    return Adjoint(order, torch.stack([read[s] for s in order]))
+    order = tuple(sorted(rows))
+    return Adjoint(order, torch.stack([rows[s] for s in order]))
 
 
 class _Collector:
@@ -450,6 +453,11 @@ class Linearisation:
 
     def __iter__(self) -> Iterator[Block]:
         return (make() for make in self.blocks)
+
+    @property
+    def sizes(self) -> list[torch.Size]:
+        """[batch, equation] of every block."""
+        return self._sizes
 
     def _split(self, w: Tensor) -> list[Tensor]:
         pieces = w.split([math.prod(size) for size in self._sizes])

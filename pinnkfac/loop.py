@@ -119,8 +119,9 @@ def run(
 ) -> tuple[Progress, str]:
     """Take steps until a reason to stop; returns it in words.
 
-    ``balance`` rescales the equations every so many steps. ``watch(progress)`` is called after every step (records, displays) and may return a relative
-    error that ``stop.error`` is compared with.
+    ``balance`` rescales the equations every so many steps. ``watch(progress)`` is called after
+    every step (records, displays) and may return a relative error that ``stop.error`` is compared
+    with.
     """
     progress = progress or Progress()
     begin = time.perf_counter() - progress.seconds

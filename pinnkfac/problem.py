@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pinnkfac.domain import Box, Points, Region
 from pinnkfac.errors import UserError
-from pinnkfac.field import Coordinates, Form
+from pinnkfac.field import ELEMENTWISE, Coordinates, Form
 
 _bound: ContextVar[dict[int, Tensor] | None] = ContextVar("bound parameters", default=None)
 
@@ -21,8 +22,8 @@ _bound: ContextVar[dict[int, Tensor] | None] = ContextVar("bound parameters", de
 class Parameter:
     """An unknown coefficient of an inverse problem, trained together with the net.
 
-    It stands for its value wherever a residual uses it: ``kappa * lap(u)``. List it in
-    ``Problem(parameters=(kappa,))``; its first value is ``initial``.
+    It stands for its value wherever a residual uses it: ``kappa * lap(u)``, ``kappa.exp()``. List
+    it in ``Problem(parameters=(kappa,))``; its first value is ``initial``.
     """
 
     __array_ufunc__ = None
@@ -55,8 +56,21 @@ class Parameter:
     def __bool__(self) -> bool:
         raise UserError(f"a branch on the Parameter '{self.name}': use torch.where instead")
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ELEMENTWISE:
+            return getattr(self.as_tensor(), name)
+        raise AttributeError(f"a Parameter has no '{name}'")
+
     def __neg__(self) -> Tensor:
         return -self.as_tensor()
+
+    def __pos__(self) -> Tensor:
+        return self.as_tensor()
+
+    def __abs__(self) -> Tensor:
+        return self.as_tensor().abs()
+
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r}, initial={self.initial:g})"
@@ -64,6 +78,8 @@ class Parameter:
 
 def _delegate(name: str) -> Callable[[Parameter, Any], Any]:
     def method(self: Parameter, other: Any) -> Any:
+        if name in ("__eq__", "__ne__") and _bound.get() is None:
+            return NotImplemented  # outside a residual a Parameter is an object like others
         if isinstance(other, Parameter):
             other = other.as_tensor()
         if isinstance(other, Form) and name == "__mul__":
@@ -76,6 +92,8 @@ def _delegate(name: str) -> Callable[[Parameter, Any], Any]:
 for _name in ("add", "sub", "mul", "truediv", "pow"):
     setattr(Parameter, f"__{_name}__", _delegate(f"__{_name}__"))
     setattr(Parameter, f"__r{_name}__", _delegate(f"__r{_name}__"))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Parameter, f"__{_name}__", _delegate(f"__{_name}__"))
 
 
 class bind:
@@ -120,6 +138,8 @@ class Term:
             raise UserError(f"term '{self.name}': residual must be a function (u, at) -> number")
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise UserError(f"term '{self.name}': weight={self.weight}; give a positive number")
+        if self.points is not None and not isinstance(self.points, Integral):
+            raise UserError(f"term '{self.name}': points={self.points}; give a whole number")
         if self.points is not None and self.points < 1:
             raise UserError(
                 f"term '{self.name}': points={self.points}: a term without points cannot hold "
@@ -168,6 +188,7 @@ class Problem:
             if twice:
                 raise UserError(f"Problem: two {what}s are called '{twice.pop()}'; rename one")
         self.coordinates = self._common_coordinates(domain)
+        self.terms = tuple(self._bound(term) for term in self.terms)
         self.domain = domain or self._bounding_box()
 
     def _common_coordinates(self, domain: Box | None) -> Coordinates:
@@ -183,10 +204,13 @@ class Problem:
                     f"({', '.join(term.where.coordinates.names)}), but {whose} on "
                     f"({', '.join(first.names)}): use one box for all terms"
                 )
-        for term in self.terms:
-            if isinstance(term.where, Points):
-                term.where.bind(first)
         return first
+
+    def _bound(self, term: Term) -> Term:
+        """The term with its given points in the order of the problem's coordinates."""
+        if not isinstance(term.where, Points):
+            return term
+        return replace(term, where=term.where.bound(self.coordinates))
 
     def _bounding_box(self) -> Box:
         """The box that the regions of all terms were taken from."""

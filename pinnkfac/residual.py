@@ -8,7 +8,7 @@ usual case for linear PDEs) no user code runs again for the same points: r = C z
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ class _Recorder(Context):
 
     def __init__(self, coordinates: Coordinates, placeholder: Tensor) -> None:
         self.coordinates = coordinates
-        self.placeholder = placeholder
+        self.like = self.placeholder = placeholder
         self.slots: list[LinearPart] = []
 
     def value(self, linear: LinearPart) -> Tensor:
@@ -80,10 +80,17 @@ class _Recorder(Context):
 class _Evaluator(Context):
     """Answers with the slots' values z [slot] of one point."""
 
-    def __init__(self, coordinates: Coordinates, slots: dict[LinearPart, int], z: Tensor) -> None:
+    def __init__(
+        self,
+        coordinates: Coordinates,
+        slots: dict[LinearPart, int],
+        z: Tensor | tuple[Tensor, ...],
+        like: Tensor,
+    ) -> None:
         self.coordinates = coordinates
         self.slots = slots
         self.z = z
+        self.like = like
 
     def value(self, linear: LinearPart) -> Tensor:
         if linear not in self.slots:
@@ -176,7 +183,9 @@ def _explain(error: Exception, fields: int) -> str:
 class Residual:
     """A term, compiled: its slots and F.
 
-    ``constant`` is C [equation, slot] where F = C z + remainder(at), else None.
+    ``constant`` is C [equation, slot] where F = C z + remainder(at), else None. ``reads`` are the
+    slots that each equation depends on at any point, ``reads_parameters`` the Parameters (by their
+    number) that any equation does.
     """
 
     term: Term
@@ -186,18 +195,28 @@ class Residual:
     equations: int
     constant: tuple[tuple[float, ...], ...] | None
     parameters: tuple[Any, ...]
+    reads: tuple[tuple[int, ...], ...] = ()
+    reads_parameters: tuple[int, ...] = ()
 
     # -- evaluation -----------------------------------------------------------------------------
-    def _point(self, z: Tensor, theta: Tensor, arguments: dict[str, Any]) -> Tensor:
-        context = _Evaluator(self.coordinates, {s: i for i, s in enumerate(self.slots)}, z)
+    def _equations(
+        self,
+        z: Tensor | tuple[Tensor, ...],
+        theta: Tensor | tuple[Tensor, ...],
+        arguments: dict[str, Any],
+    ) -> tuple[Tensor, ...]:
+        """F at one point, a number per equation."""
+        like = arguments["point"]
+        context = _Evaluator(self.coordinates, {s: i for i, s in enumerate(self.slots)}, z, like)
         at = At(self.coordinates, **arguments)
-        with bind(self.parameters, list(theta.unbind(-1))):
+        with bind(self.parameters, list(theta)):
             entries = call(self.term, context, at, self.fields)
             numbers = [e.tensor() if isinstance(e, Form) else e for e in entries]
             numbers = [n.as_tensor() if hasattr(n, "as_tensor") else n for n in numbers]
-            return torch.stack(
-                [torch.as_tensor(n, dtype=z.dtype, device=z.device) for n in numbers]
-            )
+            return tuple(torch.as_tensor(n, dtype=like.dtype, device=like.device) for n in numbers)
+
+    def _point(self, z: Tensor, theta: Tensor, arguments: dict[str, Any]) -> Tensor:
+        return torch.stack(self._equations(z, theta.unbind(-1), arguments))
 
     def _function(self, points: PointSet) -> Callable[[Tensor, Tensor], Tensor]:
         arguments = _arguments(points)
@@ -239,6 +258,30 @@ class Residual:
             parameters.append(by_parameter)
         return r, torch.stack(slots), torch.stack(parameters) if self.parameters else None
 
+    def with_reads(self, points: PointSet) -> Residual:
+        """The residual with ``reads`` and ``reads_parameters``.
+
+        Where F is not affine they are what autograd's graph connects to an equation. No value
+        enters into that, so that both branches of torch.where count at all points: what is read
+        is a property of the term and never of the points at hand.
+        """
+        if self.constant is not None:
+            nonzero = tuple(tuple(i for i, c in enumerate(row) if c) for row in self.constant)
+            return replace(self, reads=nonzero)
+        number = len(self.slots) + len(self.parameters)
+        with torch.enable_grad():
+            ones = [torch.ones_like(points.coordinates[:, 0]) for _ in range(number)]
+            leaves = tuple(one.requires_grad_() for one in ones)
+            z, theta = leaves[: len(self.slots)], leaves[len(self.slots) :]
+            outputs = vmap(self._equations)(z, theta, _arguments(points))
+        reads: list[tuple[int, ...]] = []
+        parameters: set[int] = set()
+        for output in outputs:
+            found = _connected(output, leaves)
+            reads.append(tuple(i for i in found if i < len(self.slots)))
+            parameters.update(i - len(self.slots) for i in found if i >= len(self.slots))
+        return replace(self, reads=tuple(reads), reads_parameters=tuple(sorted(parameters)))
+
     def _matrix(self, z: Tensor) -> Tensor:
         return torch.tensor(self.constant, dtype=z.dtype, device=z.device).reshape(
             self.equations, len(self.slots)
@@ -254,6 +297,14 @@ def _arguments(points: PointSet) -> dict[str, Any]:
     if points.links:
         arguments["links"] = dict(points.links)
     return arguments
+
+
+def _connected(output: Tensor, leaves: tuple[Tensor, ...]) -> list[int]:
+    """The numbers of the leaves that autograd's graph of an output reaches."""
+    if not output.requires_grad:
+        return []
+    found = torch.autograd.grad(output.sum(), leaves, allow_unused=True, retain_graph=True)
+    return [i for i, derivative in enumerate(found) if derivative is not None]
 
 
 class _Watched(dict[int, Tensor]):
@@ -296,12 +347,7 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
                     constant.append({})
         for number, (entry, row) in enumerate(zip(entries, constant, strict=True)):
             if not row and (not nonlinear or not isinstance(entry, Tensor)):
-                which = (
-                    f"equation {number + 1} of the residual"
-                    if len(entries) > 1
-                    else ("the residual")
-                )
-                raise UserError(f"term '{term.name}': {which} does not depend on any field")
+                raise UserError(_no_field(term, number, len(entries)))
         found.update(slots=recorder.slots, constant=None if nonlinear else constant)
         found["equations"] = len(entries)
         return point.sum()
@@ -314,9 +360,31 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
     matrix = None
     if constant is not None:
         matrix = tuple(tuple(row.get(s, 0.0) for s in range(len(slots))) for row in constant)
-    return Residual(
+    residual = Residual(
         term, coordinates, fields, slots, found["equations"], matrix, problem.parameters
     )
+    residual = residual.with_reads(points[: min(3, len(points))])
+    if not residual.reads_parameters:
+        for number, read in enumerate(residual.reads):
+            if not read:
+                raise UserError(_no_field(term, number, len(residual.reads)))
+    return residual
+
+
+def _no_field(term: Term, number: int, equations: int) -> str:
+    which = f"equation {number + 1} of the residual" if equations > 1 else "the residual"
+    return f"term '{term.name}': {which} does not depend on any field"
+
+
+def check_parameters(problem: Problem, residuals: Sequence[Residual]) -> None:
+    """Raise UserError for a listed Parameter that no term depends on."""
+    read = {i for residual in residuals for i in residual.reads_parameters}
+    for i, parameter in enumerate(problem.parameters):
+        if i not in read:
+            raise UserError(
+                f"Parameter '{parameter.name}' is listed in Problem(parameters=...), but no term "
+                "depends on it: use it in a residual, or leave it out of the list"
+            )
 
 
 def _check_places(term: Term, form: Form) -> None:
@@ -349,7 +417,8 @@ def exact_solution(problem: Problem, coordinates: Tensor) -> Tensor:
     try:
         result = vmap(one)(coordinates)
     except UserError as error:
-        raise UserError(str(error).replace("the residual", "the solution")) from error
+        message = str(error).replace("the residual", "the solution")
+        raise UserError(message if "solution" in message else f"solution: {message}") from error
     except Exception as error:
         explained = _explain(error, fields).replace("the residual", "it")
         raise UserError(f"solution: {explained}") from error

@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Generator, nn
 
 from pinnkfac.configuration import build, compose
-from pinnkfac.errors import UserError
+from pinnkfac.errors import UserError, suggest
 from pinnkfac.linearise import System
 from pinnkfac.loading import PdeFile, find
 from pinnkfac.loop import PointSource, Progress, Stop, run
-from pinnkfac.nets import FourierFeatures, InputScaling, Mlp
+from pinnkfac.memory import keep_freed_memory
+from pinnkfac.nets import FourierFeatures, InputScaling, Mlp, PeriodicEmbedding
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
 from pinnkfac.run_folder import RunFolder, parameters_sha256
@@ -76,6 +77,7 @@ def solve_configured(
     """Run a composed configuration on a problem."""
     dtype, device = _dtype(config.dtype), _device(config.device)
     workers = _workers(config.threads, device)
+    keep_freed_memory()
     net = make_net(problem, config.net, int(config.seed)).to(device=device, dtype=dtype)
     system = System(
         problem,
@@ -119,25 +121,43 @@ def make_net(problem: Problem, config: DictConfig, seed: int) -> nn.Module:
 
     Raises UserError for widths that are not positive whole numbers or an unknown activation.
     """
-    inputs = len(problem.coordinates.names)
-    embedding: list[nn.Module] = []
-    if config.input_scaling:
-        embedding.append(InputScaling(problem.domain.low, problem.domain.high))
     # nn.Linear draws from torch's global generator: seed it here, and leave it as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.fourier_features:
-            embedding.append(
-                FourierFeatures(inputs, int(config.fourier_features), float(config.fourier_scale))
-            )
         return Mlp(
-            inputs,
+            len(problem.coordinates.names),
             len(problem.fields),
             list(config.widths),
             config.activation,
-            embedding=embedding,
+            embedding=_embedding(problem, config),
             residual=config.residual,
         )
+
+
+def _embedding(problem: Problem, config: DictConfig) -> list[nn.Module]:
+    """Maps in front of the net: scaling to [−1, 1], periodic coordinates, Fourier features."""
+    names, domain = problem.coordinates.names, problem.domain
+    for name in config.periodic:
+        if name not in names:
+            raise UserError(f"net.periodic: unknown coordinate '{name}'. {suggest(name, names)}")
+    result: list[nn.Module] = []
+    features = len(names)
+    lengths = [b - a for a, b in zip(domain.low, domain.high, strict=True)]
+    if config.input_scaling:
+        result.append(InputScaling(domain.low, domain.high))
+        lengths = [2.0] * len(names)
+    if config.periodic:
+        periods = [
+            length if n in config.periodic else None
+            for n, length in zip(names, lengths, strict=True)
+        ]
+        periodic = PeriodicEmbedding(periods, int(config.harmonics))
+        features = periodic.features
+        result.append(periodic)
+    if config.fourier_features:
+        number, scale = int(config.fourier_features), float(config.fourier_scale)
+        result.append(FourierFeatures(features, number, scale))
+    return result
 
 
 def _dtype(name: str) -> torch.dtype:

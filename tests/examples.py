@@ -108,6 +108,14 @@ def _frozen_parameter(d: int) -> nn.Module:
     return net
 
 
+def _frozen_layers(d: int) -> nn.Module:
+    net = nn.Sequential(linear(d, 4), Scale(4, 1.3), nn.Tanh(), linear(4, 4), nn.Tanh())
+    net += nn.Sequential(linear(4, 3, False), nn.Tanh(), linear(3, 2))
+    for i in (1, 3, 5):
+        net[i].requires_grad_(False)
+    return net
+
+
 def _twice(d: int) -> nn.Module:
     return Net(
         lambda net, x: net.c(torch.tanh(net.b(torch.tanh(net.b(torch.tanh(net.a(x))))))),
@@ -136,6 +144,9 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "functions and methods": lambda d: functional(d, torch.sigmoid, lambda z: z.tanh()),
     "powers": lambda d: functional(d, lambda z: z**3, torch.square),
     "power 1 and 5": lambda d: functional(d, lambda z: z**1, lambda z: torch.pow(z, 5)),
+    "silu and a power in floating point": lambda d: functional(
+        d, nn.functional.silu, lambda z: z**2.0
+    ),
     "Mlp of sin": lambda d: Mlp(d, 2, (4, 3), "sin"),
     "Mlp of exp": lambda d: Mlp(d, 2, (4, 3), "exp"),
     # linear layers and embeddings
@@ -192,6 +203,12 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
         b=linear(d, 4),
         c=linear(4, 2),
     ),
+    "sum with one feature": lambda d: Net(
+        lambda net, x: net.c(torch.sin(net.b(x)) - torch.tanh(net.a(x)) + x[:, 1:2]),
+        a=linear(d, 4),
+        b=linear(d, 1),
+        c=linear(4, 2),
+    ),
     "product with itself": lambda d: Net(
         lambda net, x: net.b((z := torch.tanh(net.a(x))) * z), a=linear(d, 4), b=linear(4, 2)
     ),
@@ -224,6 +241,14 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
         b=linear(4, 2),
     ),
     "buffers": _buffered,
+    "frozen layers": _frozen_layers,
+    "arguments by name": lambda d: Net(
+        lambda net, x: net.b(
+            input=torch.cat(tensors=[torch.tanh(input=net.a(x)), torch.mul(x, other=x)], dim=-1)
+        ),
+        a=linear(d, 4),
+        b=linear(4 + d, 2),
+    ),
     "untrained parameter": _frozen_parameter,
     "layer called twice": _twice,
     "activation called twice": lambda d: Net(

@@ -7,10 +7,8 @@ order of the first calls, then trained scales, then unknown coefficients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import pytest
 import references
 import torch
 from torch import Tensor, nn
@@ -18,16 +16,6 @@ from torch.func import functional_call, jacfwd, jacrev, vmap
 
 from pinnkfac.linearise import Direction, Layer, System, TermPoints
 from pinnkfac.problem import bind
-
-
-def but_known(names: Iterable[Any], reasons: Mapping[Any, str]) -> list[Any]:
-    """Parameters of a test, with the known failures among them and what is wrong there."""
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reasons[name]))
-        if name in reasons
-        else name
-        for name in names
-    ]
 
 
 # -- comparing -----------------------------------------------------------------------------------

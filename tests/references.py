@@ -50,6 +50,7 @@ class Oracle(Context):
         self, coordinates: Coordinates, fields: Fields, places: Mapping[str, Tensor]
     ) -> None:
         self.coordinates = coordinates
+        self.like = places[""]
         self.fields = fields
         self.places = places
 

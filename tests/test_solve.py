@@ -214,3 +214,24 @@ def test_a_solution_of_the_wrong_shape_is_refused():
         problem = Problem(fields=("u",), terms=terms, solution=solution)
         with pytest.raises(UserError, match=message):
             solve(problem, *SMALL, "stop.steps=1")
+
+
+def test_a_periodic_net_is_periodic_and_fourier_features_follow_it():
+    result = solve(
+        poisson,
+        *SMALL,
+        "stop.steps=2",
+        "points.interior=50",
+        "net.periodic=[x]",
+        "net.harmonics=2",
+        "net.fourier_features=6",
+    )
+    y = torch.rand(7, dtype=torch.float64)
+    left, right = (
+        result.solution(torch.stack([torch.full_like(y, x), y], dim=1)) for x in (0.0, 1.0)
+    )
+    assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
+    middle = result.solution(torch.stack([torch.full_like(y, 0.4), y], dim=1))
+    assert not torch.allclose(left, middle, rtol=1e-3)
+    with pytest.raises(UserError, match="unknown coordinate 'z'"):
+        solve(poisson, *SMALL, "stop.steps=1", "net.periodic=[z]")

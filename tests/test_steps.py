@@ -20,7 +20,6 @@ from examples import (
 )
 from oracles import (
     assert_close,
-    but_known,
     conjugate_gradients,
     flat,
     jacobian,
@@ -157,11 +156,7 @@ def test_an_uphill_direction_is_taken_only_where_the_loss_falls(search):
     assert search.run(lambda a: 1.0 - 0.1 * a, 1.0, 1.0, None).length > 0.0
 
 
-@pytest.mark.parametrize(
-    "search",
-    but_known(SEARCHES, dict.fromkeys(SEARCHES[1:], "a fall by rounding gives a length of 1e-18")),
-    ids=lambda s: type(s).__name__,
-)
+@each_search
 def test_a_fall_within_rounding_is_none(search):
     """A loss that rises, evaluated one unit in the last place too low."""
     for last in (None, 1e-12):
@@ -379,7 +374,7 @@ def test_where_no_length_helps_the_parameters_stay(search):
     """The damping is so low, and the direction so wrong, that no trial lowers the loss."""
     system, points, stepper = started(poisson(), search=search)
     stepper.update(points)
-    stepper.precondition = lambda gradient: [-v for v in gradient]  # uphill
+    stepper._newton = lambda gradient, linearisation: gradient  # uphill
     before = flat(system.get_parameters())
     report = stepper.update(points)
     assert report.length == 0.0
@@ -412,7 +407,6 @@ class Logged(LevenbergMarquardt):
         return damping
 
 
-@pytest.mark.xfail(strict=True, reason="the curvature stands in for the predicted reduction")
 def test_a_step_whose_loss_was_not_evaluated_is_judged_by_the_next():
     schedule = Logged(start=0.1)
     system, points, stepper = started(poisson(), search=Fixed(0.25), damping=schedule)
@@ -441,13 +435,7 @@ RESUMED = {
 }
 
 
-KNOWN = {
-    "fixed length": "the judgement of the last step before the stop is lost",
-    "inverses every 3 steps": "the inverses are made anew",
-}
-
-
-@pytest.mark.parametrize("name", but_known(RESUMED, KNOWN))
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name):
     settings = RESUMED[name]
     system, points, stepper = started(poisson(), **settings)
@@ -487,7 +475,10 @@ def test_kfac_star_without_momentum_is_one_preconditioned_cg_step():
 def test_kfac_star_minimises_the_model_over_its_directions(build, by_layer, damped):
     damping = 0.02
     system, points, stepper = started(
-        build(), damping=Constant(damping), lengths=Automatic(by_layer=by_layer, damped=damped)
+        build(),
+        damping=Constant(damping),
+        factors=Factors("expand", decay=0.95),
+        lengths=Automatic(by_layer=by_layer, damped=damped),
     )
     start = flat(system.get_parameters())
     stepper.update(points)
@@ -496,7 +487,7 @@ def test_kfac_star_minimises_the_model_over_its_directions(build, by_layer, damp
     linearisation = system.linearise(points)
     j, gradient = jacobian(system, points), flat(linearisation.gradient())
     stepper.update(points)
-    newton = flat(stepper.precondition(unflat(gradient, system.get_parameters())))
+    newton = flat(stepper.preconditioner.apply(unflat(gradient, system.get_parameters())))
     sources = []
     for source in (newton, last):
         pieces = source.split([v.numel() for v in system.get_parameters()])
@@ -519,12 +510,11 @@ def test_lengths_by_layer_never_predict_less_than_one_length():
                 system, points, stepper = started(poisson(), lengths=lengths)
                 linearisation = system.linearise(points)
                 stepper.average.update(linearisation)
-                stepper._invert()
+                stepper.preconditioner.update(stepper.damping, 0)
                 gradient = linearisation.gradient()
                 stepper.past = [random_direction(system, seed + k) for k in range(memory)]
-                newton = [-v for v in stepper.precondition(gradient)]
-                _, minimum = stepper._modelled(newton, gradient, linearisation, lengths)
-                predicted.append(minimum.predicted)
+                newton = stepper.preconditioner.apply([-v for v in gradient])
+                predicted.append(stepper._direction(newton, gradient, linearisation)[1])
             assert predicted[1] >= predicted[0] * (1 - 1e-10) > 0
 
 
@@ -534,14 +524,13 @@ def test_more_memory_never_predicts_less(by_layer):
     system, points, stepper = started(poisson(), lengths=lengths)
     linearisation = system.linearise(points)
     stepper.average.update(linearisation)
-    stepper._invert()
+    stepper.preconditioner.update(stepper.damping, 0)
     gradient = linearisation.gradient()
-    newton = [-v for v in stepper.precondition(gradient)]
+    newton = stepper.preconditioner.apply([-v for v in gradient])
     predicted = []
     for memory in range(4):
         stepper.past = [random_direction(system, seed) for seed in range(memory)]
-        minimum = stepper._modelled(newton, gradient, linearisation, lengths)[1]
-        predicted.append(minimum.predicted)
+        predicted.append(stepper._direction(newton, gradient, linearisation)[1])
     assert predicted == sorted(predicted) and predicted[0] > 0
 
 

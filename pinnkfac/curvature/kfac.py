@@ -12,7 +12,8 @@ approximated by weight · A ⊗ B. Beyond the paper,
 
 with the factors A_s, B_s of single rows: the Kronecker product that has the partial traces of
 Σ_s A_s ⊗ B_s. Unlike expand, it does not depend on the scale of a row (u_t − ν u_xx or
-u_xx − u_t/ν, metres or millimetres), and rows that do not enter the residual drop out.
+u_xx − u_t/ν, metres or millimetres), and rows that do not enter the residual drop out. With B = I
+for every row ('forward-only') that product is A = Σ_s A_s, the sum over rows and not their mean.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class Factors:
     ``active_rows`` averages A over the rows whose output enters the residual only.
     """
 
-    sharing: Sharing = "expand"
+    sharing: Sharing = "weighted"
     backpropagated: Backpropagated = "type-2"
-    decay: float = 0.95
+    decay: float = 0.8
     start: Start = "bias-corrected"
     every: int = 1
     active_rows: bool = True
@@ -157,16 +158,21 @@ def _compact(rows: list[int]) -> slice | list[int]:
     return slice(rows[0], rows[-1] + 1) if contiguous else rows
 
 
-def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]], settings: Factors) -> None:
+def _square_norms(x: Tensor) -> Tensor:
+    """Σ x² by row, for x [rows, batch, feature]."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).square()
+
+
+def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]]) -> None:
     """Set ``root_a`` and ``root_b`` to √tr A_s and √tr B_s of every row, over all points."""
     for block in linearisation:
         for own, layer in zip(sums[block.term], block.layers, strict=True):
-            a = layer.inputs.square().sum((1, 2))
+            a = _square_norms(layer.inputs)
             if own.a.shape[0] > layer.inputs.shape[-1]:
                 a[list(layer.value_rows)] += block.batch
-            b = torch.ones_like(a) if settings.backpropagated == "forward-only" else 0.0 * a
+            b = torch.zeros_like(a)
             for rows, g in _vectors(block, layer, "type-2", None):
-                b[rows] += g.square().sum((1, 2))
+                b[rows] += _square_norms(g)
             own.root_a = a if own.root_a is None else own.root_a + a
             own.root_b = b if own.root_b is None else own.root_b + b
     for layers in sums:
@@ -179,10 +185,9 @@ def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]], settings:
 def _noise(linearisation: Linearisation, generator: Generator | None) -> list[Tensor]:
     """Standard normal weights [batch, equation] for every block, drawn in order."""
     result = []
-    for block in linearisation:
-        shape = (block.batch, block.equations)
+    for shape in linearisation.sizes:
         draw = torch.randn(shape, dtype=torch.float64, generator=generator)
-        result.append(draw.to(block.residual))
+        result.append(draw.to(linearisation.residual))
     return result
 
 
@@ -206,8 +211,8 @@ def factors(
     """The pairs (A, B) of every term and layer, ``result[term][layer]``."""
     system = linearisation.system
     sums = [[_empty(v) for v in system.zeros()[: len(system.graph.linears)]] for _ in system.terms]
-    if settings.sharing == "weighted":
-        _weigh_rows(linearisation, sums, settings)
+    if settings.sharing == "weighted" and settings.backpropagated != "forward-only":
+        _weigh_rows(linearisation, sums)
     noise = _noise(linearisation, generator) if settings.backpropagated == "monte-carlo" else None
     workers = system.workers
     numbered = list(enumerate(linearisation.blocks))
@@ -239,7 +244,8 @@ def _finish(sums: _Sums, settings: Factors) -> Pair:
         scale = 1.0 / (sums.batch * math.sqrt(tau)) if tau > 0 else 0.0
         pair = sums.a * scale, sums.b * scale
     else:
-        pair = sums.a / max(sums.count_a, 1), sums.b / sums.batch
+        summed = settings.sharing == "weighted"  # over rows that all weigh the same
+        pair = sums.a / (sums.batch if summed else max(sums.count_a, 1)), sums.b / sums.batch
     if settings.backpropagated == "forward-only":
         return pair[0], torch.eye(len(sums.b), dtype=sums.b.dtype, device=sums.b.device)
     return pair

@@ -82,10 +82,15 @@ def _shifted(matrix: Tensor, shift: float) -> Tensor:
     return result
 
 
-def _floored(values: Tensor, floor: float) -> Tensor:
-    """Eigenvalues, at least ``floor`` times the largest (and never zero)."""
-    tiny = torch.finfo(values.dtype).tiny
-    return values.clamp_min(max(floor * float(values[-1].clamp_min(0.0)), tiny**0.5))
+def floored(values: Tensor, floor: float) -> Tensor:
+    """Eigenvalues, at least ``floor`` times the largest (and never zero).
+
+    A floor below ε of the dtype counts as ε, since smaller eigenvalues are rounding (float32 has
+    ε = 1.2e-7); floor = 0 leaves all positive eigenvalues as they are.
+    """
+    info = torch.finfo(values.dtype)
+    relative = max(floor, info.eps) if floor else 0.0
+    return values.clamp_min(max(relative * float(values.max()), info.tiny**0.5))
 
 
 def inverse(
@@ -96,8 +101,8 @@ def inverse(
     One product: (A ⊗ B + λ)⁻¹ exactly ('exact', Tikhonov through eigenvalues), or
     (A + λ_A)⁻¹ ⊗ (B + λ_B)⁻¹. Two products: with bases that turn (A_2, B_2) into identities and
     (A_1, B_1) into diagonals s, t, (A_1 ⊗ B_1 + A_2 ⊗ B_2)⁻¹ has denominator 1 + t_i s_j.
-    Eigenvalues below ``floor`` times the largest are raised to it, so that rank-deficient factors
-    give finite steps at any damping.
+    Eigenvalues below ``floor`` times the largest are raised to it (see ``floored``), so that
+    rank-deficient factors give finite steps at any damping.
 
     Raises UserError for more than two products.
     """
@@ -119,17 +124,17 @@ def _one(pair: Pair, damping: float, kind: DampingKind, floor: float) -> EigenIn
         a, base_a = symmetric_eigen(pair[0])
         b, base_b = symmetric_eigen(pair[1])
         product = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
-        return EigenInverse(base_a, base_b, product.clamp_min(floor * float(product.max())))
+        return EigenInverse(base_a, base_b, floored(product, floor))
     damped = damp(pair, damping, kind)
     a, base_a = symmetric_eigen(damped[0])
     b, base_b = symmetric_eigen(damped[1])
-    return EigenInverse(base_a, base_b, torch.outer(_floored(b, floor), _floored(a, floor)))
+    return EigenInverse(base_a, base_b, torch.outer(floored(b, floor), floored(a, floor)))
 
 
 def _generalised(m1: Tensor, m2: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """K and s with Kᵀ M_2 K = I and Kᵀ M_1 K = diag(s)."""
     values, vectors = symmetric_eigen(m2)
-    root = vectors * _floored(values, floor).rsqrt()
+    root = vectors * floored(values, floor).rsqrt()
     middle = root.T @ m1 @ root
     s, inner = symmetric_eigen((middle + middle.T) / 2)
     return root @ inner, s.clamp_min(0.0)

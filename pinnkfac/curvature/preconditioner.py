@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pinnkfac.curvature.kfac import Average
-from pinnkfac.curvature.kronecker import DampingKind, EigenInverse, inverse, merge, symmetric_eigen
+from pinnkfac.curvature.kronecker import (
+    DampingKind,
+    EigenInverse,
+    floored,
+    inverse,
+    merge,
+    symmetric_eigen,
+)
 from pinnkfac.errors import UserError
 from pinnkfac.linearise import Direction, Linearisation, System, combine, inner
 
@@ -17,7 +24,8 @@ class InverseSettings:
 
     ``terms``: 'merged' makes one trace-weighted Kronecker product of all terms; 'sum' inverts the
     sum of at most two, as published. ``damping`` is 'exact' (merged only), 'same' or
-    'trace-norm'. ``every``: steps between inversions. ``floor``: relative eigenvalue floor.
+    'trace-norm'. ``every``: steps between inversions. ``floor``: relative eigenvalue floor, at
+    least ε of the dtype (0: none).
     """
 
     terms: Literal["merged", "sum"] = "merged"
@@ -65,8 +73,7 @@ class Preconditioner:
         dense = self.average.dense_block()
         if dense is not None:
             values, vectors = symmetric_eigen(dense)
-            floor = max(self.settings.floor * float(values[-1]), 1e-300)
-            damped = (values.clamp_min(0.0) + self.damping).clamp_min(floor)
+            damped = floored(values.clamp_min(0.0) + self.damping, self.settings.floor)
             result.append(vectors @ ((vectors.T @ v[-1]) / damped))
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -98,14 +99,19 @@ class Points:
         self.dimension = 0
         self.coordinates = Coordinates(tuple(coordinates))
 
-    def bind(self, coordinates: Coordinates) -> None:
-        """Put the given arrays into the order of the problem's coordinates."""
+    def bound(self, coordinates: Coordinates) -> Points:
+        """The same points in the order of a problem's coordinates.
+
+        Raises UserError where they are given by other coordinates.
+        """
         if set(self.given) != set(coordinates.names):
             raise UserError(
                 f"Points gives {', '.join(self.given)}, but the problem's coordinates are "
                 f"{', '.join(coordinates.names)}: give one array for each"
             )
-        self.coordinates = coordinates
+        result = copy(self)
+        result.coordinates = coordinates
+        return result
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         stacked = torch.stack([self.given[name] for name in self.coordinates.names], dim=-1)
@@ -207,18 +213,27 @@ class Patches:
         return PointSet.concatenate([p for p in parts if len(p)])
 
     def __or__(self, other: Patches) -> Patches:
-        """The union of two regions of one box, ``box.faces("x", side="low") | box.at(t=0)``."""
+        """The union of two regions of one box, ``box.faces("x", side="low") | box.at(t=0)``.
+
+        It has normals where both have them. Raises UserError where their points are linked to
+        others by different names.
+        """
         if not isinstance(other, Patches) or other.coordinates != self.coordinates:
             raise UserError("a union needs two regions of the same box")
-        if (self.patches[0].normal is None) != (other.patches[0].normal is None):
-            strip = [replace(p, normal=None) for p in (*self.patches, *other.patches)]
-        else:
-            strip = [*self.patches, *other.patches]
+        if set(self.link_names) != set(other.link_names):
+            raise UserError(
+                f"the points of '{self}' and '{other}' have different linked points "
+                f"({', '.join(self.link_names) or 'none'}; {', '.join(other.link_names) or 'none'})"
+                ": write one term for each"
+            )
+        patches = [*self.patches, *other.patches]
+        if any(p.normal is None for p in patches):
+            patches = [replace(p, normal=None) for p in patches]
         bounds = tuple(
             (min(a[0], b[0]), max(a[1], b[1]))
             for a, b in zip(self.bounds, other.bounds, strict=True)
         )
-        return Patches(f"{self.name} | {other.name}", strip, bounds)
+        return Patches(f"{self.name} | {other.name}", patches, bounds)
 
     def __str__(self) -> str:
         return self.name

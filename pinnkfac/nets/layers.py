@@ -8,13 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from pinnkfac.errors import UserError
 from pinnkfac.taylor.layers import FixedLinear
 
 
 class InputScaling(FixedLinear):
-    """Map the box [low, high] onto [−1, 1], coordinate by coordinate."""
+    """Map the box [low, high] onto [−1, 1], coordinate by coordinate.
+
+    Raises UserError where low < high does not hold.
+    """
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
+        if len(low) != len(high) or not all(a < b for a, b in zip(low, high, strict=True)):
+            raise UserError(
+                f"InputScaling: low={tuple(low)}, high={tuple(high)}; give low < high for every "
+                "coordinate"
+            )
         a = torch.tensor(low, dtype=torch.float64)
         b = torch.tensor(high, dtype=torch.float64)
         super().__init__(torch.diag(2.0 / (b - a)), -(b + a) / (b - a))
@@ -45,10 +54,21 @@ class PeriodicEmbedding(nn.Module):
     Every function of the embedding is periodic with period L_i, all derivatives included.
     ``periods`` has one entry per coordinate, None where it is not periodic (it passes unchanged).
     Source: Dong & Ni 2021, arXiv:2007.07442.
+
+    Raises UserError where no coordinate is periodic, or a period or ``harmonics`` is not positive.
     """
 
     def __init__(self, periods: Sequence[float | None], harmonics: int = 1) -> None:
         super().__init__()
+        if all(period is None for period in periods):
+            raise UserError(
+                "PeriodicEmbedding: no coordinate has a period: leave it out of the net"
+            )
+        if harmonics < 1 or not all(p is None or 0 < p < math.inf for p in periods):
+            raise UserError(
+                f"PeriodicEmbedding: periods={tuple(periods)}, harmonics={harmonics}; give "
+                "positive numbers, and None for a coordinate that is not periodic"
+            )
         waves, plain = [], []
         for i, period in enumerate(periods):
             unit = torch.zeros(len(periods), dtype=torch.float64)

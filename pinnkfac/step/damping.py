@@ -67,8 +67,8 @@ class LevenbergMarquardt:
 
     needs_ratio: ClassVar[bool] = True
     start: float = 1e-2
-    lower: float = 0.8
-    higher: float = 1.5
+    lower: float = 0.5
+    higher: float = 2.0
     good: float = 0.75
     bad: float = 0.25
     lowest: float = 1e-14

@@ -157,7 +157,7 @@ def power(exponent: int) -> Tower:
 def _gelu_of(module: nn.GELU) -> Tower:
     if module.approximate != "none":
         raise UserError(
-            "GELU(approximate='tanh') has no rule: use GELU() with the exact error function"
+            "net: GELU(approximate='tanh') has no rule: use GELU() with the exact error function"
         )
     return gelu
 

@@ -52,7 +52,8 @@ class Graph:
         """Whether a trained parameter lies at or before each node."""
         reach: list[bool] = []
         for node in self.nodes:
-            trained = isinstance(node.rule, Linear | rules.ScaleBy)
+            rule = node.rule
+            trained = isinstance(rule, Linear) or (isinstance(rule, rules.ScaleBy) and rule.trained)
             reach.append(trained or any(i >= 0 and reach[i] for i in node.inputs))
         return reach
 
@@ -66,16 +67,43 @@ class Graph:
                     f"net: the parameter '{name}' is not used by any layer with a rule: put "
                     "weights into nn.Linear, and scales into pinnkfac.nets.Scale"
                 )
-        if not trained:
+        if not self.linears:
             raise UserError("net: there is nothing to train, it has no nn.Linear layer")
-        reference = next(p for p in self.net.parameters())
-        x = torch.zeros(1, coordinates, dtype=reference.dtype, device=reference.device)
+        reference = next(self.net.parameters())
+        x = 2 * torch.rand(3, coordinates, generator=torch.Generator().manual_seed(0)) - 1
+        x = x.to(reference)
         with torch.no_grad():
-            value = self.forward(x, _value_plan(coordinates))[0].value
-        if value.shape[-1] != outputs:
+            jet, tape = self.forward(x, _value_plan(coordinates), keep=True)
+        assert tape is not None
+        if jet.value.shape[-1] != outputs:
             raise UserError(
-                f"net: it has {value.shape[-1]} outputs, but the problem has {outputs} fields: "
+                f"net: it has {jet.value.shape[-1]} outputs, but the problem has {outputs} fields: "
                 "give the last layer one output per field"
+            )
+        self._compare(x, jet.value, tape)
+
+    def _compare(self, x: Tensor, value: Tensor, tape: Tape) -> None:
+        """Raise UserError where the net's own forward is not the function that was traced.
+
+        Differences up to √eps of the largest number on the way are taken for rounding.
+        """
+        try:
+            with torch.no_grad():
+                expected = self.net(x)
+        except Exception as error:
+            raise UserError(
+                f"net: its forward fails with {type(error).__name__}: {error}"
+            ) from error
+        sizes = [v.abs().max() for v in (value, *(jet.value for jet in tape.inputs.values()))]
+        rounding = torch.finfo(x.dtype).eps ** 0.5 * float(torch.stack(sizes).nan_to_num(0.0).max())
+        if getattr(expected, "shape", None) != value.shape or not torch.allclose(
+            value, expected, rtol=0.0, atol=rounding, equal_nan=True
+        ):
+            raise UserError(
+                "net: its forward gives other values than the layers and operations that it is "
+                "made of. What a subclass of a torch layer adds in its own forward, forward hooks "
+                "and changes in place (z += y) are not seen: subclass pinnkfac.nets.Activation, "
+                "or write them as operations in forward (z = z + y)"
             )
 
     def forward(self, x: Tensor, plan: Plan, *, keep: bool = False) -> tuple[Jet, Tape | None]:
@@ -145,6 +173,10 @@ class _Tracer(fx.Tracer):
         return isinstance(module, known) or super().is_leaf_module(module, qualified_name)
 
 
+_HARMLESS = {"inplace": False, "approximate": "none"}
+"""Keyword arguments of torch functions that say what the function does anyway."""
+
+
 class _Builder:
     """Turns a traced net into nodes; refuses by name what has no rule."""
 
@@ -152,11 +184,15 @@ class _Builder:
         self.graph = graph
         self.index: dict[fx.Node, int] = {}
         self.constants: dict[fx.Node, Any] = {}
+        self.owners: dict[int, tuple[nn.Module, str]] = {}
+        """Which layer a trained parameter belongs to, and the layer's name."""
 
     def build(self) -> None:
-        net = self.graph.net
+        net, tracer = self.graph.net, _Tracer()
+        if tracer.is_leaf_module(net, ""):
+            net = nn.Sequential(net)  # a net that is one layer: its own forward is not traced
         try:
-            traced = _Tracer().trace(net)
+            traced = tracer.trace(net)
         except UserError:
             raise
         except Exception as error:
@@ -165,6 +201,13 @@ class _Builder:
                 f"({str(error).splitlines()[0]}): write it without branches on values, from "
                 "layers and torch functions that have a rule"
             ) from error
+        arguments = [str(node.target) for node in traced.nodes if node.op == "placeholder"]
+        if len(arguments) != 1:
+            raise UserError(
+                f"net: {type(net).__name__}.forward takes {len(arguments)} arguments "
+                f"({', '.join(arguments)}): it must take one, the coordinates [batch, coord]; "
+                "slice it, as in t = x[:, 0:1]"
+            )
         for node in traced.nodes:
             if node.op == "placeholder":
                 self.index[node] = -1
@@ -191,7 +234,13 @@ class _Builder:
             )
         return value
 
-    def _add(self, node: fx.Node, rule: Rule, *inputs: fx.Node) -> None:
+    def _add(self, node: fx.Node, rule: Rule, *inputs: Any) -> None:
+        for i in inputs:
+            if not isinstance(i, fx.Node) or i not in self.index:
+                raise UserError(
+                    f"net: '{node.name}' is called on {i}, which is neither the coordinates nor a "
+                    "layer's output"
+                )
         self.graph.nodes.append(Node(rule, tuple(self.index[i] for i in inputs)))
         self.index[node] = len(self.graph.nodes) - 1
 
@@ -203,18 +252,16 @@ class _Builder:
                     f"net: the layer '{node.target}' ({name}) has no {missing}: use a smooth "
                     "activation (tanh, sin, sigmoid, softplus, SiLU, GELU)"
                 )
-        inputs = [a for a in node.args if isinstance(a, fx.Node)]
-        if isinstance(module, nn.Linear):
-            self._add(node, self._linear(module), *inputs)
-            return
         rule = rules.elementwise_module(module)
+        if isinstance(module, nn.Linear):
+            rule = self._linear(str(node.target), module)
         for kind, make in rules.MODULES.items():
             if isinstance(module, kind):
                 rule = make(module)
-                if isinstance(rule, rules.ScaleBy) and rule.module.scale not in _By(
-                    self.graph.dense
-                ):
-                    self.graph.dense.append(rule.module.scale)
+                if isinstance(rule, rules.ScaleBy) and rule.trained:
+                    self._own(str(node.target), module, ("scale",))
+                    if rule.module.scale not in _By(self.graph.dense):
+                        self.graph.dense.append(rule.module.scale)
         if isinstance(module, nn.Identity):
             rule = Shift()
         if rule is None:
@@ -223,10 +270,25 @@ class _Builder:
                 "tanh, sin, sigmoid, softplus, SiLU, GELU, exp, sums, products, concatenation, "
                 "or subclass pinnkfac.nets.Activation for a function of your own"
             )
-        self._add(node, rule, *inputs)
+        given = [*node.args, *node.kwargs.values()]
+        if len(given) != 1:
+            raise UserError(
+                f"net: the layer '{node.target}' ({name}) is called with {len(given)} arguments: "
+                "call it with one, the layer before it"
+            )
+        self._add(node, rule, given[0])
 
-    def _linear(self, module: nn.Linear) -> Linear:
+    def _linear(self, name: str, module: nn.Linear) -> Rule:
         graph = self.graph
+        trained = {p.requires_grad for p in module.parameters()}
+        if True not in trained:
+            return rules.Affine(module)
+        self._own(name, module, ("weight", "bias"))
+        if False in trained:
+            raise UserError(
+                f"net: only one of the weight and the bias of '{name}' is trained: freeze both or "
+                "none (requires_grad_), or use bias=False"
+            )
         for layer, known in enumerate(graph.linears):
             if known is module:
                 graph.uses[layer] += 1
@@ -235,26 +297,45 @@ class _Builder:
         graph.uses.append(1)
         return Linear(module, len(graph.linears) - 1, 0)
 
+    def _own(self, name: str, module: nn.Module, parameters: tuple[str, ...]) -> None:
+        """Note whose the trained parameters of a layer are.
+
+        Raises UserError where they are another layer's too, or are computed from others.
+        """
+        for own, parameter in module.named_parameters():
+            if own not in parameters:
+                raise UserError(
+                    f"net: the layer '{name}' has a parameter '{own}' beside "
+                    f"{' and '.join(parameters)} (a weight_norm, a spectral_norm or a subclass): "
+                    "remove the parametrization and train the layer itself"
+                )
+            owner, other = self.owners.setdefault(id(parameter), (module, name))
+            if owner is not module:
+                raise UserError(
+                    f"net: the layers '{other}' and '{name}' share their {own}: call the same "
+                    "module twice instead"
+                )
+
     def _function(self, node: fx.Node) -> None:
-        function = node.target
-        args = list(node.args)
+        function: Any = node.target
         name = function if isinstance(function, str) else getattr(function, "__name__", function)
         if function in (torch.cat, torch.concat, torch.concatenate):
-            dim = node.kwargs.get("dim", args[1] if len(args) > 1 else 0)
-            if dim not in (-1, 1):
-                raise UserError("net: torch.cat must join features: give dim=-1")
-            self._add(node, rules.Concatenate(), *args[0])  # type: ignore[misc]
-        elif function is operator.getitem:
-            self._add(node, Slice(self._features(args[1])), args[0])  # type: ignore[arg-type]
-        elif function in rules.UNARY and len(args) == 1 and not node.kwargs:
-            self._add(node, rules.UNARY[function](), args[0])  # type: ignore[arg-type]
+            self._concatenate(node)
+            return
+        args, left = _arguments(node)
+        if left:
+            function = None  # no rule heeds other keyword arguments
+        if function is operator.getitem:
+            self._add(node, Slice(self._features(args[1])), args[0])
+        elif function in rules.UNARY and len(args) == 1:
+            self._add(node, rules.UNARY[function](), args[0])
         elif function in (operator.pow, torch.pow, "pow") and _is_power(args[1]):
-            self._add(node, Elementwise(activations.power(args[1])), args[0])  # type: ignore[arg-type]
-        elif function in rules.BINARY and len(args) == 2 and not node.kwargs:
+            self._add(node, Elementwise(activations.power(int(args[1]))), args[0])
+        elif function in rules.BINARY and len(args) == 2:
             self._binary(node, function, args)
         elif function in (operator.truediv, torch.div, "div") and args[1] not in self.index:
-            constant: Any = self.constants.get(args[1], args[1])  # type: ignore[arg-type]
-            self._add(node, Shift(1.0 / constant), args[0])  # type: ignore[arg-type]
+            constant = self._constant(args[1])
+            self._add(node, Shift(1.0 / constant), args[0])
         else:
             raise UserError(
                 f"net: the operation '{name}' has no Taylor-mode rule: use nn.Linear, smooth "
@@ -262,16 +343,30 @@ class _Builder:
                 "or subclass pinnkfac.nets.Activation for an elementwise function of your own"
             )
 
+    def _concatenate(self, node: fx.Node) -> None:
+        given = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
+        if given.get("dim", given.get("axis", 0)) not in (-1, 1):
+            raise UserError("net: torch.cat must join features: give dim=-1")
+        self._add(node, rules.Concatenate(), *given["tensors"])  # type: ignore[misc]
+
+    def _constant(self, value: Any) -> Any:
+        """A number, or the tensor that a node stands for; over features, never over points."""
+        value = self.constants.get(value, value) if isinstance(value, fx.Node) else value
+        if isinstance(value, Tensor) and value.dim() and value.numel() != value.shape[-1]:
+            raise UserError(
+                f"net: a fixed tensor of shape {tuple(value.shape)} is combined with a layer: give "
+                "it one entry per feature, shape (features,)"
+            )
+        return value
+
     def _binary(self, node: fx.Node, function: Any, args: list[Any]) -> None:
         left, right = (a in self.index if isinstance(a, fx.Node) else False for a in args)
         if left and right:
             self._add(node, rules.BINARY[function](), *args)
             return
         constant, layer = (args[0], args[1]) if right else (args[1], args[0])
-        constant = (
-            self.constants.get(constant, constant) if isinstance(constant, fx.Node) else constant
-        )
-        self._add(node, rules.WITH_CONSTANT[function](constant, not left), layer)
+        rule = rules.WITH_CONSTANT[function](self._constant(constant), not left)
+        self._add(node, rule, layer)
 
     @staticmethod
     def _features(key: Any) -> slice:
@@ -283,6 +378,14 @@ class _Builder:
         raise UserError("net: slice features as x[:, a:b]; one column is x[:, a:a + 1]")
 
 
+def _arguments(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+    """A call's operands in order, given by position or by torch's names, and what else is given."""
+    left = {k: v for k, v in node.kwargs.items() if v != _HARMLESS.get(k, object)}
+    first = [left.pop("input")] if "input" in left else []
+    last = [left.pop(name) for name in ("other", "exponent") if name in left]
+    return [*first, *node.args, *last], left
+
+
 class _By(list):  # type: ignore[type-arg]
     """Membership by identity, since == on tensors compares entries."""
 
@@ -291,4 +394,4 @@ class _By(list):  # type: ignore[type-arg]
 
 
 def _is_power(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+    return isinstance(value, int | float) and value >= 1 and float(value).is_integer()

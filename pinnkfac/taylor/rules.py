@@ -121,6 +121,13 @@ def _linear_adjoint(adjoint: Adjoint, weight: Tensor) -> Adjoint:
     return Adjoint(adjoint.rows, back.view(rows, batch, -1))
 
 
+def _narrowed(adjoint: Adjoint, width: int) -> Adjoint:
+    """The adjoint of an input of ``width`` features: summed where one was broadcast over many."""
+    if width == adjoint.tensor.shape[-1]:
+        return adjoint
+    return Adjoint(adjoint.rows, adjoint.tensor.sum(-1, keepdim=True))
+
+
 @dataclass
 class Linear:
     """y = W z + b on row 0, W z on the others. ``layer`` is its number, ``use`` its call's."""
@@ -143,19 +150,19 @@ class Linear:
 
 @dataclass
 class Affine:
-    """A fixed map y = W z + b (input scaling, Fourier frequencies): nothing is trained."""
+    """A fixed map y = W z + b (input scaling, Fourier frequencies, a frozen Linear)."""
 
-    weight: Tensor
-    bias: Tensor | None
+    module: FixedLinear | nn.Linear
 
     def forward(self, inputs: list[Jet], plan: Plan, keep: bool) -> tuple[Jet, Any]:
-        _check_features("FixedLinear", inputs[0], self.weight.shape[1])
-        return _linear_rows(inputs[0], self.weight, self.bias), None
+        weight = self.module.weight
+        _check_features(type(self.module).__name__, inputs[0], weight.shape[1])
+        return _linear_rows(inputs[0], weight, self.module.bias), None
 
     def backward(
         self, adjoint: Adjoint, kept: Any, plan: Plan, sink: Sink, wanted: list[bool]
     ) -> list[Adjoint | None]:
-        return [_linear_adjoint(adjoint, self.weight)]
+        return [_linear_adjoint(adjoint, self.module.weight)]
 
 
 @dataclass
@@ -167,19 +174,25 @@ class Shift:
 
     def forward(self, inputs: list[Jet], plan: Plan, keep: bool) -> tuple[Jet, Any]:
         (z,) = inputs
-        return Jet(z.value * self.factor + self.constant, z.rows * self.factor), None
+        value = z.value * self.factor + self.constant
+        rows = (z.rows * self.factor).expand(-1, -1, value.shape[-1])
+        return Jet(value, rows), z.value.shape[-1]
 
     def backward(
         self, adjoint: Adjoint, kept: Any, plan: Plan, sink: Sink, wanted: list[bool]
     ) -> list[Adjoint | None]:
-        return [Adjoint(adjoint.rows, adjoint.tensor * self.factor)]
+        return [_narrowed(Adjoint(adjoint.rows, adjoint.tensor * self.factor), kept)]
 
 
 @dataclass
 class ScaleBy:
-    """y = a ∘ z with a trained a, one number or one a feature (an activation's scale)."""
+    """y = a ∘ z with one number a or one a feature (an activation's scale).
+
+    ``trained`` is False where a is frozen (requires_grad=False).
+    """
 
     module: Scale
+    trained: bool = True
 
     def forward(self, inputs: list[Jet], plan: Plan, keep: bool) -> tuple[Jet, Any]:
         (z,) = inputs
@@ -189,30 +202,33 @@ class ScaleBy:
     def backward(
         self, adjoint: Adjoint, kept: Any, plan: Plan, sink: Sink, wanted: list[bool]
     ) -> list[Adjoint | None]:
-        total = sum(adjoint.tensor[i] * kept.row(s) for i, s in enumerate(adjoint.rows))
-        assert isinstance(total, Tensor)
         scale = self.module.scale
-        derivative = total.sum(-1, keepdim=True) if scale.numel() == 1 else total
-        sink.dense(scale, derivative.reshape(len(total), *scale.shape))
-        return [Adjoint(adjoint.rows, adjoint.tensor * scale)]
+        if self.trained:
+            total = sum(adjoint.tensor[i] * kept.row(s) for i, s in enumerate(adjoint.rows))
+            assert isinstance(total, Tensor)
+            derivative = total.sum(-1, keepdim=True) if scale.numel() == 1 else total
+            sink.dense(scale, derivative.reshape(len(total), *scale.shape))
+        back = Adjoint(adjoint.rows, adjoint.tensor * scale)
+        return [_narrowed(back, kept.value.shape[-1])]
 
 
 @dataclass
 class Add:
-    """y = f + sign · g."""
+    """y = f + sign · g; one of them may have one feature only."""
 
     sign: float = 1.0
 
     def forward(self, inputs: list[Jet], plan: Plan, keep: bool) -> tuple[Jet, Any]:
         f, g = inputs
         value = torch.add(f.value, g.value, alpha=self.sign)
-        return Jet(value, torch.add(f.rows, g.rows, alpha=self.sign)), None
+        rows = torch.add(f.rows, g.rows, alpha=self.sign)
+        return Jet(value, rows), (f.value.shape[-1], g.value.shape[-1])
 
     def backward(
         self, adjoint: Adjoint, kept: Any, plan: Plan, sink: Sink, wanted: list[bool]
     ) -> list[Adjoint | None]:
         other = adjoint if self.sign == 1 else Adjoint(adjoint.rows, self.sign * adjoint.tensor)
-        return [adjoint, other]
+        return [_narrowed(part, w) for part, w in zip((adjoint, other), kept, strict=True)]
 
 
 @dataclass
@@ -430,6 +446,6 @@ WITH_CONSTANT: dict[Any, Callable[[Any, bool], Rule]] = {
     **{f: (lambda c, left: Shift(c)) for f in (op.mul, torch.mul, "mul")},
 }
 MODULES: dict[type[nn.Module], Callable[[Any], Rule]] = {
-    FixedLinear: lambda module: Affine(module.weight, module.bias),
-    Scale: ScaleBy,
+    FixedLinear: Affine,
+    Scale: lambda module: ScaleBy(module, module.scale.requires_grad),
 }

@@ -1,0 +1,180 @@
+"""Sensitivities, the scales made of them, and conjugate gradients, against the dense Jacobian."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from examples import PROBLEMS, net_for, points_for
+from oracles import assert_close, flat, jacobian, unflat
+from torch import Generator
+
+from pinnkfac.balance import Balance
+from pinnkfac.curvature.kfac import Average, Factors
+from pinnkfac.curvature.preconditioner import (
+    InverseSettings,
+    Preconditioner,
+    conjugate_gradients,
+)
+from pinnkfac.curvature.traces import mean_square_norms
+from pinnkfac.linearise import System
+from pinnkfac.loop import PointSettings, PointSource, Progress, Stop, run
+from pinnkfac.step.damping import Constant, LevenbergMarquardt
+from pinnkfac.step.kfac import Automatic, Kfac
+from pinnkfac.step.search import Backtracking, Fixed
+
+
+def system_of(name: str, **options) -> System:
+    problem = PROBLEMS[name]()
+    return System(problem, net_for(problem), **options)
+
+
+def dense_norms(system, points):
+    """mean over points of ‖∂r_e/∂θ‖² from the rows of the dense Jacobian."""
+    rows = jacobian(system, points).square().sum(1)
+    result, start = [], 0
+    for term, own in zip(system.terms, points, strict=True):
+        n, e = len(own), term.residual.equations
+        block = rows[start : start + n * e].view(n, e)
+        start += n * e
+        result.append(block.sum(0) / term.residual.term.weight)
+    return result
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_sensitivities_are_square_norms_of_rows_of_the_jacobian(name):
+    system = system_of(name, chunk_bytes=1)
+    points = points_for(system, 33, 20)
+    expected = dense_norms(system, points)
+    actual = mean_square_norms(system.linearise(points))
+    assert len(points[0]) in (33, 30)  # or the given points
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, 1e-10)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_scales_make_all_equations_equally_sensitive(name):
+    system = system_of(name)
+    points = points_for(system)
+    balance = Balance()
+    system.scales = balance.scales(system.linearise(points))
+    norms = torch.cat(mean_square_norms(system.linearise(points)))
+    assert_close(norms, norms.max().expand_as(norms), 1e-10)
+    assert min(float(s.min()) for s in system.scales) == pytest.approx(1.0, rel=1e-12)
+    # A second look finds the same scales, since those in force are divided out.
+    again = balance.scales(system.linearise(points))
+    for a, b in zip(again, system.scales, strict=True):
+        assert_close(a, b, 1e-10)
+
+
+def test_scales_are_bounded():
+    system = system_of("poisson")
+    points = points_for(system)
+    scales = Balance(most=1.5).scales(system.linearise(points))
+    assert max(float(s.max()) for s in scales) <= 1.5**0.5 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_scales_multiply_residual_and_jacobian_and_not_the_reported_losses(name):
+    system = system_of(name)
+    points = points_for(system)
+    plain = system.linearise(points)
+    dense = jacobian(system, points)
+    system.scales = [torch.arange(2.0, 2.0 + t.residual.equations) for t in system.terms]
+    system.scales = [s.double() for s in system.scales]
+    scaled = system.linearise(points)
+    factor = torch.cat(
+        [s.expand(len(p), -1).reshape(-1) for s, p in zip(system.scales, points, strict=True)]
+    )
+    assert_close(scaled.residual, factor * plain.residual, 1e-12)
+    v = unflat(torch.randn(dense.shape[1], dtype=torch.float64), system.get_parameters())
+    assert_close(scaled.jvp(v), factor * (dense @ flat(v)), 1e-10)
+    assert scaled.losses == pytest.approx(plain.losses, rel=1e-12)
+    assert scaled.loss == pytest.approx(system.loss(points), rel=1e-12)
+    assert scaled.loss != pytest.approx(plain.loss, rel=1e-2)
+
+
+def test_conjugate_gradients_solve_the_damped_system():
+    system = system_of("poisson")
+    points = points_for(system, 9)
+    linearisation = system.linearise(points)
+    average = Average(Factors())
+    average.update(linearisation)
+    preconditioner = Preconditioner(InverseSettings(), system, average)
+    damping = 1e-1
+    preconditioner.update(damping, 0)
+    gradient = linearisation.gradient()
+    dense = jacobian(system, points)
+    matrix = dense.T @ dense + damping * torch.eye(dense.shape[1], dtype=torch.float64)
+    expected = torch.linalg.solve(matrix, -flat(gradient))
+    downhill = [-v for v in gradient]
+    many = conjugate_gradients(linearisation, downhill, preconditioner, damping, 200)
+    assert_close(flat(many), expected, 1e-9)
+    one = flat(conjugate_gradients(linearisation, downhill, preconditioner, damping, 1))
+    first = -flat(preconditioner.apply(gradient))
+    assert_close(one / one.norm(), first / first.norm(), 1e-10)
+    few = flat(conjugate_gradients(linearisation, downhill, preconditioner, damping, 3))
+    assert float((few - expected).norm()) > 1e-6 * float(expected.norm())
+
+
+def test_conjugate_gradients_of_nothing_are_nothing():
+    system = system_of("poisson")
+    linearisation = system.linearise(points_for(system))
+    average = Average(Factors())
+    average.update(linearisation)
+    preconditioner = Preconditioner(InverseSettings(), system, average)
+    preconditioner.update(1e-3, 0)
+    result = conjugate_gradients(linearisation, system.zeros(), preconditioner, 1e-3, 5)
+    assert float(flat(result).abs().max()) == 0.0
+
+
+def test_points_are_exchanged_where_the_net_fits_them_only():
+    """With the loss on its points far below that on unseen ones, new points come; else not."""
+    system = system_of("poisson")
+    source = PointSource(system, PointSettings(interior=20, lower=8), Generator().manual_seed(0))
+    first = source.at(0)
+    fair = system.loss(first)
+    assert source.at(10, fair) is first
+    assert source.at(13, 1e-9 * fair) is first  # not a step at which it is checked
+    assert source.at(20, 1e-9 * fair) is not first
+    assert source.exchanged == 1
+
+
+@pytest.mark.parametrize("search", [Fixed(), Backtracking()])
+def test_losses_on_other_points_or_scales_do_not_judge_a_step(search):
+    """The ratio of a step that was not searched is dropped where the loss changed its meaning."""
+    system = system_of("poisson")
+    step = Kfac(lengths=Automatic())
+    damping = LevenbergMarquardt(start=0.1, good=0.5, bad=0.5)
+    stepper = step.start(system, search, damping, Generator())
+    points = points_for(system)
+    stepper.update(points)
+    before = stepper.damping
+    if isinstance(search, Fixed):
+        assert before == 0.1  # judged by the next step
+        stepper.update(points_for(system, 5), same_loss=False)
+        assert stepper.damping == 0.1
+        stepper.update(points_for(system, 5))
+        assert stepper.damping != 0.1
+    else:
+        assert before != 0.1
+
+
+def test_a_run_that_cannot_fall_stops_and_says_so():
+    system = system_of("poisson")
+    stepper = Kfac().start(system, _Never(), Constant(), Generator())
+    source = PointSource(system, PointSettings(interior=5, lower=5), Generator())
+    progress, reason = run(
+        system, stepper, source, Stop(rejections=4), Balance(every=0), lambda progress: None
+    )
+    assert progress.step == 4
+    assert "4 steps in a row did not lower the loss" in reason
+    assert isinstance(progress, Progress)
+
+
+class _Never:
+    """A search that accepts nothing."""
+
+    def run(self, loss, loss_0, slope, last):
+        from pinnkfac.step.search import Accepted
+
+        return Accepted(0.0, loss_0, 1)

@@ -1,0 +1,87 @@
+"""Everything that the README shows is run, and so is every script in experiments/ (shortened)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ["stop.steps=2", "net.widths=[8]", "threads=1", "run.plot=false"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def commands() -> list[str]:
+    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("python -m pinnkfac")]
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_the_blocks_that_are_tested_here():
+    assert len(blocks("python")) == 2
+    assert len(commands()) == 4
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_of_the_readme_run(line, tmp_path):
+    name = re.search(r"# (\w+\.py)\n", blocks("python")[0])
+    assert name is not None
+    (tmp_path / name.group(1)).write_text(blocks("python")[0])
+    words = shlex.split(line)[1:]
+    short = SHORT if "solve" in words else []
+    given = {o.split("=")[0] for o in words if "=" in o}
+    run([*words, *(o for o in short if o.split("=")[0] not in given)], tmp_path)
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path):
+    code = blocks("python")[1]
+    assert "stop.seconds=5" in code
+    (tmp_path / "example.py").write_text(code.replace("stop.seconds=5", "stop.seconds=1"))
+    error, reason = run(["example.py"], tmp_path).split(" ", 1)
+    assert float(error) < 1.0
+    assert "stop.seconds" in reason
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("accuracy.py", ["--seconds", "0.2", "--pde", "heat1d", *SHORT], "heat1d"),
+        ("taylor_cost.py", ["--points", "3", "--repeats", "1", "--widths", "8", "8"], "products"),
+        (
+            "step_cost.py",
+            ["--repeats", "1", "--warm-up", "0", "--case", "poisson2d_medium"],
+            "kfac_star",
+        ),
+        (
+            "replay_trajectory.py",
+            [str(ROOT / "tests/golden/kfac_poisson2d.npz")],
+            "kfac_poisson2d: parameters",
+        ),
+    ],
+)
+def test_scripts_in_experiments_run(script, arguments, expected, tmp_path):
+    output = run([str(ROOT / "experiments" / script), *arguments], tmp_path)
+    assert expected in output
+    deviation = re.search(r"deviation from nested autodiff: (\S+)", output)
+    assert deviation is None or float(deviation.group(1)) < 1e-11
+
+
+def test_every_script_in_experiments_is_run_here():
+    source = Path(__file__).read_text(encoding="utf-8")
+    for script in (ROOT / "experiments").glob("*.py"):
+        assert f'"{script.name}"' in source

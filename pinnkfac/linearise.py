@@ -1,14 +1,7 @@
 """Problem × net × points → residuals and their derivatives by every trained parameter.
 
-For a linear layer y = W z + b the derivative of one equation's residual at one point is
-Σ_s g_s (z_s, 1_{s is a value row})ᵀ, with its inputs z [shared, batch, in] and the derivatives g
-[shared, batch, out] of the residual by its outputs. One forward pass and one backward pass per
-equation yield all (Z, G); every product with the Jacobian is then a matrix product a layer, and
-nothing is ever differentiated again.
-
-Parameters, directions and gradients are lists of tensors, one [out, in + 1] a layer (the bias
-last; [out, in] without bias), then one vector [param] of all other trained numbers (scales in the
-net, unknown coefficients), where there are any.
+One forward pass and one backward pass per equation yield all (Z, G) of block.py; every product
+with the Jacobian is then a matrix product a layer, and nothing is ever differentiated again.
 """
 
 from __future__ import annotations
@@ -21,69 +14,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.domain import PointSet
+from pinnkfac.block import Block, add_block_vjp, block_jvp
+from pinnkfac.collect import Collector, seed_of
+from pinnkfac.direction import Direction
+from pinnkfac.domain import PointSet, Uniform
 from pinnkfac.errors import UserError
-from pinnkfac.problem import Problem
+from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, record
 from pinnkfac.taylor.graph import Graph, Tape
 from pinnkfac.taylor.plan import Plan, make_plan
-from pinnkfac.taylor.rules import Adjoint, Jet, Sink
+from pinnkfac.taylor.rules import Jet
 from pinnkfac.workers import Workers
-
-Direction = list[Tensor]
-
-
-@dataclass
-class Layer:
-    """Inputs and output derivatives of one Linear layer at the points of one block.
-
-    ``inputs`` [shared, batch, in]; ``value_rows`` are the rows on which the bias acts;
-    ``gradients[e]`` [active, batch, out] are derivatives of equation e by the rows
-    ``active[e]`` of the output; the other rows don't enter that equation.
-    """
-
-    inputs: Tensor
-    value_rows: tuple[int, ...]
-    has_bias: bool
-    active: list[tuple[int, ...]]
-    gradients: list[Tensor]
-
-    def inputs_of(self, equation: int) -> Tensor:
-        """Inputs on the active rows of an equation, [active, batch, in]."""
-        rows = self.active[equation]
-        if len(rows) == self.inputs.shape[0]:
-            return self.inputs
-        if rows == tuple(range(rows[0], rows[-1] + 1)):
-            return self.inputs[rows[0] : rows[-1] + 1]
-        return self.inputs[list(rows)]
-
-    def bias_rows(self, equation: int) -> list[int]:
-        """Positions of value rows among the active rows of an equation."""
-        return [i for i, s in enumerate(self.active[equation]) if s in self.value_rows]
-
-
-@dataclass
-class Block:
-    """The linearisation of one term at some of its points.
-
-    ``weight`` is the term's weight over its number of points: the loss is Σ weight/2 · residual².
-    ``residual`` [batch, equation], its derivatives and ``dense`` [equation, batch, param] (or
-    None) carry the system's scales.
-    """
-
-    term: int
-    weight: float
-    residual: Tensor
-    layers: list[Layer]
-    dense: Tensor | None
-
-    @property
-    def batch(self) -> int:
-        return self.residual.shape[0]
-
-    @property
-    def equations(self) -> int:
-        return self.residual.shape[1]
 
 
 @dataclass(frozen=True)
@@ -152,13 +93,11 @@ class System:
         """Factors [equation] on the residuals of each term (see balance.py); None: all 1."""
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
-    def _compile(self, term: object) -> CompiledTerm:
-        from pinnkfac.domain import Uniform
-
-        sample = term.where.draw(3, Uniform(), torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    def _compile(self, term: Term) -> CompiledTerm:
+        sample = term.where.draw(3, Uniform(), torch.Generator().manual_seed(0))
         if len(sample) == 0:
-            raise UserError(f"term '{term.name}' has no points")  # type: ignore[attr-defined]
-        residual = record(term, self.problem, sample)  # type: ignore[arg-type]
+            raise UserError(f"term '{term.name}' has no points")
+        residual = record(term, self.problem, sample)
         used = {place for slot in residual.slots for (_, place, _), _ in slot}
         places = tuple(sorted(used))
         dimension = len(self.problem.coordinates.names)
@@ -322,11 +261,11 @@ class System:
             r, by_slot = r * scale, by_slot * scale[:, None, None]
             if by_parameter is not None:
                 by_parameter = by_parameter * scale[:, None, None]
-        collected = _Collector(self, term, len(points))
+        collected = Collector(self.graph, r, self.dense_size)
         for equation in range(term.residual.equations):
             for place, (plan, (jet, tape)) in enumerate(zip(term.plans, passes, strict=True)):
                 reads = term.residual.reads[equation]
-                seed = _seed(plan, by_slot[equation], reads, jet.value)
+                seed = seed_of(plan, by_slot[equation], reads, jet.value)
                 if seed is not None:
                     assert tape is not None
                     self.graph.backward(seed, tape, plan, collected.sink(equation, place))
@@ -335,94 +274,6 @@ class System:
                 collected.dense_of()[equation, :, start:] = by_parameter[equation]
         tapes = [tape for _, tape in passes]
         return Block(number, weight, r, collected.layers(tapes), collected.dense)
-
-
-def _seed(plan: Plan, by_slot: Tensor, reads: tuple[int, ...], output: Tensor) -> Adjoint | None:
-    """The adjoint of the output rows of one equation, from ∂F/∂z [batch or 1, slot].
-
-    Active are the rows of the slots that the equation ``reads``: the same in every chunk.
-    """
-    rows: dict[int, Tensor] = {}
-    for i in reads:
-        for c, row, field in plan.slots[i]:
-            if row not in rows:
-                rows[row] = torch.zeros_like(output)
-            rows[row][:, field] += c * by_slot[:, i]
-    if not rows:
-        return None
-    order = tuple(sorted(rows))
-    return Adjoint(order, torch.stack([rows[s] for s in order]))
-
-
-class _Collector:
-    """Gathers (Z, G) over places and repeated calls of a layer, joined along the shared axis."""
-
-    def __init__(self, system: System, term: CompiledTerm, batch: int) -> None:
-        self.system = system
-        self.term = term
-        self.batch = batch
-        self.dense: Tensor | None = None
-        self.found: dict[tuple[int, int], list[tuple[int, int, Adjoint]]] = {}
-
-    def dense_of(self) -> Tensor:
-        if self.dense is None:
-            equations = self.term.residual.equations
-            self.dense = torch.zeros(
-                equations,
-                self.batch,
-                self.system.dense_size,
-                dtype=self.system.dtype,
-                device=self.system.device,
-            )
-        return self.dense
-
-    def sink(self, equation: int, place: int) -> Sink:
-        def linear(layer: int, use: int, adjoint: Adjoint) -> None:
-            self.found.setdefault((equation, layer), []).append((place, use, adjoint))
-
-        def dense(parameter: nn.Parameter, derivative: Tensor) -> None:
-            start = 0
-            for known in self.system.graph.dense:
-                if known is parameter:
-                    break
-                start += known.numel()
-            block = self.dense_of()[equation, :, start : start + parameter.numel()]
-            block += derivative.reshape(self.batch, -1)
-
-        return Sink(linear, dense)
-
-    def layers(self, tapes: list[Tape | None]) -> list[Layer]:
-        result = []
-        for layer in range(len(self.system.graph.linears)):
-            inputs, offsets, value_rows, total = [], {}, [], 0
-            for place, tape in enumerate(tapes):
-                assert tape is not None
-                for use in range(self.system.graph.uses[layer]):
-                    offsets[place, use] = total
-                    value_rows.append(total)
-                    inputs.append(tape.inputs[layer, use].dense())
-                    total += inputs[-1].shape[0]
-            active, gradients = [], []
-            for equation in range(self.term.residual.equations):
-                found = sorted(
-                    self.found.get((equation, layer), []), key=lambda f: offsets[f[0], f[1]]
-                )
-                active.append(
-                    tuple(offsets[p, u] + s for p, u, adjoint in found for s in adjoint.rows)
-                )
-                gradients.append(self._join([adjoint.tensor for _, _, adjoint in found], layer))
-            z = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-            bias = self.system.graph.linears[layer].bias is not None
-            result.append(Layer(z, tuple(value_rows), bias, active, gradients))
-        return result
-
-    def _join(self, parts: list[Tensor], layer: int) -> Tensor:
-        if not parts:
-            out = self.system.graph.linears[layer].out_features
-            return torch.zeros(
-                0, self.batch, out, dtype=self.system.dtype, device=self.system.device
-            )
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Linearisation:
@@ -469,7 +320,7 @@ class Linearisation:
 
     def jvp_by_layer(self, v: Direction) -> Tensor:
         """The contribution of each entry of v to J v, [len(v), residuals]; they sum to J v."""
-        parts = self.system.workers.map(lambda make: _block_jvp(make(), v), self.blocks)
+        parts = self.system.workers.map(lambda make: block_jvp(make(), v), self.blocks)
         return torch.cat(parts, dim=1)
 
     def vjp(self, w: Tensor) -> Direction:
@@ -497,71 +348,8 @@ def _head(block: Block) -> tuple[int, float, Tensor]:
 
 
 @torch.no_grad()
-def _block_jvp(block: Block, v: Direction) -> Tensor:
-    result = block.residual.new_zeros(len(v), block.batch, block.equations)
-    for number, layer in enumerate(block.layers):
-        _layer_jvp(layer, v[number], result[number])
-    if block.dense is not None:
-        result[-1] = torch.einsum("ebp,p->be", block.dense, v[-1])
-    return math.sqrt(block.weight) * result.flatten(1)
-
-
-@torch.no_grad()
 def _group_vjp(system: System, group: Sequence[tuple[Callable[[], Block], Tensor]]) -> Direction:
     total = system.zeros()
     for make, piece in group:
-        block = make()
-        scaled = math.sqrt(block.weight) * piece
-        for number, layer in enumerate(block.layers):
-            _layer_vjp(layer, scaled, total[number])
-        if block.dense is not None:
-            total[-1] += torch.einsum("ebp,be->p", block.dense, scaled)
+        add_block_vjp(make(), piece, total)
     return total
-
-
-def _layer_jvp(layer: Layer, v: Tensor, out: Tensor) -> None:
-    """out[batch, equation] = Σ_s ⟨g_s, V (z_s, 1_s)⟩."""
-    inputs = layer.inputs.shape[-1]
-    for e, g in enumerate(layer.gradients):
-        if not len(g):
-            continue
-        z = layer.inputs_of(e)
-        product = (z.reshape(-1, inputs) @ v[:, :inputs].T).view_as(g)
-        if v.shape[1] > inputs:
-            for i in layer.bias_rows(e):
-                product[i] += v[:, inputs]
-        out[:, e] = product.mul_(g).sum(0).sum(-1)
-
-
-def _layer_vjp(layer: Layer, w: Tensor, total: Tensor) -> None:
-    """total [out, in + 1] += Σ_n w_n Σ_s g_s (z_s, 1_s)ᵀ."""
-    inputs = layer.inputs.shape[-1]
-    for e, g in enumerate(layer.gradients):
-        if not len(g):
-            continue
-        scaled = g * w[:, e, None]
-        z = layer.inputs_of(e)
-        total[:, :inputs].addmm_(scaled.reshape(-1, g.shape[-1]).T, z.reshape(-1, inputs))
-        if total.shape[1] > inputs:
-            for i in layer.bias_rows(e):
-                total[:, inputs] += scaled[i].sum(0)
-
-
-# -- algebra on directions ----------------------------------------------------------------------
-def inner(a: Direction, b: Direction) -> float:
-    """⟨a, b⟩."""
-    return float(sum(torch.sum(x * y) for x, y in zip(a, b, strict=True)))
-
-
-def combine(*pairs: tuple[float, Direction]) -> Direction:
-    """Σ coefficient · direction."""
-    first, *rest = pairs
-    result = [first[0] * v for v in first[1]]
-    for c, direction in rest:
-        for total, v in zip(result, direction, strict=True):
-            total.add_(v, alpha=c)
-    return result
-
-
-def norm(a: Direction) -> float:
-    return math.sqrt(inner(a, a))

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacfwd, jacrev, vmap
 
-from pinnkfac.linearise import Direction, Layer, System, TermPoints
+from pinnkfac.block import Layer
+from pinnkfac.direction import Direction
+from pinnkfac.linearise import System, TermPoints
 from pinnkfac.problem import bind
 
 

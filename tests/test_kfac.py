@@ -29,9 +29,10 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from pinnkfac import Box, Points, Problem, Term, Uniform, lap
+from pinnkfac.block import Block, Layer
 from pinnkfac.curvature.kfac import Average, Factors, dense_gramian, factors
 from pinnkfac.domain import PointSet
-from pinnkfac.linearise import Block, Layer, System
+from pinnkfac.linearise import System
 from pinnkfac.nets import FixedLinear, Mlp, Scale
 from pinnkfac.workers import Workers
 

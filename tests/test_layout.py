@@ -14,18 +14,29 @@ PACKAGE = ROOT / "pinnkfac"
 
 LAYERS = (
     "errors",
+    "memory",
     "workers",
+    "direction",
     "field",
     "domain",
     "problem",
     "residual",
     "taylor",
     "nets",
+    "block",
+    "collect",
     "linearise",
     "curvature",
     "step",
+    "balance",
+    "loop",
+    "solution",
+    "plots",
+    "run_folder",
+    "loading",
+    "configuration",
 )
-"""From bottom to top. What is not named here (loop, solution, commands, …) lies above all."""
+"""From bottom to top. What is not named here (solving, commands) lies above all."""
 
 
 def name_of(path):

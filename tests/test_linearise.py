@@ -37,7 +37,8 @@ from oracles import (
 from torch import nn
 
 from pinnkfac import Box, Problem, Term, UserError
-from pinnkfac.linearise import System, combine, inner, norm
+from pinnkfac.direction import combine, inner, norm
+from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp, Scale
 
 RTOL = 1e-11

@@ -26,8 +26,9 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.block import Block, Layer
 from pinnkfac.curvature.kronecker import Pair
-from pinnkfac.linearise import Block, Layer, Linearisation
+from pinnkfac.linearise import Linearisation
 
 Sharing = Literal["expand", "reduce", "weighted"]
 Backpropagated = Literal["type-2", "monte-carlo", "empirical", "forward-only"]

@@ -14,8 +14,9 @@ from pinnkfac.curvature.kronecker import (
     merge,
     symmetric_eigen,
 )
+from pinnkfac.direction import Direction, combine, inner
 from pinnkfac.errors import UserError
-from pinnkfac.linearise import Direction, Linearisation, System, combine, inner
+from pinnkfac.linearise import Linearisation, System
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pinnkfac.linearise import Block, Layer, Linearisation
+from pinnkfac.block import Block, Layer
+from pinnkfac.linearise import Linearisation
 
 
 def mean_square_norms(linearisation: Linearisation) -> list[Tensor]:

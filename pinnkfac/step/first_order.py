@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.linearise import Direction, System, TermPoints, combine, norm
+from pinnkfac.direction import Direction, combine, norm
+from pinnkfac.linearise import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.search import Search

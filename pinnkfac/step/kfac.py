@@ -12,8 +12,9 @@ from torch import Generator
 
 from pinnkfac.curvature.kfac import Average, Factors
 from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner, conjugate_gradients
+from pinnkfac.direction import Direction, combine, inner, norm
 from pinnkfac.errors import UserError
-from pinnkfac.linearise import Direction, Linearisation, System, TermPoints, combine, inner, norm
+from pinnkfac.linearise import Linearisation, System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.model import best_combination

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pinnkfac.linearise import Direction, Linearisation
+from pinnkfac.direction import Direction
+from pinnkfac.linearise import Linearisation
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+"""Directions in the space of all trained numbers, as lists of tensors, and their algebra.
+
+One tensor [out, in + 1] a Linear layer (the bias last; [out, in] without bias), then one vector
+[param] of all other trained numbers (scales in the net, unknown coefficients), where there are
+any. Parameters and gradients have the same form.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Direction = list[Tensor]
+
+
+def inner(a: Direction, b: Direction) -> float:
+    """⟨a, b⟩."""
+    return float(sum(torch.sum(x * y) for x, y in zip(a, b, strict=True)))
+
+
+def combine(*pairs: tuple[float, Direction]) -> Direction:
+    """Σ coefficient · direction."""
+    first, *rest = pairs
+    result = [first[0] * v for v in first[1]]
+    for c, direction in rest:
+        for total, v in zip(result, direction, strict=True):
+            total.add_(v, alpha=c)
+    return result
+
+
+def norm(a: Direction) -> float:
+    return math.sqrt(inner(a, a))

@@ -105,7 +105,18 @@ class System:
             make_plan(residual.slots, dimension, place, published_rows=self.published_rows)
             for place in places
         )
+        for plan in plans:
+            self._try_plan(term, plan, sample)
         return CompiledTerm(residual, places, plans)
+
+    @torch.no_grad()
+    def _try_plan(self, term: Term, plan: Plan, sample: PointSet) -> None:
+        """Refuse derivatives that the net cannot give, before anything is trained."""
+        x = sample.coordinates.to(device=self.device, dtype=self.dtype)
+        try:
+            self.graph.forward(x, plan, keep=True)
+        except UserError as error:
+            raise UserError(f"term '{term.name}': {error}") from error
 
     # -- parameters ------------------------------------------------------------------------------
     @property

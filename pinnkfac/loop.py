@@ -11,7 +11,7 @@ from typing import Any
 from torch import Generator
 
 from pinnkfac.balance import Balance
-from pinnkfac.domain import Sampling, Uniform
+from pinnkfac.domain import PointSet, Sampling, Uniform
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.linearise import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
@@ -87,6 +87,15 @@ class PointSource:
                 self.current = fresh
                 self.exchanged += 1
         return self.current
+
+    def state_dict(self) -> dict[str, Any]:
+        """The current points, so that a run can go on with them."""
+        points = [own.points.state_dict() for own in self.current]
+        return {"points": points, "exchanged": self.exchanged}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.current = self.system.prepare([PointSet(**points) for points in state["points"]])
+        self.exchanged = state["exchanged"]
 
     def _draw(self) -> list[TermPoints]:
         terms = [t.residual.term for t in self.system.terms]

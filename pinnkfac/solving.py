@@ -26,7 +26,7 @@ from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
 from pinnkfac.run_folder import RunFolder, parameters_sha256
 from pinnkfac.solution import ErrorMeter, Errors, Solution
-from pinnkfac.step.base import Step, Stepper
+from pinnkfac.step.base import Step
 
 
 @dataclass
@@ -97,11 +97,20 @@ def solve_configured(
     meter = ErrorMeter(problem, int(config.run.error_points))
     if folder is not None:
         folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    watcher = Watcher(system, stepper, meter, folder, quiet=config.run.quiet or folder is None)
+    watcher = Watcher(system, meter, folder, quiet=config.run.quiet or folder is None)
     watcher.headline(name, config, source)
     stop, balance = _stop(config.stop), build(config.balance)
     progress, reason = run(system, stepper, source, stop, balance, watcher)
-    return _finish(config, name, watcher, progress, reason, generators)
+    state = {
+        "net": net.state_dict(),
+        "coefficients": system.coefficients,
+        "scales": system.scales,
+        "stepper": stepper.state_dict(),
+        "points": source.state_dict(),
+        "generators": {k: g.get_state() for k, g in generators.items()},
+        "progress": {k: v for k, v in vars(progress).items() if k != "report"},
+    }
+    return _finish(config, name, watcher, progress, reason, state)
 
 
 def _stop(config: DictConfig) -> Stop:
@@ -209,14 +218,12 @@ class Watcher:
     def __init__(
         self,
         system: System,
-        stepper: Stepper,
         meter: ErrorMeter,
         folder: RunFolder | None,
         *,
         quiet: bool,
     ) -> None:
         self.system = system
-        self.stepper = stepper
         self.meter = meter
         self.folder = folder
         self.quiet = quiet
@@ -289,7 +296,7 @@ def _finish(
     watcher: Watcher,
     progress: Progress,
     reason: str,
-    generators: dict[str, Generator],
+    state: dict[str, Any],
 ) -> Result:
     system, folder = watcher.system, watcher.folder
     errors = watcher.meter.measure(watcher.solution)
@@ -316,7 +323,7 @@ def _finish(
         "written": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
     if folder is not None:
-        folder.write_checkpoint(_state(watcher, progress, generators))
+        folder.write_checkpoint(state)
         if config.run.plot:
             from pinnkfac.plots import plot_history, plot_solution
 
@@ -341,21 +348,6 @@ def _finish(
 
 def _choice(config: DictConfig, group: str) -> str:
     return str(OmegaConf.select(config, f"choices.{group}", default="custom"))
-
-
-def _state(
-    watcher: Watcher, progress: Progress, generators: dict[str, Generator]
-) -> dict[str, Any]:
-    """Everything needed to go on from here."""
-    return {
-        "net": watcher.system.net.state_dict(),
-        "coefficients": watcher.system.coefficients,
-        "scales": watcher.system.scales,
-        "stepper": watcher.stepper.state_dict(),
-        "generators": {k: g.get_state() for k, g in generators.items()},
-        "step": progress.step,
-        "seconds": progress.seconds,
-    }
 
 
 def _versions() -> dict[str, str]:

@@ -46,6 +46,14 @@ class PointSet:
     def __getitem__(self, rows: slice | Tensor) -> PointSet:
         return self._map(lambda v: v[rows])
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "coordinates": self.coordinates,
+            "normals": self.normals,
+            "links": dict(self.links),
+            "values": dict(self.values),
+        }
+
     @staticmethod
     def concatenate(parts: list[PointSet]) -> PointSet:
         first = parts[0]

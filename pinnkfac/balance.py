@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pinnkfac.curvature.traces import mean_square_norms
+from pinnkfac.errors import Diverged
 from pinnkfac.linearise import Linearisation
 
 
@@ -31,6 +33,10 @@ class Balance:
         if known is not None:
             norms = [n / s.square() for n, s in zip(norms, known, strict=True)]
         largest = max(float(n.max()) for n in norms)
+        if not math.isfinite(largest):
+            raise Diverged(
+                "the derivatives of the residual are no longer finite: training diverged"
+            )
         return [
             (largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1
             for n in norms

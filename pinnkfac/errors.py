@@ -11,6 +11,10 @@ class UserError(Exception):
     allowed and what to do. The command prints it without a traceback and exits with code 2."""
 
 
+class Diverged(UserError):
+    """Training left the finite numbers; the loop ends with this message as its reason."""
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """One sentence that lists the known names, nearest first where one is close."""
     known = [str(name) for name in known]

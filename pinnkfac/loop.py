@@ -12,7 +12,7 @@ from torch import Generator
 
 from pinnkfac.balance import Balance
 from pinnkfac.domain import PointSet, Sampling, Uniform
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.errors import Diverged, UserError, suggest
 from pinnkfac.linearise import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 
@@ -107,7 +107,7 @@ class PointSource:
 
 @dataclass
 class Progress:
-    """Where a run is: counters, the last report, and the best state so far."""
+    """Where a run is: counters, losses before the last step, and its report."""
 
     step: int = 0
     seconds: float = 0.0
@@ -141,9 +141,12 @@ def run(
         before = source.current
         points = source.at(progress.step, progress.trained_loss)
         rebalanced = balance.every > 0 and progress.step % balance.every == 0
-        if rebalanced:
-            system.scales = balance.scales(system.linearise(points))
-        report = stepper.update(points, same_loss=points is before and not rebalanced)
+        try:
+            if rebalanced:
+                system.scales = balance.scales(system.linearise(points))
+            report = stepper.update(points, same_loss=points is before and not rebalanced)
+        except Diverged as diverged:
+            return progress, str(diverged)
         progress.step += 1
         progress.report = report
         progress.loss = system.weighted(report.losses)

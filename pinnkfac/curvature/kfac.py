@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -272,6 +272,25 @@ class Average:
     pairs: list[list[Pair]] = field(default_factory=list)
     dense: Tensor | None = None
     updates: int = 0
+    dense_updates: int = 0
+    scales: list[Tensor] | None = None
+
+    def rescale(self, scales: list[Tensor] | None) -> None:
+        """Carry the averages over to new scales of the equations (see balance.py).
+
+        Factors B of a term are multiplied by the mean of s_new²/s_old² over its equations; the
+        dense block, a sum over terms, starts anew.
+        """
+        if scales is self.scales:
+            return
+        for number, layers in enumerate(self.pairs):
+            new = 1.0 if scales is None else scales[number].square()
+            old = 1.0 if self.scales is None else self.scales[number].square()
+            ratio = float(torch.as_tensor(new / old).mean())
+            for _, b in layers:
+                b.mul_(ratio)
+        self.dense, self.dense_updates = None, 0
+        self.scales = scales
 
     def update(self, linearisation: Linearisation, generator: Generator | None = None) -> None:
         new = factors(linearisation, self.settings, generator)
@@ -287,6 +306,7 @@ class Average:
             if self.dense is None:
                 self.dense = torch.zeros_like(value)
             self.dense.mul_(decay).add_(value, alpha=1.0 - decay)
+            self.dense_updates += 1
         self.updates += 1
 
     def _first(self, pair: Pair) -> Pair:
@@ -310,12 +330,15 @@ class Average:
         ]
 
     def dense_block(self) -> Tensor | None:
-        return None if self.dense is None else self.dense / self.correction
+        if self.dense is None:
+            return None
+        return self.dense / (1.0 - self.settings.decay**self.dense_updates)
 
     def state_dict(self) -> dict[str, object]:
-        return {"pairs": self.pairs, "dense": self.dense, "updates": self.updates}
+        return {name: getattr(self, name) for name in self._state}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        self.pairs = state["pairs"]  # type: ignore[assignment]
-        self.dense = state["dense"]  # type: ignore[assignment]
-        self.updates = state["updates"]  # type: ignore[assignment]
+        for name in self._state:
+            setattr(self, name, state[name])
+
+    _state: ClassVar[tuple[str, ...]] = ("pairs", "dense", "updates", "dense_updates", "scales")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pinnkfac.errors import UserError
+from pinnkfac.errors import Diverged, UserError
 
 DampingKind = Literal["same", "trace-norm", "exact"]
 Pair = tuple[Tensor, Tensor]
@@ -24,10 +24,10 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and -vectors of a symmetric matrix, robust to a failing driver.
 
     Retried on the CPU in float64, since small ill-conditioned matrices can fail to converge in
-    float32 or on other devices. Raises UserError where the matrix is not finite.
+    float32 or on other devices. Raises Diverged where the matrix is not finite.
     """
     if not bool(torch.isfinite(matrix).all()):
-        raise UserError(
+        raise Diverged(
             "a curvature factor is NaN or infinite: training diverged; raise the damping or "
             "use dtype=float64"
         )

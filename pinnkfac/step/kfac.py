@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Generator
 
 from pinnkfac.curvature.kfac import Average, Factors
@@ -94,7 +95,10 @@ class KfacStepper(Stepper):
 
     def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
         linearisation = self.system.linearise(points)
+        if not math.isfinite(linearisation.loss):
+            return Report(linearisation.losses, linearisation.loss, length=0.0)
         self._settle(linearisation.loss if same_loss else math.nan)
+        self.average.rescale(self.system.scales)
         if self.steps % self.settings.factors.every == 0:
             self.average.update(linearisation, self.generator)
         self.preconditioner.update(self.damping, self.steps)
@@ -176,7 +180,11 @@ class KfacStepper(Stepper):
 
         last = None if self.settings.lengths is not None else self.last_length
         accepted = self.search.run(loss, loss_0, slope, last)
-        if where != accepted.length:
+        if loss_0 - accepted.loss < 4 * torch.finfo(self.system.dtype).eps * loss_0:
+            accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
+        if accepted.length == 0.0:
+            self.system.set_parameters(start)
+        elif where != accepted.length:
             self.system.set_parameters(combine((1.0, start), (accepted.length, direction)))
         return accepted
 
@@ -194,7 +202,7 @@ class KfacStepper(Stepper):
         """Actual over expected reduction of the loss; NaN where the step was rejected."""
         if accepted.length == 0.0:
             return math.nan
-        if self.settings.lengths is not None and accepted.length != 1.0:
+        if self.settings.lengths is not None and accepted.shrunk:
             return 0.0  # the model's own step did not lower the loss
         return (loss - accepted.loss) / expected if expected > 0 else math.nan
 

@@ -28,15 +28,16 @@ def minimise(slopes: Tensor, products: Tensor, norms: Tensor, damping: float) ->
     """Minimise q over c [direction] from b [direction], M and D [direction, direction].
 
     Directions are scaled to unit length in M + λ D first; combinations of them that the matrix
-    cannot tell apart (collinear directions) are left out.
+    cannot tell apart at the precision of ``products`` (collinear directions) are left out.
     """
+    precision = max(1e-12, 10 * len(slopes) * torch.finfo(products.dtype).eps)
     matrix = (products + damping * norms).double().cpu()
     b = slopes.double().cpu()
     scale = matrix.diagonal().clamp_min(0.0).sqrt()
     used = scale > 0
     scale = torch.where(used, scale, torch.ones_like(scale))
     values, vectors = torch.linalg.eigh(matrix / torch.outer(scale, scale))
-    keep = values > 1e-12 * values[-1].clamp_min(1e-300)
+    keep = values > precision * values[-1].clamp_min(1e-300)
     projected = vectors.T @ (-b / scale)
     inside = torch.where(keep, projected / torch.where(keep, values, torch.ones_like(values)), 0.0)
     c = torch.where(used, (vectors @ inside) / scale, torch.zeros_like(scale))

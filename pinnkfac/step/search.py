@@ -12,11 +12,15 @@ Loss = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Accepted:
-    """A step length and the loss there; length 0 where no trial lowers the loss."""
+    """A step length and the loss there; length 0 where no trial lowers the loss.
+
+    ``shrunk``: longer steps were tried first and did not lower the loss.
+    """
 
     length: float
     loss: float
     trials: int
+    shrunk: bool = False
 
 
 class Search(Protocol):
@@ -80,7 +84,7 @@ class Backtracking:
         for trial in range(1, self.most + 1):
             value = loss(length)
             if _falls_enough(value, loss_0, self.sufficient * length * min(slope, 0.0)):
-                return Accepted(length, value, trial)
+                return Accepted(length, value, trial, shrunk=trial > 1)
             length *= self.shrink
         return Accepted(0.0, loss_0, self.most)
 
@@ -102,7 +106,7 @@ class Quadratic:
         for trial in range(1, self.most + 1):
             value = loss(length)
             if _falls_enough(value, loss_0, self.sufficient * length * slope):
-                return Accepted(length, value, trial)
+                return Accepted(length, value, trial, shrunk=trial > 1)
             rise = value - loss_0 - slope * length
             minimum = (
                 -slope * length * length / (2 * rise) if math.isfinite(rise) and rise > 0 else 0

@@ -12,6 +12,7 @@ import argparse
 
 from pinnkfac import solve
 from pinnkfac.loading import bundled
+from pinnkfac.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--pde", action="append", choices=list(bundled()), metavar="NAME")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
+    keep_freed_memory()
     print(
         f"{'pde':<20} {'parameters':>10} {'steps':>6} {'loss':>9} {'relative L2':>12} {'RMS':>9}",
         flush=True,

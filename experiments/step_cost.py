@@ -18,13 +18,13 @@ from collections.abc import Callable
 import torch
 from torch import Generator
 
+from pinnkfac.assembly import make_net
 from pinnkfac.configuration import build, compose
 from pinnkfac.curvature.kfac import factors
 from pinnkfac.linearise import System
 from pinnkfac.loading import find
 from pinnkfac.loop import PointSource
 from pinnkfac.memory import keep_freed_memory
-from pinnkfac.solving import make_net
 from pinnkfac.step.base import Stepper
 
 CASES = {
@@ -72,7 +72,6 @@ def measure(case: str, clock: Clock, warm_up: int) -> None:
     overrides = [f"net.widths={widths}"]
     known = [t.name for t in problem.terms]
     overrides += [f"points.numbers.{k}={v}" for k, v in numbers.items() if k in known]
-    overrides = [o.replace("points.numbers.", "+points.numbers.") for o in overrides]
 
     def start(step: str) -> tuple[System, PointSource, Stepper]:
         config = compose(name, found.defaults, [f"step={step}", *overrides])

@@ -48,15 +48,25 @@ def compose(name: str, arguments: dict[str, Any], overrides: list[str]) -> DictC
     Raises UserError for an unknown key or a value that cannot be read.
     """
     register(arguments)
-    GlobalHydra.instance().clear()
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with initialize_config_dir(config_folder(), version_base="1.3"):
             config = hydra_compose(
-                CONFIG_NAME, [*overrides, f"problem='{name}'"], return_hydra_config=True
+                CONFIG_NAME,
+                [*opened(overrides), f"problem='{name}'"],
+                return_hydra_config=True,
             )
             return finish(config, dict(config.hydra.runtime.choices))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer  # an application of the caller's own
+
+
+def opened(overrides: list[str]) -> list[str]:
+    """Numbers of points are keyed by the terms of a problem, which the configuration does not
+    know: let them be set like any other key."""
+    return [f"++{o}" if o.startswith("points.numbers.") else o for o in overrides]
 
 
 def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictConfig:

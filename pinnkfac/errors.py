@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, get_args
 
 
 class UserError(Exception):
@@ -21,3 +22,10 @@ def suggest(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"Known: {', '.join(known) if known else 'none'}.{hint}"
+
+
+def check_choice(setting: str, value: object, literal: Any) -> None:
+    """Raise UserError where a setting is none of the strings of its ``Literal`` type."""
+    known = get_args(literal)
+    if value not in known:
+        raise UserError(f"{setting}={value} does not exist. {suggest(str(value), known)}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,20 +28,43 @@ def resource(name: str) -> Path:
 
 @dataclass(frozen=True)
 class PdeFile:
-    """A PDE function that was found: where, its name, and how to call it."""
+    """A PDE function: its file (None where it was given from Python), its name, how to call it."""
 
-    path: Path
+    path: Path | None
     name: str
     function: Callable[..., Any]
+
+    @staticmethod
+    def of(function: Callable[..., Any]) -> PdeFile:
+        """A function that was given from Python: any callable, such as a functools.partial.
+
+        Raises UserError for anything else.
+        """
+        if not callable(function):
+            raise UserError(
+                f"a PDE is given as {type(function).__name__}: give a name, a file, a function "
+                "that returns a Problem, or a Problem"
+            )
+        named: Any = function
+        while isinstance(named, functools.partial):
+            named = named.func
+        name = getattr(named, "__name__", type(named).__name__)
+        return PdeFile(None, name if name.isidentifier() else "pde", function)
+
+    @property
+    def _where(self) -> str:
+        return "" if self.path is None else f"{self.path.name}: "
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Keyword arguments of the function with their default values."""
         result = {}
         for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
             if parameter.default is inspect.Parameter.empty:
                 raise UserError(
-                    f"{self.path.name}: {self.name}({parameter.name}) has no default value: "
+                    f"{self._where}{self.name}({parameter.name}) has no default value: "
                     f"give one, such as {parameter.name}=1.0, to make pde.{parameter.name} optional"
                 )
             result[parameter.name] = parameter.default
@@ -49,13 +75,14 @@ class PdeFile:
         from pinnkfac.problem import Problem
 
         try:
-            problem = self.function(**arguments)
+            with _beside(self.path):
+                problem = self.function(**arguments)
         except UserError as error:
-            raise UserError(f"{self.path.name}: {error}") from error
+            raise UserError(f"{self._where}{error}") from error
         if not isinstance(problem, Problem):
             raise UserError(
-                f"{self.path.name}: {self.name}() returned {type(problem).__name__}; it must "
-                "return a pinnkfac.Problem"
+                f"{self._where}{self.name}() returned {type(problem).__name__}; it must return a "
+                "pinnkfac.Problem"
             )
         return problem
 
@@ -141,10 +168,16 @@ def _import(path: Path) -> ModuleType:
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from error
-    except Exception as error:
+        # Dataclasses look their module up while it runs.
+        sys.modules[name] = module
+        with _beside(path):
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if isinstance(error, UserError):
+            raise UserError(f"{path.name}: {error}") from error
+        if not isinstance(error, Exception):
+            raise
         line = _line_in(error, path)
         raise UserError(
             f"{path.name}{line} could not be imported: {type(error).__name__}: {error}"
@@ -152,8 +185,29 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
+@contextmanager
+def _beside(path: Path | None) -> Iterator[None]:
+    """Within it, files in the folder of a PDE file can be imported, as beside a script.
+
+    They are forgotten behind it: the next PDE file may lie beside others of the same names.
+    """
+    if path is None:
+        yield
+        return
+    folder, before = path.resolve().parent, set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if getattr(sys.modules[name], "__file__", None) == str(folder / f"{name}.py"):
+                del sys.modules[name]
+
+
 def _line_in(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError) and error.lineno:
+    if isinstance(error, SyntaxError) and Path(error.filename or "").resolve() == path.resolve():
         return f", line {error.lineno},"
     trace, line = error.__traceback__, ""
     while trace is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from pinnkfac.errors import UserError
 from pinnkfac.residual import exact_solution
@@ -16,22 +17,12 @@ from pinnkfac.solution import Solution
 RESOLUTION = 161
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
 def plot_solution(solution: Solution, path: Path) -> None:
     """Fields in rows; solution, exact solution and difference in columns.
 
     One coordinate: lines. Two: maps, time on the horizontal axis. More: the slice through the
     middle of the domain along the first two coordinates of space, and the middle of time.
     """
-    plt = _pyplot()
     problem = solution.problem
     names = problem.coordinates.names
     shown = _shown_coordinates(solution)
@@ -45,13 +36,8 @@ def plot_solution(solution: Solution, path: Path) -> None:
             exact = None
     columns = 1 if exact is None else 3 if len(shown) == 2 else 2
     fields = problem.fields
-    figure, grid = plt.subplots(
-        len(fields),
-        columns,
-        figsize=(4.2 * columns, 3.4 * len(fields)),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(4.2 * columns, 3.4 * len(fields)), layout="constrained")
+    grid = figure.subplots(len(fields), columns, squeeze=False)
     for k, field in enumerate(fields):
         own = values[:, k]
         reference = None if exact is None else exact[:, k]
@@ -63,7 +49,6 @@ def plot_solution(solution: Solution, path: Path) -> None:
     if note:
         figure.suptitle(note, fontsize=9)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _shown_coordinates(solution: Solution) -> list[int]:
@@ -139,8 +124,8 @@ def _maps(
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: Path, name: str) -> None:
     """Unweighted losses by term and the relative L2 error over seconds."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
     seconds = [r["seconds"] for r in history]
     colours = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442"]
     for i, term in enumerate(history[0]["losses"] if history else ()):
@@ -154,4 +139,3 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path, name: str) ->
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pinnkfac.domain import Box, Points, Region
 from pinnkfac.errors import UserError
-from pinnkfac.field import ELEMENTWISE, Coordinates, Form
+from pinnkfac.field import ELEMENTWISE, Coordinates, Form, tensors
 
 _bound: ContextVar[dict[int, Tensor] | None] = ContextVar("bound parameters", default=None)
 
@@ -49,9 +49,7 @@ class Parameter:
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        from pinnkfac.field import _tensors
-
-        return function(*_tensors(args), **_tensors(kwargs or {}))
+        return function(*tensors(args), **tensors(kwargs or {}))
 
     def __bool__(self) -> bool:
         raise UserError(f"a branch on the Parameter '{self.name}': use torch.where instead")

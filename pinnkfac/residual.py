@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,51 +17,9 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from pinnkfac.domain import PointSet
-from pinnkfac.errors import UserError, suggest
-from pinnkfac.field import Context, Coordinates, Form, LinearPart, Vector
+from pinnkfac.errors import UserError
+from pinnkfac.field import At, Context, Coordinates, Form, LinearPart, Vector, shadowed
 from pinnkfac.problem import Problem, Term, bind
-
-
-class At:
-    """The point a residual is evaluated at: coordinates, normal, given values, linked points."""
-
-    def __init__(
-        self,
-        coordinates: Coordinates,
-        point: Tensor,
-        normal: Tensor | None = None,
-        values: dict[str, Tensor] | None = None,
-        links: dict[str, Tensor] | None = None,
-        place: str = "",
-    ) -> None:
-        self._coordinates = coordinates
-        self._point = point
-        self._normal = normal
-        self._values = values or {}
-        self._links = links or {}
-        self.place = place
-
-    def __getattr__(self, name: str) -> Any:
-        coordinates = self._coordinates
-        if name in coordinates.names:
-            return self._point[coordinates.names.index(name)]
-        if name == coordinates.vector:
-            return torch.stack([getattr(self, s) for s in coordinates.space])
-        if name in self._values:
-            return self._values[name]
-        if name in self._links:
-            return At(coordinates, self._links[name], place=name)
-        if name == "normal":
-            if self._normal is None:
-                raise UserError(
-                    "at.normal exists on faces only: put the term on box.boundary or box.faces(...)"
-                )
-            return self._normal
-        if name.startswith("__"):
-            raise AttributeError(name)
-        vector = [coordinates.vector] if coordinates.vector else []
-        known = [*coordinates.names, *vector, *self._values, *self._links]
-        raise UserError(f"unknown coordinate 'at.{name}'. {suggest(name, known)}")
 
 
 class _Recorder(Context):
@@ -108,11 +67,12 @@ def fields_in(context: Context, number: int) -> list[Form]:
 
 
 def flatten(output: Any) -> list[Any]:
-    """The equations of a residual: one number, or a (nested) tuple or vector of them."""
+    """The equations of a residual: one number, or a (nested) tuple or vector of them.
+
+    A tensor with an axis is not one of these: it is a forgotten sum more often than a system.
+    """
     if isinstance(output, tuple | list | Vector):
         return [entry for item in output for entry in flatten(item)]
-    if isinstance(output, Tensor) and output.dim() == 1:
-        return list(output.unbind(0))
     return [output]
 
 
@@ -135,7 +95,10 @@ def call(term: Term, context: Context, at: At, fields: int) -> list[Any]:
 
 
 def _check_entry(entry: Any) -> None:
-    if isinstance(entry, Form) or (isinstance(entry, int | float) and not isinstance(entry, bool)):
+    """Raise UserError unless an equation is one real number; of a form, its remainder is."""
+    if isinstance(entry, Form):
+        entry = entry.remainder
+    if isinstance(entry, Real) and not isinstance(entry, bool):
         return
     if hasattr(entry, "as_tensor"):
         entry = entry.as_tensor()
@@ -152,7 +115,8 @@ def _check_entry(entry: Any) -> None:
     if entry.dim() > 0:
         raise UserError(
             f"the residual has shape {tuple(entry.shape)} at a point; return one number per "
-            "equation (a residual sees one point at a time: no batch axis)"
+            "equation, several as a tuple (a residual sees one point at a time: no batch axis; "
+            "was a sum forgotten?)"
         )
     if not entry.is_floating_point():
         raise UserError(f"the residual has dtype {entry.dtype}; return real floating-point numbers")
@@ -211,8 +175,7 @@ class Residual:
         at = At(self.coordinates, **arguments)
         with bind(self.parameters, list(theta)):
             entries = call(self.term, context, at, self.fields)
-            numbers = [e.tensor() if isinstance(e, Form) else e for e in entries]
-            numbers = [n.as_tensor() if hasattr(n, "as_tensor") else n for n in numbers]
+            numbers = [e.as_tensor() if hasattr(e, "as_tensor") else e for e in entries]
             return tuple(torch.as_tensor(n, dtype=like.dtype, device=like.device) for n in numbers)
 
     def _point(self, z: Tensor, theta: Tensor, arguments: dict[str, Any]) -> Tensor:
@@ -228,13 +191,24 @@ class Residual:
             return None
         x = points.coordinates
         z = x.new_zeros(len(points), len(self.slots))
-        return self._function(points)(z, x.new_zeros(len(points), len(self.parameters)))
+        theta = x.new_zeros(len(points), len(self.parameters))
+        return self._checked(self._function(points)(z, theta), points)
+
+    def _checked(self, r: Tensor, points: PointSet) -> Tensor:
+        """r, where it is [batch, equation] with the equations that were recorded."""
+        if r.shape != (len(points), self.equations):
+            raise UserError(
+                f"term '{self.term.name}': the residual has shape {tuple(r.shape)} at "
+                f"{len(points)} points, but {self.equations} equation(s) when it was recorded: it "
+                "must do the same at every call"
+            )
+        return r
 
     def value(self, z: Tensor, theta: Tensor, points: PointSet, remainder: Tensor | None) -> Tensor:
         """r = F(z, at) [batch, equation] from slots z [batch, slot] and parameters θ [param]."""
         if remainder is not None:
             return remainder + z @ self._matrix(z).T
-        return self._function(points)(z, theta.expand(len(points), -1))
+        return self._checked(self._function(points)(z, theta.expand(len(points), -1)), points)
 
     def derivative(
         self, z: Tensor, theta: Tensor, points: PointSet, remainder: Tensor | None
@@ -246,9 +220,12 @@ class Residual:
         if remainder is not None:
             matrix = self._matrix(z)
             return remainder + z @ matrix.T, matrix[:, None, :], None
+        # Reverse mode, since chunks of points run in threads, and the nesting level of torch's
+        # forward mode is global to the process.
         r, pull = vjp(  # type: ignore[misc]
             self._function(points), z, theta.expand(len(points), -1).contiguous()
         )
+        self._checked(r, points)
         slots, parameters = [], []
         for e in range(self.equations):
             seed = torch.zeros_like(r)
@@ -323,6 +300,7 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
     Raises UserError, naming the term, for every mistake in the residual.
     """
     coordinates, fields = problem.coordinates, len(problem.fields)
+    _check_names(term, coordinates, points)
     found: dict[str, Any] = {}
 
     def once(arguments: dict[str, Any]) -> Tensor:
@@ -340,7 +318,7 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
             for entry in entries:
                 if isinstance(entry, Form) and entry.linear:
                     _check_places(term, entry)
-                    entry.tensor()
+                    entry.as_tensor()
                     slot, lead = entry.normalised()
                     constant.append({recorder.slots.index(slot): lead})
                 else:
@@ -369,6 +347,19 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
             if not read:
                 raise UserError(_no_field(term, number, len(residual.reads)))
     return residual
+
+
+def _check_names(term: Term, coordinates: Coordinates, points: PointSet) -> None:
+    """Raise UserError where ``at`` could not tell a given value or linked point from another."""
+    for name in (*points.values, *points.links):
+        hidden_by = shadowed(name, coordinates)
+        if name in points.values and name in points.links:
+            hidden_by = "both a given value and a linked point"
+        if hidden_by:
+            raise UserError(
+                f"term '{term.name}': at.{name} of its points would be hidden: it is {hidden_by}; "
+                "give it another name"
+            )
 
 
 def _no_field(term: Term, number: int, equations: int) -> str:
@@ -402,7 +393,9 @@ def exact_solution(problem: Problem, coordinates: Tensor) -> Tensor:
     fields = len(problem.fields)
 
     def one(point: Tensor) -> Tensor:
-        values = flatten(problem.solution(At(problem.coordinates, point)))  # type: ignore[misc]
+        output = problem.solution(At(problem.coordinates, point))  # type: ignore[misc]
+        stacked = isinstance(output, Tensor) and output.dim() == 1
+        values = list(output.unbind(0)) if stacked else flatten(output)
         if len(values) != fields:
             raise UserError(
                 f"solution returned {len(values)} values, but there are {fields} fields "

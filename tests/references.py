@@ -71,7 +71,7 @@ def residual(term: Term, problem: Problem, points: PointSet, fields: Fields) -> 
         places = {"": arguments["point"], **arguments["links"]}
         oracle = Oracle(problem.coordinates, fields, places)
         entries = call(term, oracle, At(problem.coordinates, **arguments), len(problem.fields))
-        numbers = [e.tensor() if isinstance(e, Form) else torch.as_tensor(e) for e in entries]
+        numbers = [e.as_tensor() if isinstance(e, Form) else torch.as_tensor(e) for e in entries]
         return torch.stack(numbers)
 
     return vmap(one)(_arguments(points))

@@ -13,6 +13,7 @@ from oracles import assert_close
 
 from pinnkfac import Box, Grid, Points, Problem, Sobol, Term, Uniform, UserError
 from pinnkfac.domain import PointSet
+from pinnkfac.field import Form
 
 SAMPLINGS = [Uniform(), Sobol(), Grid()]
 each_sampling = pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda s: type(s).__name__)
@@ -237,6 +238,14 @@ BAD_BOXES = {
     "three numbers": (lambda: Box(x=(0, 1, 2)), ["'x'", "two numbers"]),
     "text": (lambda: Box(x="ab"), ["'x'", "two numbers"]),
     "name of a method": (lambda: Box(normal=(0, 1)), ["'normal'", "cannot name"]),
+    "name of a method of fields": (lambda: Box(d=(0, 1)), ["'d'", "cannot name", "u.d"]),
+    "name of a function of fields": (lambda: Box(exp=(0, 1)), ["'exp'", "cannot name"]),
+    "name in a form": (lambda: Box(x=(0, 1), linear=(0, 1)), ["'linear'", "cannot name"]),
+    "name in the point": (lambda: Box(place=(0, 1)), ["'place'", "at.place"]),
+    "name of a linked point": (lambda: Box(opposite=(0, 1)), ["'opposite'", "at.opposite"]),
+    "name in a tensor": (lambda: Box(T=(0, 1), x=(0, 1)), ["'T'", "cannot name"]),
+    "stem of names": (lambda: Box(d1=(0, 1), d2=(0, 1)), ["'d'", "cannot name the vector"]),
+    "word of Python": (lambda: Box({"lambda": (0, 1)}), ["'lambda'", "cannot name"]),
     "no name": (lambda: Box({"1x": (0, 1)}), ["'1x'", "cannot name"]),
     "unknown time": (lambda: Box(x=(0, 1), time="s"), ["time='s'", "x"]),
     "time only": (lambda: Box(t=(0, 1)), ["no coordinate of space", "time=None"]),
@@ -301,6 +310,13 @@ BAD_POINTS = {
     "a number": (lambda: Points({"x": 0.5}), ["'x'", "()"]),
     "not a number": (lambda: Points({"x": [1, math.nan]}), ["'x'", "NaN", "drop"]),
     "infinite value": (lambda: Points({"x": [1.0]}, m=[math.inf]), ["'m'", "infinite"]),
+    "a value twice": (lambda: Points({"x": [1.0]}, x=[1.0]), ["'x'", "the coordinate x"]),
+    "a vector twice": (
+        lambda: Points({"x1": [1.0], "x2": [1.0]}, x=[1.0]),
+        ["'x'", "hidden", "the vector of the coordinates x1, x2"],
+    ),
+    "a normal": (lambda: Points({"x": [1.0]}, normal=[1.0]), ["'normal'", "at.normal"]),
+    "a place": (lambda: Points({"x": [1.0]}, place=[1.0]), ["'place'", "at.place"]),
     "text": (lambda: Points({"x": ["a"]}), ["'x'", "real numbers"]),
     "complex": (lambda: Points({"x": [1j]}), ["'x'", "real numbers"]),
 }
@@ -320,6 +336,19 @@ def test_given_points_need_the_coordinates_of_the_box(given):
     term = Term("data", Points(given), lambda u, at: u)
     with pytest.raises(UserError, match="coordinates are t, x"):
         Problem(fields=("u",), terms=[term], domain=Box(t=(0, 1), x=(0, 1)))
+
+
+def test_values_cannot_hide_behind_the_vector_of_a_problem_in_time():
+    given = Points({"t": [0.5], "x1": [0.5], "x2": [0.5]}, x=[1.0])
+    term = Term("data", given, lambda u, at: u - at.x)
+    with pytest.raises(UserError, match=r"value 'x' would be hidden, at\.x is the vector"):
+        Problem(fields=("u",), terms=[term], domain=Box.cube(2, t=(0, 1)))
+
+
+@pytest.mark.parametrize("name", [n for n in dir(Form) if not n.startswith("_")])
+def test_no_coordinate_has_the_name_of_something_in_a_form(name):
+    with pytest.raises(UserError, match=f"'{name}' cannot name a coordinate"):
+        Box({name: (0, 1)})
 
 
 # -- sets of points ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ u = sin x e^{2y} + x y³ and v = cos(x y).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ SAME = {
     "at the point itself": (lambda u, v, at: u.x, lambda u, v, at: u.x(at)),
     "a source": (lambda u, v, at: lap(u), lambda u, v, at: lap(u) - torch.sin(at.x)),
     "a source before": (lambda u, v, at: u, lambda u, v, at: at.x - u),
+    "a number of numpy": (lambda u, v, at: u.x, lambda u, v, at: u.x - np.float32(0.5)),
     "a constant": (lambda u, v, at: u.x, lambda u, v, at: 1 + u.x),
     "a derivative of a constant": (lambda u, v, at: u.x, lambda u, v, at: (u + 3.0).x),
     "cancellation": (lambda u, v, at: u.x, lambda u, v, at: u.x + v - v),
@@ -371,7 +373,7 @@ def test_normals_and_given_values_are_read():
 
 # -- what is refused -----------------------------------------------------------------------------
 def _two_numbers(u, v, at):
-    return torch.stack([u.tensor(), v.tensor()])[None]
+    return torch.stack([u.as_tensor(), v.as_tensor()])[None]
 
 
 calls = {"number": 0}
@@ -380,6 +382,16 @@ calls = {"number": 0}
 def _never_the_same(u, v, at):
     calls["number"] += 1
     return u.x * v if calls["number"] == 1 else u.y * v
+
+
+def _ever_more(u, v, at):
+    calls["number"] += 1
+    return u if calls["number"] == 1 else (u, u)
+
+
+def _ever_more_squares(u, v, at):
+    calls["number"] += 1
+    return u**2 if calls["number"] <= 2 else (u**2, u**2)
 
 
 REFUSED = {
@@ -444,6 +456,15 @@ REFUSED = {
     "an unlisted Parameter": (lambda u, v, at: KAPPA * u, ["'kappa'", "Problem(parameters=...)"]),
     "an unlisted Parameter alone": (lambda u, v, at: u - KAPPA, ["'kappa'", "parameters"]),
     "a branch on a Parameter": (lambda u, v, at: u if KAPPA else v, ["kappa", "torch.where"]),
+    "a vector of sources": (
+        lambda u, v, at: u - at.x * torch.ones(2),
+        ["shape (2,)", "one number"],
+    ),
+    "an axis of one": (lambda u, v, at: u - torch.ones(1), ["shape (1,)", "one number"]),
+    "a vector in one of two equations": (lambda u, v, at: (u - torch.ones(3), v), ["shape (3,)"]),
+    "a complex source": (lambda u, v, at: u - torch.tensor(1 + 2j), ["dtype torch.complex64"]),
+    "one equation, then two": (_ever_more, ["(5, 2)", "1 equation", "same at every call"]),
+    "one nonlinear equation, then two": (_ever_more_squares, ["(5, 2)", "same at every call"]),
     "not always the same": (_never_the_same, ["same at every call"]),
 }
 
@@ -451,6 +472,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_mistakes_name_the_term_and_what_to_do(name):
     residual, words = REFUSED[name]
+    calls["number"] = 0
     with pytest.raises(UserError) as caught:
         found, _, points = compiled(residual)
         z = torch.ones(len(points), len(found.slots), dtype=FLOAT)
@@ -459,6 +481,31 @@ def test_mistakes_name_the_term_and_what_to_do(name):
     assert message.startswith("term 'eq': ") and message.count("term 'eq'") == 1
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("residual", [lambda u, at: lap(u) - at.x**2, lambda u, at: (u - at.x, u)])
+def test_a_source_that_is_the_vector_of_coordinates_is_refused(residual):
+    with pytest.raises(UserError, match=r"term 'eq': the residual has shape \(2,\) at a point"):
+        compiled(residual, box=Box.cube(2), fields=("u",))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("x", "the coordinate x"), ("place", "at.place itself"), ("normal", "at.normal itself")],
+)
+def test_linked_points_cannot_be_hidden(name, words):
+    region = Linked(BOX, {name: (0.1, 0.0)})
+    with pytest.raises(UserError, match=f"term 'eq': at.{name} .* hidden: it is {words}"):
+        compiled(lambda u, v, at: u, where=region)
+
+
+def test_given_values_and_linked_points_have_different_names():
+    region = Linked(BOX, {"near": (0.1, 0.0)})
+    term = Term("eq", region, lambda u, at: u - at.near)
+    points = region.draw(2, Uniform(), torch.Generator())
+    points = replace(points, values={"near": points.coordinates[:, 0]})
+    with pytest.raises(UserError, match=r"term 'eq': at\.near .* both a given value and a linked"):
+        record(term, Problem(fields=("u",), terms=[term], domain=BOX), points)
 
 
 # -- indices -------------------------------------------------------------------------------------
@@ -489,3 +536,4 @@ def test_vector_name_is_the_common_stem():
     assert Coordinates(("t", "x1", "x2"), "t").vector == "x"
     assert Coordinates(("x", "y")).vector == ""
     assert Coordinates(("x", "x1")).vector == ""
+    assert Coordinates(("x", "x1", "x2"), "x").vector == ""

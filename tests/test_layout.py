@@ -35,6 +35,8 @@ LAYERS = (
     "run_folder",
     "loading",
     "configuration",
+    "assembly",
+    "watching",
 )
 """From bottom to top. What is not named here (solving, commands) lies above all."""
 

@@ -35,6 +35,7 @@ def run(arguments: list[str], folder: Path) -> str:
 def test_the_readme_has_the_blocks_that_are_tested_here():
     assert len(blocks("python")) == 2
     assert len(commands()) == 4
+    assert not re.findall(r"@[A-Z]+@|TODO", README)
 
 
 @pytest.mark.parametrize("line", commands())

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, solve
+from pinnkfac.assembly import assemble
+from pinnkfac.configuration import compose
+from pinnkfac.loop import Stop, run
 from pinnkfac.run_folder import parameters_sha256
 
 SMALL = ("net.widths=[16,16]", "stop.seconds=null", "threads=1")
@@ -177,7 +180,10 @@ def test_points_are_drawn_as_configured(option):
         (("net.activation=relu",), "tanh"),
         (("net.widths=[0]",), "positive"),
         (("threads=0",), "at least 1"),
-        (("+points.numbers.innside=5",), "Did you mean 'inside'"),
+        (("net.fourier_features=3",), "even number"),
+        (("device=meta",), "device=meta"),
+        (("step=adam", "damping.start=5"), "damping.start"),
+        (("points.numbers.innside=5",), "Did you mean 'inside'"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_message(overrides, message):
@@ -240,51 +246,30 @@ def test_a_periodic_net_is_periodic_and_fourier_features_follow_it():
 @pytest.mark.parametrize("step", ["kfac_cg", "kfac_star", "kfac", "adam", "lbfgs"])
 def test_a_checkpoint_holds_all_that_is_needed_to_go_on_bit_for_bit(step, tmp_path):
     """A run of 12 steps equals one of 7, saved and loaded into fresh objects, and 5 more."""
-    from pinnkfac.balance import Balance
-    from pinnkfac.configuration import build, compose
-    from pinnkfac.linearise import System
-    from pinnkfac.loop import PointSource, Progress, Stop, run
-    from pinnkfac.solving import make_net
+    overrides = [f"step={step}", "net.widths=[8]", "points.interior=60", "points.check=3"]
+    config = compose("poisson", {}, [*overrides, "points.gap=1e-6", "balance.every=4"])
 
-    def parts():
-        overrides = [f"step={step}", "net.widths=[8]", "points.interior=60", "points.check=3"]
-        config = compose("poisson", {}, [*overrides, "points.gap=1e-6"])
-        system = System(poisson(), make_net(poisson(), config.net, 0))
-        generators = [torch.Generator().manual_seed(k) for k in (1, 2)]
-        source = PointSource(system, build(config.points), generators[0])
-        search, damping = build(config.search), build(config.damping)
-        return system, build(config.step).start(system, search, damping, generators[1]), source
-
-    def go(system, stepper, source, steps, progress=None):
+    def go(parts, steps, progress=None):
         stop = Stop(seconds=None, steps=steps)
-        return run(system, stepper, source, stop, Balance(every=4), lambda p: None, progress)[0]
+        run(parts.system, parts.stepper, parts.source, stop, parts.balance, watch, progress)
+        return parameters_sha256(parts.system.get_parameters())
 
-    system, stepper, source = parts()
-    go(system, stepper, source, 12)
-    assert source.exchanged > 0
-    expected = parameters_sha256(system.get_parameters())
+    def watch(progress):
+        latest.append(progress)
 
-    system, stepper, source = parts()
-    progress = go(system, stepper, source, 7)
-    state = {
-        "net": system.net.state_dict(),
-        "scales": system.scales,
-        "stepper": stepper.state_dict(),
-        "points": source.state_dict(),
-        "generator": source.generator.get_state(),
-        "progress": {k: v for k, v in vars(progress).items() if k != "report"},
-    }
-    torch.save(state, tmp_path / "state.pt")
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    latest = []
+    whole = assemble(config, poisson())
+    expected = go(whole, 12)
+    assert whole.source.exchanged > 0
 
-    system, stepper, source = parts()
-    system.net.load_state_dict(state["net"])
-    system.scales = state["scales"]
-    stepper.load_state_dict(state["stepper"])
-    source.load_state_dict(state["points"])
-    source.generator.set_state(state["generator"])
-    go(system, stepper, source, 12, Progress(**state["progress"]))
-    assert parameters_sha256(system.get_parameters()) == expected
+    first = assemble(config, poisson())
+    assert go(first, 7) != expected
+    torch.save(first.state_dict(latest[-1]), tmp_path / "state.pt")
+
+    second = assemble(config, poisson())
+    progress = second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert progress.step == 7
+    assert go(second, 12, progress) == expected
 
 
 def test_a_derivative_beyond_what_the_activation_has_names_term_and_activation():
@@ -302,3 +287,57 @@ def test_a_derivative_beyond_what_the_activation_has_names_term_and_activation()
     )
     with pytest.raises(UserError, match="term 'inside': activation Cube has derivatives up to or"):
         System(poisson(), net)
+
+
+def test_numbers_of_points_are_set_by_term():
+    result = solve(
+        poisson,
+        *SMALL,
+        "stop.steps=1",
+        "points.numbers.inside=33",
+        "points.numbers.edge=7",
+        "points.gap=null",
+    )
+    assert result.summary["steps"] == 1
+    from pinnkfac.assembly import assemble
+
+    config = compose("poisson", {}, ["points.numbers.inside=33"])
+    parts = assemble(config, poisson())
+    assert [len(p) for p in parts.source.current] == [33, 200]
+
+
+def test_a_net_of_ones_own_is_trained():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 7), torch.nn.SiLU(), torch.nn.Linear(7, 1))
+    result = solve(poisson, "stop.steps=3", "points.interior=50", net=net)
+    assert result.solution.net is net
+    assert result.summary["parameters"] == 29
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_the_summary_has_the_loss_of_the_final_parameters():
+    one = solve(poisson, *SMALL, "step=adam", "stop.steps=3", "points.gap=null")
+    two = solve(poisson, *SMALL, "step=adam", "stop.steps=4", "points.gap=null")
+    assert one.summary["loss"] == pytest.approx(two.history[-1]["loss"], rel=1e-12)
+    assert one.history[-1]["step"] == 2
+    assert two.history[-1]["step"] == 4
+
+
+def test_solving_leaves_the_threads_of_torch_as_they_were():
+    before = torch.get_num_threads()
+    solve(poisson, *SMALL, "stop.steps=1", "points.interior=10")
+    assert torch.get_num_threads() == before
+
+
+def test_a_run_that_diverges_ends_with_a_reason():
+    result = solve(poisson, *SMALL, "search=fixed", "search.length=1e200", "stop.steps=6")
+    assert "diverged" in result.stop_reason
+    assert result.summary["steps"] < 6
+
+
+def test_published_steps_leave_points_and_coordinates_as_the_paper_does():
+    config = compose("poisson", {}, ["step=kfac_published"])
+    assert config.points.gap is None
+    assert config.net.input_scaling is False
+    assert config.balance.every == 0
+    assert config.published_rows is True
+    assert compose("poisson", {}, ["step=kfac_published", "points.gap=2"]).points.gap == 2

@@ -18,20 +18,33 @@ def main(arguments: list[str]) -> int:
         return 0
     if arguments:
         raise UserError(f"list takes no arguments, but got {' '.join(arguments)}")
-    print("PDEs (solve NAME pde.ARGUMENT=VALUE)")
     files = bundled()
-    width = max(map(len, files), default=0)
-    for name, path in files.items():
-        line, signature = summary(path)
-        print(f"  {name:<{width}}  {line}" + (f"  [{signature}]" if signature else ""))
-    groups = sorted(p for p in resource("conf").iterdir() if p.is_dir())
-    for group in groups:
-        print(f"\n{group.name} ({group.name}=NAME)")
+    _show(
+        "PDEs: solve NAME pde.ARGUMENT=VALUE",
+        [(name, *summary(path)) for name, path in files.items()],
+    )
+    for group in sorted(p for p in resource("conf").iterdir() if p.is_dir()):
         options = sorted(group.glob("*.yaml"))
-        wide = max((len(p.stem) for p in options), default=0)
-        for option in options:
-            print(f"  {option.stem:<{wide}}  {_comment(option.read_text(encoding='utf-8'))}")
+        rows = [(p.stem, _comment(p.read_text(encoding="utf-8")), "") for p in options]
+        _show(f"{group.name}: {group.name}=NAME", rows)
     return 0
+
+
+def _show(title: str, rows: list[tuple[str, str, str]]) -> None:
+    """A table of name, description and arguments."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(ratio=2)
+    columns = 3 if any(row[2] for row in rows) else 2
+    if columns == 3:
+        table.add_column(ratio=1)
+    for row in rows:
+        table.add_row(*row[:columns])
+    Console(highlight=False, markup=False).print(table)
 
 
 def _comment(text: str) -> str:

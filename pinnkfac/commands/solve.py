@@ -35,16 +35,18 @@ def main(arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from pinnkfac.configuration import CONFIG_NAME, config_folder, explain, register
+    from pinnkfac.configuration import CONFIG_NAME, config_folder, explain, opened, register
     from pinnkfac.loading import find
+    from pinnkfac.memory import keep_freed_memory
 
     found = find(given[0])
     register(found.defaults)
+    keep_freed_memory()
     failures: list[str] = []
     # Hydra reads the command line itself, and would print a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     quoted = given[0].replace("'", "\\'")
-    saved, sys.argv = sys.argv, [sys.argv[0], f"problem='{quoted}'", *overrides, *flags]
+    saved, sys.argv = sys.argv, [sys.argv[0], f"problem='{quoted}'", *opened(overrides), *flags]
 
     def job(config: object) -> None:
         message = _job(config, found)
@@ -57,6 +59,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(explain(error)) from error
     finally:
         sys.argv = saved
+    if failures and not any(flag in ("-m", "--multirun") for flag in flags):
+        raise UserError(failures[0])
     return 1 if failures else 0
 
 
@@ -81,8 +85,9 @@ def _job(config: object, found: object) -> str:
         folder = RunFolder(hydra_config.runtime.output_dir)
         solve_configured(finish(config), problem, found.name, folder)
     except UserError as error:
-        if hydra_config.mode != RunMode.MULTIRUN or config.debug:
+        if config.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if hydra_config.mode == RunMode.MULTIRUN:
+            print(f"error: {error}", file=sys.stderr)
         return str(error)
     return ""

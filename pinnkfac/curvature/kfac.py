@@ -28,6 +28,7 @@ from torch import Generator, Tensor
 
 from pinnkfac.block import Block, Layer
 from pinnkfac.curvature.kronecker import Pair
+from pinnkfac.errors import check_choice
 from pinnkfac.linearise import Linearisation
 
 Sharing = Literal["expand", "reduce", "weighted"]
@@ -52,6 +53,11 @@ class Factors:
     start: Start = "bias-corrected"
     every: int = 1
     active_rows: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("step.factors.sharing", self.sharing, Sharing)
+        check_choice("step.factors.backpropagated", self.backpropagated, Backpropagated)
+        check_choice("step.factors.start", self.start, Start)
 
 
 def gram(x: Tensor) -> Tensor:
@@ -164,16 +170,27 @@ def _square_norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1).square()
 
 
+@torch.no_grad()
+def _row_norms(make: Callable[[], Block]) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+    """Σ ‖z‖² (with the bias entry) and Σ ‖g‖² of every row, layer by layer, of one block."""
+    block = make()
+    result = []
+    for layer in block.layers:
+        a = _square_norms(layer.inputs)
+        if layer.has_bias:
+            a[list(layer.value_rows)] += block.batch
+        b = torch.zeros_like(a)
+        for rows, g in _vectors(block, layer, "type-2", None):
+            b[rows] += _square_norms(g)
+        result.append((a, b))
+    return block.term, result
+
+
 def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]]) -> None:
     """Set ``root_a`` and ``root_b`` to √tr A_s and √tr B_s of every row, over all points."""
-    for block in linearisation:
-        for own, layer in zip(sums[block.term], block.layers, strict=True):
-            a = _square_norms(layer.inputs)
-            if own.a.shape[0] > layer.inputs.shape[-1]:
-                a[list(layer.value_rows)] += block.batch
-            b = torch.zeros_like(a)
-            for rows, g in _vectors(block, layer, "type-2", None):
-                b[rows] += _square_norms(g)
+    found = linearisation.system.workers.map(_row_norms, linearisation.blocks)
+    for term, norms in found:
+        for own, (a, b) in zip(sums[term], norms, strict=True):
             own.root_a = a if own.root_a is None else own.root_a + a
             own.root_b = b if own.root_b is None else own.root_b + b
     for layers in sums:

@@ -9,14 +9,14 @@ from pinnkfac.curvature.kfac import Average
 from pinnkfac.curvature.kronecker import (
     DampingKind,
     EigenInverse,
-    floored,
     inverse,
     merge,
-    symmetric_eigen,
 )
 from pinnkfac.direction import Direction, combine, inner
-from pinnkfac.errors import UserError
+from pinnkfac.errors import UserError, check_choice
 from pinnkfac.linearise import Linearisation, System
+
+Terms = Literal["merged", "sum"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,14 @@ class InverseSettings:
     least ε of the dtype (0: none).
     """
 
-    terms: Literal["merged", "sum"] = "merged"
+    terms: Terms = "merged"
     damping: DampingKind = "exact"
     every: int = 1
     floor: float = 1e-15
+
+    def __post_init__(self) -> None:
+        check_choice("step.inverse.terms", self.terms, Terms)
+        check_choice("step.inverse.damping", self.damping, DampingKind)
 
 
 class Preconditioner:
@@ -50,6 +54,7 @@ class Preconditioner:
         self.average = average
         self.damping = 0.0
         self._inverses: list[EigenInverse] = []
+        self._dense: EigenInverse | None = None
 
     def update(self, damping: float, step: int) -> None:
         """Invert the averages with a new damping, where it is time to."""
@@ -67,23 +72,29 @@ class Preconditioner:
 
         layers = range(len(self.system.graph.linears))
         self._inverses = self.system.workers.map(one, layers)
+        dense = self.average.dense_block()
+        # An average that starts anew keeps the last inverse until it has its next update.
+        if dense is not None:
+            self._dense = inverse([(dense.new_ones(1, 1), dense)], damping, "exact", own.floor)
 
     def apply(self, v: Direction) -> Direction:
         """C⁻¹ v."""
         result = [inv.apply(part) for inv, part in zip(self._inverses, v, strict=False)]
-        dense = self.average.dense_block()
-        if dense is not None:
-            values, vectors = symmetric_eigen(dense)
-            damped = floored(values.clamp_min(0.0) + self.damping, self.settings.floor)
-            result.append(vectors @ ((vectors.T @ v[-1]) / damped))
+        if self._dense is not None:
+            result.append(self._dense.apply(v[-1][:, None])[:, 0])
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        return {"damping": self.damping, "inverses": [i.state() for i in self._inverses]}
+        return {
+            "damping": self.damping,
+            "inverses": [i.state() for i in self._inverses],
+            "dense": None if self._dense is None else self._dense.state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.damping = state["damping"]
         self._inverses = [EigenInverse(*tensors) for tensors in state["inverses"]]
+        self._dense = None if state["dense"] is None else EigenInverse(*state["dense"])
 
 
 def conjugate_gradients(

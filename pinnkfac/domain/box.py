@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
 from pinnkfac.domain.points import Patch, Patches
 from pinnkfac.errors import UserError, suggest
-from pinnkfac.field import Coordinates
+from pinnkfac.field import ELEMENTWISE, At, Coordinates, Form
 
 Range = tuple[float, float]
+OPPOSITE = "opposite"
+TAKEN = frozenset((*dir(Form), *ELEMENTWISE, *dir(At), OPPOSITE)) | {
+    name for name in dir(Tensor) if not callable(getattr(Tensor, name))
+}
+"""What ``u.NAME`` and ``at.NAME`` are already, and ``.NAME`` of a product of fields (``.T``)."""
 
 
 class Box:
@@ -35,11 +43,18 @@ class Box:
         if not self.ranges:
             raise UserError("Box needs at least one range, such as Box(x=(0, 1))")
         for name in self.ranges:
-            if not name.isidentifier() or name in ("normal", "d", "shape"):
+            if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
                 raise UserError(f"Box: '{name}' cannot name a coordinate; use a letter or x1, x2")
         if time not in (None, "t") and time not in self.ranges:
             raise UserError(f"Box: time='{time}' is not a coordinate. {suggest(time, self.ranges)}")
         self.coordinates = Coordinates(tuple(self.ranges), time if time in self.ranges else None)
+        for name in (*self.ranges, self.coordinates.vector):
+            if name in TAKEN:
+                what = "a coordinate" if name in self.ranges else "the vector of coordinates"
+                raise UserError(
+                    f"Box: '{name}' cannot name {what}: u.{name} or at.{name} is something else; "
+                    "use another letter, or x1, x2"
+                )
         if not self.coordinates.space:
             raise UserError(
                 "Box has no coordinate of space; for an ordinary differential equation in t "
@@ -142,7 +157,7 @@ class Box:
             shift = tuple(
                 self.high[j] - self.low[j] if j == i else 0.0 for j in range(len(self.ranges))
             )
-            patches.append(self._face(own, 0, {"opposite": shift}))
+            patches.append(self._face(own, 0, {OPPOSITE: shift}))
         return self._region(f"opposite({name!r})", patches)
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from pinnkfac.domain.sampling import Sampling
 from pinnkfac.errors import UserError
-from pinnkfac.field import Coordinates
+from pinnkfac.field import Coordinates, shadowed
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Points:
     ``Points({"x": xs, "t": ts}, measured=us)`` on a term ``lambda u, at: u - at.measured`` fits
     measurements. Every array has one entry per point; coordinates must be those of the box.
 
-    Raises UserError for arrays of different lengths, more than one axis, or NaN.
+    Raises UserError for arrays of different lengths, more than one axis, NaN, or a value whose
+    name ``at`` has already.
     """
 
     link_names: tuple[str, ...] = ()
@@ -97,6 +98,8 @@ class Points:
             raise UserError("Points needs one array per coordinate, such as Points({'x': xs})")
         self.given = {name: _array(name, v) for name, v in coordinates.items()}
         self.values = {name: _array(name, v) for name, v in values.items()}
+        self.coordinates = Coordinates(tuple(coordinates))
+        self._check_names()
         lengths = {name: len(v) for name, v in {**self.given, **self.values}.items()}
         if len(set(lengths.values())) != 1:
             raise UserError(
@@ -105,7 +108,15 @@ class Points:
             )
         self.number = next(iter(lengths.values()))
         self.dimension = 0
-        self.coordinates = Coordinates(tuple(coordinates))
+
+    def _check_names(self) -> None:
+        for name in self.values:
+            hidden_by = shadowed(name, self.coordinates)
+            if hidden_by:
+                raise UserError(
+                    f"Points: the value '{name}' would be hidden, at.{name} is {hidden_by}; give "
+                    "it another name"
+                )
 
     def bound(self, coordinates: Coordinates) -> Points:
         """The same points in the order of a problem's coordinates.
@@ -119,6 +130,7 @@ class Points:
             )
         result = copy(self)
         result.coordinates = coordinates
+        result._check_names()
         return result
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:

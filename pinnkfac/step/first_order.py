@@ -1,4 +1,4 @@
-"""First-order references: Adam and SGD of torch, fed with the gradient of the linearisation."""
+"""References of torch, fed with the gradient of the linearisation: Adam, SGD, L-BFGS."""
 
 from __future__ import annotations
 
@@ -84,9 +84,12 @@ class OptimizerStepper(Stepper):
     def __init__(self, system: System, make: Make) -> None:
         self.system = system
         self.parameters: Direction = system.get_parameters()
+        self.make = make
         self.optimizer = make(self.parameters)
 
     def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+        if not same_loss and isinstance(self.optimizer, torch.optim.LBFGS):
+            self.optimizer = self.make(self.parameters)  # its memory is of another function
         before = [v.clone() for v in self.parameters]
         found: list[tuple[list[float], float]] = []
 

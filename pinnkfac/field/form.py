@@ -1,4 +1,4 @@
-"""What may be written in a residual: forms, their derivatives, grad, div, lap and dot.
+"""Forms: affine expressions in derivatives of the fields.
 
 A *form* is an affine expression in derivatives of the fields,
 
@@ -11,10 +11,8 @@ a number per point, which the form's context hands out. A residual never sees mo
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -22,49 +20,8 @@ import torch
 from torch import Tensor
 
 from pinnkfac.errors import UserError, suggest
-
-MultiIndex = tuple[int, ...]
-Key = tuple[int, str, MultiIndex]
-"""(field, place, multi-index); the place is '' for the point itself, else the name of a link."""
-LinearPart = tuple[tuple[Key, float], ...]
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """The names of the coordinates, which of them is time, and how names combine.
-
-    ``vector`` is the common stem of coordinates x1 … xd (then ``at.x`` is the vector), or ''.
-    """
-
-    names: tuple[str, ...]
-    time: str | None = None
-
-    @property
-    def space(self) -> tuple[str, ...]:
-        return tuple(name for name in self.names if name != self.time)
-
-    @property
-    def vector(self) -> str:
-        stems = {name.rstrip("0123456789") for name in self.space}
-        if len(stems) != 1 or any(name in stems for name in self.space):
-            return ""
-        return stems.pop()
-
-    def index(self, name: str) -> int:
-        if name not in self.names:
-            raise UserError(f"unknown coordinate '{name}'. {suggest(name, self.names)}")
-        return self.names.index(name)
-
-    def parse(self, text: str) -> list[str] | None:
-        """Split 'xx' or 'x1x2' into coordinate names; None where that is impossible."""
-        if not text:
-            return []
-        for name in sorted(self.names, key=len, reverse=True):
-            if text.startswith(name):
-                rest = self.parse(text[len(name) :])
-                if rest is not None:
-                    return [name, *rest]
-        return None
+from pinnkfac.field.coordinates import Coordinates, Key, LinearPart
+from pinnkfac.field.vector import Vector, tensors
 
 
 class Context:
@@ -98,7 +55,7 @@ def _as_operand(value: Any) -> Any:
     """A form stays, numbers and scalar tensors pass, anything else is refused by name."""
     if isinstance(value, Form | Tensor) or _is_number(value):
         return value
-    if hasattr(value, "as_tensor"):
+    if hasattr(value, "as_tensor") and not isinstance(value, Vector):
         return value.as_tensor()
     raise UserError(
         f"a residual combined a field with {type(value).__name__}: write it with numbers, "
@@ -112,8 +69,8 @@ def _binary(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             return NotImplemented
         other = _as_operand(other)
         if isinstance(other, Form):
-            other = other.tensor()
-        return function(self.tensor(), other)
+            other = other.as_tensor()
+        return function(self.as_tensor(), other)
 
     return method
 
@@ -125,17 +82,14 @@ class Form:
     linked point, ``+ - * /`` with numbers keep it a form, everything else makes it a slot.
     """
 
-    __slots__ = ("context", "linear", "name", "remainder")
+    __slots__ = ("context", "linear", "remainder")
     __array_priority__ = 1000
     __array_ufunc__ = None
 
-    def __init__(
-        self, context: Context, linear: dict[Key, float], remainder: Any = 0.0, name: str = ""
-    ) -> None:
+    def __init__(self, context: Context, linear: dict[Key, float], remainder: Any = 0.0) -> None:
         self.context = context
         self.linear = linear
         self.remainder = remainder
-        self.name = name
 
     # -- derivatives -------------------------------------------------------------------------
     def d(self, *names: str) -> Form:
@@ -162,9 +116,9 @@ class Form:
         if parsed:
             return self.d(*parsed)
         if name == coordinates.vector:
-            return grad(self)
+            return Vector(self.d(own) for own in coordinates.space)
         if name in ELEMENTWISE:
-            return getattr(self.tensor(), name)
+            return getattr(self.as_tensor(), name)
         raise UserError(
             f"unknown derivative '.{name}': '{name}' is not made of coordinate names. "
             f"{suggest(name, coordinates.names)}"
@@ -227,7 +181,7 @@ class Form:
         if _is_number(other):
             return self._times(float(other))
         other = _as_operand(other)
-        return self.tensor() * (other.tensor() if isinstance(other, Form) else other)
+        return self.as_tensor() * (other.as_tensor() if isinstance(other, Form) else other)
 
     __rmul__ = __mul__
 
@@ -237,13 +191,13 @@ class Form:
                 raise UserError(f"a residual divides a field by {'zero' if other == 0 else other}")
             return self._times(1.0 / float(other))
         other = _as_operand(other)
-        return self.tensor() / (other.tensor() if isinstance(other, Form) else other)
+        return self.as_tensor() / (other.as_tensor() if isinstance(other, Form) else other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return _as_operand(other) / self.tensor()
+        return _as_operand(other) / self.as_tensor()
 
     # -- anything else is nonlinear: the form becomes a slot -----------------------------------
-    def tensor(self) -> Tensor:
+    def as_tensor(self) -> Tensor:
         """The number behind the form, per point."""
         if not self.linear:
             remainder = self.remainder
@@ -277,7 +231,7 @@ class Form:
     __hash__ = object.__hash__
 
     def __abs__(self) -> Tensor:
-        return self.tensor().abs()
+        return self.as_tensor().abs()
 
     def __bool__(self) -> bool:
         raise UserError(
@@ -310,149 +264,4 @@ class Form:
                 return args[1] + args[0] if isinstance(args[1], Form) else args[0] + args[1]
             if name in ("sub", "__sub__"):
                 return (-args[1]) + args[0] if isinstance(args[1], Form) else args[0] - args[1]
-        return function(*_tensors(args), **_tensors(kwargs or {}))
-
-
-def _tensors(value: Any) -> Any:
-    """Forms and vectors inside the arguments of a torch function, as tensors."""
-    if isinstance(value, Form):
-        return value.tensor()
-    if isinstance(value, Vector):
-        return torch.stack([torch.as_tensor(_tensors(v)) for v in value])
-    if hasattr(value, "as_tensor"):
-        return value.as_tensor()
-    if isinstance(value, tuple | list):
-        return type(value)(_tensors(v) for v in value)
-    if isinstance(value, dict):
-        return {key: _tensors(v) for key, v in value.items()}
-    return value
-
-
-class Vector(Sequence[Any]):
-    """A short tuple of forms or tensors with componentwise + - and multiples (grad, fluxes)."""
-
-    def __init__(self, entries: Iterable[Any]) -> None:
-        self.entries = tuple(entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, i: Any) -> Any:
-        return Vector(self.entries[i]) if isinstance(i, slice) else self.entries[i]
-
-    def _pairs(self, other: Any) -> Iterable[tuple[Any, Any]]:
-        entries = list(other.entries if isinstance(other, Vector) else other)
-        if len(entries) != len(self):
-            raise UserError(
-                f"vectors of {len(self)} and {len(entries)} entries were combined: both must "
-                "have one entry per coordinate of space"
-            )
-        return zip(self.entries, entries, strict=True)
-
-    @staticmethod
-    def _is_vector(other: Any) -> bool:
-        return isinstance(other, Vector | tuple | list) or (
-            isinstance(other, Tensor) and other.dim() == 1
-        )
-
-    def __add__(self, other: Any) -> Vector:
-        if not self._is_vector(other):
-            raise UserError("a vector was added to a number: add vectors entry by entry")
-        return Vector(a + b for a, b in self._pairs(other))
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Vector:
-        return self + (-1.0) * (other if isinstance(other, Vector) else Vector(other))
-
-    def __rsub__(self, other: Any) -> Vector:
-        return (-self) + other
-
-    def __neg__(self) -> Vector:
-        return Vector(-a for a in self.entries)
-
-    def __mul__(self, factor: Any) -> Vector:
-        if self._is_vector(factor):
-            raise UserError("a product of two vectors: write dot(a, b)")
-        return Vector(a * factor for a in self.entries)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, factor: Any) -> Vector:
-        return Vector(a / factor for a in self.entries)
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return function(*_tensors(args), **_tensors(kwargs or {}))
-
-
-def _require_form(value: Any, name: str) -> Form:
-    if isinstance(value, Form):
-        return value
-    if isinstance(value, Tensor):
-        raise UserError(
-            f"{name} of a product or a nonlinear function: expand it by hand, for example "
-            "(k * u.x).x = k_x * u.x + k * u.xx, because only constant-coefficient forms of "
-            "the fields can be differentiated"
-        )
-    raise UserError(f"{name} expects a field or a form of fields, not {type(value).__name__}")
-
-
-def grad(form: Form) -> Vector:
-    """The gradient in space, (∂_1 u, …, ∂_d u); time is not part of it."""
-    form = _require_form(form, "grad")
-    return Vector(form.d(name) for name in form.context.coordinates.space)
-
-
-def div(vector: Sequence[Form]) -> Form:
-    """The divergence in space, Σ_i ∂_i v_i, of one form per coordinate of space."""
-    forms = [_require_form(v, "div") for v in vector]
-    if not forms:
-        raise UserError("div of an empty vector")
-    space = forms[0].context.coordinates.space
-    if len(forms) != len(space):
-        raise UserError(
-            f"div of {len(forms)} entries, but space has {len(space)} coordinates "
-            f"({', '.join(space)})"
-        )
-    total = forms[0].d(space[0])
-    for form, name in zip(forms[1:], space[1:], strict=True):
-        total = total + form.d(name)
-    return total
-
-
-def lap(form: Form) -> Form:
-    """The Laplacian in space, Σ_i ∂²u/∂x_i²; ``lap(lap(u))`` is the bilaplacian."""
-    return div(grad(_require_form(form, "lap")))
-
-
-def dot(a: Any, b: Any) -> Any:
-    """The product Σ_i a_i b_i of two vectors: grad(u), at.normal, at.x or plain sequences."""
-    left, right = list(a), list(b)
-    if len(left) != len(right):
-        raise UserError(f"dot of vectors of {len(left)} and {len(right)} entries")
-    forms = [isinstance(v, Form) for v in left]
-    if any(forms) and not any(isinstance(v, Form) for v in right):
-        left, right = right, left
-    total: Any = 0.0
-    for u, v in zip(left, right, strict=True):
-        total = u * v + total
-    return total
-
-
-def multi_indices(order: int, dimension: int) -> list[MultiIndex]:
-    """All multi-indices of the given order, lexicographic."""
-    result = []
-    for positions in itertools.combinations_with_replacement(range(dimension), order):
-        alpha = [0] * dimension
-        for i in positions:
-            alpha[i] += 1
-        result.append(tuple(alpha))
-    return result
-
-
-def factorial(alpha: MultiIndex) -> int:
-    """α! = Π α_i!"""
-    return math.prod(math.factorial(a) for a in alpha)
+        return function(*tensors(args), **tensors(kwargs or {}))

@@ -28,6 +28,15 @@ from pinnkfac.workers import Workers
 
 
 @dataclass(frozen=True)
+class Head:
+    """What is known of a block without its derivatives: residual [batch, equation], scaled."""
+
+    term: int
+    weight: float
+    residual: Tensor
+
+
+@dataclass(frozen=True)
 class CompiledTerm:
     """A term with its residual function and one plan of rows per place."""
 
@@ -242,15 +251,27 @@ class System:
     def linearise(self, points: Sequence[TermPoints]) -> Linearisation:
         """Residuals and (Z, G) at all points, kept in memory where the budget allows."""
 
-        tasks = [
-            partial(self._block, number, term.residual.term.weight / len(own), term, chunk)
+        pieces = [
+            (number, term.residual.term.weight / len(own), chunk)
             for number, (term, own) in enumerate(zip(self.terms, points, strict=True))
             for chunk in self._chunks(term, own)
         ]
+        tasks = [partial(self._block, *piece) for piece in pieces]
         needed = sum(
             self._bytes_per_point(t) * len(p) for t, p in zip(self.terms, points, strict=True)
         )
-        return Linearisation(self, tasks, keep=needed <= self.memory)
+        if needed > self.memory:
+            heads = self.workers.map(lambda piece: self._head(*piece), pieces)
+            return Linearisation(self, tasks, heads)
+        blocks = self.workers.map(lambda task: task(), tasks)
+        heads = [Head(block.term, block.weight, block.residual) for block in blocks]
+        return Linearisation(self, [partial(_itself, block) for block in blocks], heads)
+
+    def _head(self, number: int, weight: float, chunk: TermPoints) -> Head:
+        residual = self._residual(number, chunk)
+        if self.scales is not None:
+            residual = residual * self.scales[number]
+        return Head(number, weight, residual)
 
     def _bytes_per_point(self, term: CompiledTerm) -> int:
         size = torch.finfo(self.dtype).bits // 8
@@ -261,8 +282,8 @@ class System:
         return size * (term.rows * per_row + term.residual.equations * (1 + self.dense_size))
 
     @torch.no_grad()
-    def _block(self, number: int, weight: float, term: CompiledTerm, chunk: TermPoints) -> Block:
-        points = chunk.points
+    def _block(self, number: int, weight: float, chunk: TermPoints) -> Block:
+        term, points = self.terms[number], chunk.points
         z, passes = self._forward(term, points, keep=True)
         r, by_slot, by_parameter = term.residual.derivative(
             z, self.coefficients, points, chunk.remainder
@@ -296,21 +317,18 @@ class Linearisation:
     """
 
     def __init__(
-        self, system: System, tasks: Sequence[Callable[[], Block]], *, keep: bool = True
+        self, system: System, blocks: Sequence[Callable[[], Block]], heads: Sequence[Head]
     ) -> None:
         self.system = system
-        self.blocks: list[Callable[[], Block]] = list(tasks)
-        if keep:
-            made = system.workers.map(lambda task: task(), tasks)
-            self.blocks = [partial(_itself, block) for block in made]
-        heads = system.workers.map(lambda make: _head(make()), self.blocks)
-        self._sizes = [residual.shape for _, _, residual in heads]
+        self.blocks = list(blocks)
+        self._sizes = [head.residual.shape for head in heads]
         self.losses = [0.0] * len(system.terms)
-        for term, weight, residual in heads:
-            plain = residual if system.scales is None else residual / system.scales[term]
-            share = weight / system.terms[term].residual.term.weight
-            self.losses[term] += float(0.5 * share * plain.square().sum())
-        self.residual = torch.cat([math.sqrt(w) * r.reshape(-1) for _, w, r in heads])
+        for head in heads:
+            scales = None if system.scales is None else system.scales[head.term]
+            plain = head.residual if scales is None else head.residual / scales
+            share = head.weight / system.terms[head.term].residual.term.weight
+            self.losses[head.term] += float(0.5 * share * plain.square().sum())
+        self.residual = torch.cat([math.sqrt(h.weight) * h.residual.reshape(-1) for h in heads])
         self.loss = float(0.5 * self.residual.square().sum())
 
     def __iter__(self) -> Iterator[Block]:
@@ -352,10 +370,6 @@ class Linearisation:
 
 def _itself(block: Block) -> Block:
     return block
-
-
-def _head(block: Block) -> tuple[int, float, Tensor]:
-    return block.term, block.weight, block.residual
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ For a linear layer y = W z + b the derivative of one equation's residual at one 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,13 +71,17 @@ class Block:
 
 
 @torch.no_grad()
-def block_jvp(block: Block, v: Direction) -> Tensor:
-    result = block.residual.new_zeros(len(v), block.batch, block.equations)
+def block_jvp(block: Block, directions: Sequence[Direction]) -> Tensor:
+    """√weight · J v by layer for several directions, [direction, layer, batch · equation]."""
+    layers = len(directions[0])
+    shape = (len(directions), layers, block.batch, block.equations)
+    result = block.residual.new_zeros(shape)
     for number, layer in enumerate(block.layers):
-        _layer_jvp(layer, v[number], result[number])
+        _layer_jvp(layer, [v[number] for v in directions], result[:, number])
     if block.dense is not None:
-        result[-1] = torch.einsum("ebp,p->be", block.dense, v[-1])
-    return math.sqrt(block.weight) * result.flatten(1)
+        dense = torch.stack([v[-1] for v in directions])
+        result[:, -1] = torch.einsum("ebp,kp->kbe", block.dense, dense)
+    return math.sqrt(block.weight) * result.flatten(2)
 
 
 @torch.no_grad()
@@ -89,18 +94,20 @@ def add_block_vjp(block: Block, w: Tensor, total: Direction) -> None:
         total[-1] += torch.einsum("ebp,be->p", block.dense, scaled)
 
 
-def _layer_jvp(layer: Layer, v: Tensor, out: Tensor) -> None:
-    """out[batch, equation] = Σ_s ⟨g_s, V (z_s, 1_s)⟩."""
+def _layer_jvp(layer: Layer, vs: Sequence[Tensor], out: Tensor) -> None:
+    """out[direction, batch, equation] = Σ_s ⟨g_s, V (z_s, 1_s)⟩, all directions in one product."""
     inputs = layer.inputs.shape[-1]
+    weights = torch.cat([v[:, :inputs] for v in vs])
     for e, g in enumerate(layer.gradients):
         if not len(g):
             continue
         z = layer.inputs_of(e)
-        product = (z.reshape(-1, inputs) @ v[:, :inputs].T).view_as(g)
-        if v.shape[1] > inputs:
+        product = (z.reshape(-1, inputs) @ weights.T).view(*g.shape[:2], len(vs), g.shape[-1])
+        if layer.has_bias:
+            biases = torch.stack([v[:, inputs] for v in vs])
             for i in layer.bias_rows(e):
-                product[i] += v[:, inputs]
-        out[:, e] = product.mul_(g).sum(0).sum(-1)
+                product[i] += biases
+        out[:, :, e] = product.mul_(g[:, :, None]).sum(0).sum(-1).T
 
 
 def _layer_vjp(layer: Layer, w: Tensor, total: Tensor) -> None:

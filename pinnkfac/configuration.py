@@ -85,11 +85,13 @@ def explain(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2])
     match = re.search(r"Could not override '([^']+)'", str(error))
-    if match:
+    if match and "is not in struct" in str(error):
         return (
-            f"the setting '{match.group(1)}' does not exist or cannot take that value: "
-            f"{' '.join(lines[1:3])}"
+            f"the setting '{match.group(1)}' does not exist. 'solve NAME --cfg job' prints all "
+            "settings, 'list' the options of each group and the arguments of each PDE"
         )
+    if match:
+        return f"the setting '{match.group(1)}' cannot take that value: {' '.join(lines[1:3])}"
     match = re.search(r"Could not find '([^']+)'", str(error))
     if match:
         group, _, name = match.group(1).rpartition("/")

@@ -345,12 +345,13 @@ class Linearisation:
 
     def jvp(self, v: Direction) -> Tensor:
         """J v, flat."""
-        return self.jvp_by_layer(v).sum(0)
+        return self.jvp_by_layer(v)[0].sum(0)
 
-    def jvp_by_layer(self, v: Direction) -> Tensor:
-        """The contribution of each entry of v to J v, [len(v), residuals]; they sum to J v."""
-        parts = self.system.workers.map(lambda make: block_jvp(make(), v), self.blocks)
-        return torch.cat(parts, dim=1)
+    def jvp_by_layer(self, *directions: Direction) -> list[Tensor]:
+        """For every direction v the contributions of its entries to J v, [len(v), residuals];
+        they sum to J v. Several directions share one pass over Z and G."""
+        parts = self.system.workers.map(lambda make: block_jvp(make(), directions), self.blocks)
+        return list(torch.cat(parts, dim=2).unbind(0))
 
     def vjp(self, w: Tensor) -> Direction:
         """Jᵀ w for a flat w."""

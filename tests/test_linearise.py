@@ -60,7 +60,7 @@ def check(system, points, sizes):
     assert_close(linearisation.jvp(v), j @ flat(v), RTOL, "J v")
     assert_close(flat(linearisation.vjp(w)), j.T @ w, RTOL, "Jᵀ w")
     assert_close(flat(linearisation.gradient()), j.T @ r, RTOL, "gradient")
-    parts = linearisation.jvp_by_layer(v)
+    parts = linearisation.jvp_by_layer(v)[0]
     assert parts.shape == (len(v), len(r))
     zero = [torch.zeros_like(x) for x in v]
     for i in range(len(v)):
@@ -451,3 +451,13 @@ def test_one_forward_pass_serves_all_slots(build):
         high_order: [9, 13],
     }[build]
     assert [term.rows for term in system.terms] == expected
+
+
+def test_several_directions_in_one_pass_are_each_alone():
+    system = System(inverse(), net_for(inverse()), chunk_bytes=1)
+    linearisation = system.linearise(points_for(system, 20))
+    directions = [random_direction(system, seed) for seed in range(3)]
+    together = linearisation.jvp_by_layer(*directions)
+    assert len(together) == 3
+    for image, v in zip(together, directions, strict=True):
+        assert_close(image, linearisation.jvp_by_layer(v)[0], 1e-13)

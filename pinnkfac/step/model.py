@@ -60,8 +60,7 @@ def best_combination(
     """
     layers = len(gradient)
     images, slopes = [], []
-    for source in sources:
-        image = linearisation.jvp_by_layer(source)
+    for source, image in zip(sources, linearisation.jvp_by_layer(*sources), strict=True):
         slope = torch.stack([(g * v).sum() for g, v in zip(gradient, source, strict=True)])
         images.append(image if by_layer else image.sum(0, keepdim=True))
         slopes.append(slope if by_layer else slope.sum(0, keepdim=True))

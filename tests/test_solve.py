@@ -243,8 +243,17 @@ def test_a_periodic_net_is_periodic_and_fourier_features_follow_it():
         solve(poisson, *SMALL, "stop.steps=1", "net.periodic=[z]")
 
 
+def unknown_load() -> Problem:
+    """Poisson's equation with an unknown coefficient: parameters outside the Linear layers."""
+    load = Parameter("load", initial=1.0)
+    known = poisson()
+    inside = Term("inside", known.terms[0].where, lambda u, at: lap(u) + load * at.x)
+    return Problem(fields=("u",), terms=[inside, known.terms[1]], parameters=(load,))
+
+
+@pytest.mark.parametrize("build", [poisson, unknown_load])
 @pytest.mark.parametrize("step", ["kfac_cg", "kfac_star", "kfac", "adam", "lbfgs"])
-def test_a_checkpoint_holds_all_that_is_needed_to_go_on_bit_for_bit(step, tmp_path):
+def test_a_checkpoint_holds_all_that_is_needed_to_go_on_bit_for_bit(step, build, tmp_path):
     """A run of 12 steps equals one of 7, saved and loaded into fresh objects, and 5 more."""
     overrides = [f"step={step}", "net.widths=[8]", "points.interior=60", "points.check=3"]
     config = compose("poisson", {}, [*overrides, "points.gap=1e-6", "balance.every=4"])
@@ -258,15 +267,15 @@ def test_a_checkpoint_holds_all_that_is_needed_to_go_on_bit_for_bit(step, tmp_pa
         latest.append(progress)
 
     latest = []
-    whole = assemble(config, poisson())
+    whole = assemble(config, build())
     expected = go(whole, 12)
     assert whole.source.exchanged > 0
 
-    first = assemble(config, poisson())
+    first = assemble(config, build())
     assert go(first, 7) != expected
     torch.save(first.state_dict(latest[-1]), tmp_path / "state.pt")
 
-    second = assemble(config, poisson())
+    second = assemble(config, build())
     progress = second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert progress.step == 7
     assert go(second, 12, progress) == expected

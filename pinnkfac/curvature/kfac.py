@@ -273,12 +273,18 @@ def _finish(sums: _Sums, settings: Factors) -> Pair:
 def dense_gramian(linearisation: Linearisation) -> Tensor:
     """The exact Gramian block [param, param] of the parameters outside Linear layers."""
     size = linearisation.system.dense_size
-    total = torch.zeros(size, size, dtype=linearisation.residual.dtype)
-    total = total.to(linearisation.residual.device)
+    total = linearisation.residual.new_zeros(size, size)
     for block in linearisation:
         if block.dense is not None:
             total += block.weight * gram(block.dense.reshape(-1, size))
     return total
+
+
+def _equal(a: list[Tensor] | None, b: list[Tensor] | None) -> bool:
+    """Equal by value: scales that were loaded are other objects with the same numbers."""
+    if a is None or b is None:
+        return a is b
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @dataclass
@@ -298,7 +304,7 @@ class Average:
         Factors B of a term are multiplied by the mean of s_new²/s_old² over its equations; the
         dense block, a sum over terms, starts anew.
         """
-        if scales is self.scales:
+        if _equal(scales, self.scales):
             return
         for number, layers in enumerate(self.pairs):
             new = 1.0 if scales is None else scales[number].square()

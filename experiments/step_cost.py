@@ -18,13 +18,12 @@ from collections.abc import Callable
 import torch
 from torch import Generator
 
-from pinnkfac.assembly import make_net
 from pinnkfac.configuration import build, compose
 from pinnkfac.curvature.kfac import factors
 from pinnkfac.linearise import System
 from pinnkfac.loading import find
-from pinnkfac.loop import PointSource
 from pinnkfac.memory import keep_freed_memory
+from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Stepper
 
 CASES = {
@@ -75,10 +74,13 @@ def measure(case: str, clock: Clock, warm_up: int) -> None:
 
     def start(step: str) -> tuple[System, PointSource, Stepper]:
         config = compose(name, found.defaults, [f"step={step}", *overrides])
-        system = System(problem, make_net(problem, config.net, 0))
-        source = PointSource(system, build(config.points), Generator().manual_seed(0))
-        stepper = build(config.step).start(
-            system, build(config.search), build(config.damping), Generator().manual_seed(1)
+        system = System(problem, build(config.net, "net").make(problem.signature, 0))
+        source = PointSource(system, build(config.points, "points"), Generator().manual_seed(0))
+        stepper = build(config.step, "step").start(
+            system,
+            build(config.search, "search"),
+            build(config.damping, "damping"),
+            Generator().manual_seed(1),
         )
         return system, source, stepper
 

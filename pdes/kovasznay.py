@@ -48,5 +48,6 @@ def kovasznay(reynolds: float = 40.0) -> Problem:
             Term("pressure", box.at(x=0, y=0), lambda u, v, p, at: p, points=1),
         ],
         solution=solution,
+        vectors={"velocity": ("u", "v")},
         source="Kovasznay, Proc. Camb. Phil. Soc. 44 (1948)",
     )

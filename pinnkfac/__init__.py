@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pinnkfac.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pinnkfac.domain import Box, Grid, Points, Sobol, Uniform
     from pinnkfac.errors import UserError
     from pinnkfac.field import div, dot, grad, lap
     from pinnkfac.problem import Parameter, Problem, Term
+    from pinnkfac.resuming import resume
+    from pinnkfac.solution import Solution
     from pinnkfac.solving import Result, solve
 
 _HOMES = {
@@ -21,6 +23,7 @@ _HOMES = {
     "Problem": "pinnkfac.problem",
     "Result": "pinnkfac.solving",
     "Sobol": "pinnkfac.domain",
+    "Solution": "pinnkfac.solution",
     "Term": "pinnkfac.problem",
     "Uniform": "pinnkfac.domain",
     "UserError": "pinnkfac.errors",
@@ -28,6 +31,7 @@ _HOMES = {
     "dot": "pinnkfac.field",
     "grad": "pinnkfac.field",
     "lap": "pinnkfac.field",
+    "resume": "pinnkfac.resuming",
     "solve": "pinnkfac.solving",
 }
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "Problem",
     "Result",
     "Sobol",
+    "Solution",
     "Term",
     "Uniform",
     "UserError",
@@ -45,6 +50,7 @@ __all__ = [
     "dot",
     "grad",
     "lap",
+    "resume",
     "solve",
 ]
 

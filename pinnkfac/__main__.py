@@ -8,7 +8,14 @@ from importlib import import_module
 
 COMMANDS = {
     "solve": "solve a PDE: solve FILE.py|NAME [overrides] [-m]",
-    "list": "list bundled PDEs and the options of every configuration group",
+    "resume": "go on with a run: resume RUN_FOLDER [overrides]",
+    "list": "list bundled PDEs, nets, steps, searches and their settings",
+    "show": "show a PDE as it is understood: equations, slots, rows, points, net",
+    "check": "check a PDE file before it is solved",
+    "new": "write a commented PDE file to start from",
+    "plot": "draw the pictures of a run, or an animation",
+    "compare": "compare runs in a table and a picture",
+    "export": "write a solution to .npz, .csv, .vtu or .pt2",
 }
 
 
@@ -33,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pinnkfac.errors import UserError, suggest
 
     if name == "--version":
-        from pinnkfac import __version__
+        from pinnkfac.version import __version__
 
         print(f"pinnkfac {__version__}")
         return 0
@@ -43,14 +50,36 @@ def main(arguments: list[str] | None = None) -> int:
     command: Callable[[list[str]], int] = import_module(f"pinnkfac.commands.{name}").main
     try:
         return command(rest)
-    except UserError as error:
+    except KeyboardInterrupt:
+        print("error: stopped at once; what was saved last is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as in 'list | head'
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except Exception as error:
         if "debug=true" in rest:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+        print(f"error: {message_of(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+def message_of(error: Exception) -> str:
+    """What the user is told about an exception, in one line."""
+    from pinnkfac.errors import UserError
+    from pinnkfac.memory import GIB, available, is_shortage
+
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    if is_shortage(error):
+        return (
+            f"memory has run out ({available() / GIB:.3g} GiB are free): lower points.scale, "
+            f"net.widths or memory ({text[:160]})"
+        )
+    return (
+        f"unexpected {type(error).__name__}: {text[:300]}. This is a mistake in pinnkfac or in the "
+        "PDE file; debug=true shows where it happened"
+    )
 
 
 if __name__ == "__main__":

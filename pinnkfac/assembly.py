@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,13 +15,53 @@ from torch import Generator, nn
 
 from pinnkfac.balance import Balance
 from pinnkfac.configuration import build
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.errors import UserError
 from pinnkfac.linearise import System
-from pinnkfac.loop import PointSource, Progress, Stop
-from pinnkfac.nets import FourierFeatures, InputScaling, Mlp, PeriodicEmbedding
+from pinnkfac.loop import Progress, Stop
+from pinnkfac.memory import GIB
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
+from pinnkfac.settings import Count, Number, Positive, Range, check
+from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Step, Stepper
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run is written, and what beside its result (the node ``run``)."""
+
+    dir: str | None = None
+    error_points: Count = 10_000
+    checkpoint: Annotated[float, Range(least=0)] = 30.0
+    plot: bool = True
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class General:
+    """The settings at the root of the configuration."""
+
+    seed: Number = 0
+    device: str = "cpu"
+    dtype: str = "float64"
+    threads: Count | None = None
+    published_rows: bool = False
+    memory: Positive = 4.0
+    debug: bool = False
+
+
+NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What of a checkpoint is put in place: all of it, unless the configuration has changed."""
+
+    step: bool = True
+    damping: bool = True
+    points: bool = True
+    generators: bool = True
+    scales: bool = True
 
 
 @dataclass
@@ -29,10 +70,15 @@ class Assembly:
 
     system: System
     source: PointSource
-    stepper: Stepper
+    start: Callable[[], Stepper]
     balance: Balance
     stop: Stop
     generators: dict[str, Generator]
+    damping: float
+    stepper: Stepper = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stepper = self.start()
 
     def state_dict(self, progress: Progress) -> dict[str, Any]:
         """Tensors, numbers and plain containers, enough to go on bit for bit."""
@@ -43,19 +89,79 @@ class Assembly:
             "stepper": self.stepper.state_dict(),
             "points": self.source.state_dict(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
-            "progress": {k: v for k, v in vars(progress).items() if k != "report"},
+            "progress": progress.state_dict(),
+            "threads": self.system.workers.number,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Progress:
-        """Put a saved state in place; returns where the run was."""
+    def best_state(self, progress: Progress) -> dict[str, Any]:
+        """The net and the coefficients of the best state, as ``state_dict`` names them."""
+        now = self.system.get_parameters()
+        try:
+            self.system.set_parameters(progress.best.parameters)
+            return {
+                "net": {k: v.clone() for k, v in self.system.net.state_dict().items()},
+                "coefficients": self.system.coefficients.clone(),
+                "step": progress.best.step,
+                "loss": progress.best.loss,
+            }
+        finally:
+            self.system.set_parameters(now)
+
+    def load_state_dict(self, state: Mapping[str, Any], carried: Carried | None = None) -> Progress:
+        """Put a saved state in place; returns where the run was.
+
+        Raises UserError where the state is that of another net or step, or of no run at all.
+        """
+        carried = carried or Carried()
+        try:
+            return self._load(state, carried)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a foreign state may cause
+            line = str(error).strip().splitlines()
+            raise UserError(
+                "the checkpoint does not fit this configuration: it is of another net, problem or "
+                f"step ({type(error).__name__}: {' '.join(line)[:160]})"
+            ) from error
+
+    def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
+        device, dtype = self.system.device, self.system.dtype
         self.system.net.load_state_dict(state["net"])
         self.system.coefficients.copy_(state["coefficients"])
-        self.system.scales = state["scales"]
-        self.stepper.load_state_dict(state["stepper"])
-        self.source.load_state_dict(state["points"])
-        for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name])
-        return Progress(**state["progress"])
+        if carried.scales and state["scales"] is not None:
+            self.system.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
+        if carried.generators:
+            for name, generator in self.generators.items():
+                generator.set_state(state["generators"][name])
+        if carried.points:
+            self.source.load_state_dict(state["points"])
+        else:
+            self.source.current = []
+        if carried.step:
+            stepper = dict(state["stepper"])
+            if not carried.damping and "damping" in stepper:
+                stepper["damping"] = self.damping
+            self.stepper.load_state_dict(_to(stepper, device))
+        else:
+            self.stepper = self.start()  # from the parameters that the net has now
+        progress = Progress.from_state(dict(state["progress"]))
+        progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
+        if not carried.points:
+            progress.trained_loss = float("inf")
+        if carried != Carried():
+            progress.rejected = 0
+        return progress
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """All tensors in plain containers on a device; generators' states stay where they are."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {k: _to(v, device) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_to(v, device) for v in value)
+    return value
 
 
 def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None) -> Assembly:
@@ -64,28 +170,66 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     ``net`` replaces the configured one. Raises UserError for settings that cannot be, and where a
     residual is not finite at the start.
     """
-    dtype, device = _dtype(config.dtype), _device(config.device)
-    net = make_net(problem, config.net, int(config.seed)) if net is None else net
+    general = general_settings(config)
+    dtype, device = _dtype(general.dtype), _device(general.device)
+    stop = _stop(config)
+    if net is None:
+        net = build(config.net, "net").make(problem.signature, general.seed)
     system = System(
         problem,
         net.to(device=device, dtype=dtype),
-        published_rows=config.published_rows,
-        memory=config.memory * 2**30,
-        workers=_workers(config.threads, device),
+        published_rows=general.published_rows,
+        memory=general.memory * GIB,
+        workers=_workers(general.threads, device),
     )
-    generators = _generators(int(config.seed))
-    source = PointSource(system, build(config.points), generators["points"])
-    step: Step = build(config.step)
-    search, damping = build(config.search), build(config.damping)
-    stepper = step.start(system, search, damping, generators["step"])
+    generators = _generators(general.seed)
+    source = PointSource(system, build(config.points, "points"), generators["points"])
+    step: Step = build(config.step, "step")
+    if not hasattr(step, "start"):
+        raise UserError("step has no _target_ of a step: choose one of its options")
+    search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)
         residuals = system.residuals(first)
     names = problem.coordinates.names
     for term, own, residual in zip(system.terms, first, residuals, strict=True):
         check_finite(term.residual.term.name, residual, own.points.coordinates, names)
-    stop = Stop(**OmegaConf.to_container(config.stop))  # type: ignore[arg-type]
-    return Assembly(system, source, stepper, build(config.balance), stop, generators)
+    balance = build(config.balance, "balance")
+    start = partial(step.start, system, search, damping, generators["step"])
+    first_damping = getattr(damping, "start", 0.0)
+    return Assembly(system, source, start, balance, stop, generators, first_damping)
+
+
+def general_settings(config: DictConfig) -> General:
+    """The root of the configuration, checked; raises UserError."""
+    names = General.__dataclass_fields__
+    values = {name: config[name] for name in names if name in config}
+    check("", General, values)
+    return General(**values)
+
+
+def run_settings(config: DictConfig) -> RunSettings:
+    """The node ``run`` of the configuration, checked; raises UserError."""
+    values = _values(config, "run")
+    check("run", RunSettings, values)
+    return RunSettings(**values)
+
+
+def _stop(config: DictConfig) -> Stop:
+    values = _values(config, "stop")
+    check("stop", Stop, values)
+    if values.get("seconds") is None and values.get("steps") is None:
+        raise UserError("stop.seconds=null and stop.steps=null: give one of them, or it never ends")
+    return Stop(**values)
+
+
+def _values(config: DictConfig, node: str) -> dict[str, Any]:
+    if not OmegaConf.is_dict(config[node]):
+        raise UserError(
+            f"{node}={config[node]}: this is a group of settings; set one of them, such as "
+            f"{node}.{fields(NODES[node])[0].name}"
+        )
+    return OmegaConf.to_container(config[node], resolve=True)  # type: ignore[return-value]
 
 
 @contextmanager
@@ -106,52 +250,6 @@ def _generators(seed: int) -> dict[str, Generator]:
         name: Generator().manual_seed(1_000_003 * seed + number)
         for number, name in enumerate(("points", "step"))
     }
-
-
-def make_net(problem: Problem, config: DictConfig, seed: int) -> nn.Module:
-    """The configured net with weights drawn from ``seed``, in float64 on the CPU.
-
-    Raises UserError for widths that are not positive whole numbers or an unknown activation.
-    """
-    # nn.Linear draws from torch's global generator: seed it here, and leave it as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Mlp(
-            len(problem.coordinates.names),
-            len(problem.fields),
-            list(config.widths),
-            config.activation,
-            embedding=_embedding(problem, config),
-            residual=config.residual,
-        )
-
-
-def _embedding(problem: Problem, config: DictConfig) -> list[nn.Module]:
-    """Maps in front of the net: scaling to [−1, 1], periodic coordinates, Fourier features."""
-    names, domain = problem.coordinates.names, problem.domain
-    for name in config.periodic:
-        if name not in names:
-            raise UserError(f"net.periodic: unknown coordinate '{name}'. {suggest(name, names)}")
-    result: list[nn.Module] = []
-    features = len(names)
-    lengths = [b - a for a, b in zip(domain.low, domain.high, strict=True)]
-    if config.input_scaling:
-        result.append(InputScaling(domain.low, domain.high))
-        lengths = [2.0] * len(names)
-    if config.periodic:
-        periods = [
-            length if n in config.periodic else None
-            for n, length in zip(names, lengths, strict=True)
-        ]
-        periodic = PeriodicEmbedding(periods, int(config.harmonics))
-        features = periodic.features
-        result.append(periodic)
-    number, scale = int(config.fourier_features), float(config.fourier_scale)
-    if number < 0 or number % 2:
-        raise UserError(f"net.fourier_features={number}: an even number (sin and cos), 0 for none")
-    if number:
-        result.append(FourierFeatures(features, number, scale))
-    return result
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -178,11 +276,7 @@ def _device(name: str) -> torch.device:
 
 def _workers(threads: int | None, device: torch.device) -> int:
     """How many threads share the chunks of points."""
-    if threads is not None and threads < 1:
-        raise UserError(f"threads={threads}: at least 1, or null for all")
-    if device.type != "cpu":
-        return 1
-    return threads or available_cores()
+    return (threads or available_cores()) if device.type == "cpu" else 1
 
 
 def available_cores() -> int:

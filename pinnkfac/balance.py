@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from pinnkfac.curvature.traces import mean_square_norms
 from pinnkfac.errors import Diverged
 from pinnkfac.linearise import Linearisation
+from pinnkfac.settings import Number, Range
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Balance:
     largest trace in place of the sum), recomputed every ``every`` steps; 0 leaves all as written.
     """
 
-    every: int = 20
-    most: float = 1e8
+    every: Number = 20
+    most: Annotated[float, Range(least=1)] = 1e8
 
     def scales(self, linearisation: Linearisation) -> list[Tensor]:
         """s for every term, [equation]."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import difflib
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,21 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pinnkfac.errors import UserError
+from pinnkfac.errors import UserError, suggest
 from pinnkfac.loading import resource
+from pinnkfac.settings import check
 
 CONFIG_NAME = "solve"
 GROUPS = ("net", "points", "search", "damping", "balance", "step")
+BROUGHT = ("search", "damping")
+"""Groups that an option of ``step`` chooses too."""
 
 
 def config_folder() -> str:
@@ -29,9 +38,6 @@ def config_folder() -> str:
 
 def register(arguments: dict[str, Any]) -> None:
     """Make the keyword arguments of the PDE's function the configuration node ``pde``."""
-    OmegaConf.register_new_resolver(
-        "problem_name", lambda given: Path(str(given).partition(":")[0]).stem, replace=True
-    )
     try:
         node = OmegaConf.create(arguments)
     except OmegaConfBaseException as error:
@@ -42,28 +48,35 @@ def register(arguments: dict[str, Any]) -> None:
     ConfigStore.instance().store(name="arguments", group="pde", node=node)
 
 
-def compose(name: str, arguments: dict[str, Any], overrides: list[str]) -> DictConfig:
+def compose(name: str, arguments: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     """The configuration for a problem with some overrides, without Hydra's own machinery.
 
     Raises UserError for an unknown key or a value that cannot be read.
     """
     register(arguments)
+    try:
+        return _compose([*opened(overrides), "problem=" + quoted(name)])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with initialize_config_dir(config_folder(), version_base="1.3"):
-            config = hydra_compose(
-                CONFIG_NAME,
-                [*opened(overrides), f"problem='{name}'"],
-                return_hydra_config=True,
-            )
+            config = hydra_compose(CONFIG_NAME, overrides, return_hydra_config=True)
             return finish(config, dict(config.hydra.runtime.choices))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = outer  # an application of the caller's own
 
 
-def opened(overrides: list[str]) -> list[str]:
+def quoted(text: str) -> str:
+    """A string as a value in Hydra's grammar."""
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def opened(overrides: Sequence[str]) -> list[str]:
     """Numbers of points are keyed by the terms of a problem, which the configuration does not
     know: let them be set like any other key."""
     return [f"++{o}" if o.startswith("points.numbers.") else o for o in overrides]
@@ -80,32 +93,198 @@ def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictCon
     return result
 
 
-def explain(error: Exception) -> str:
+# -- mistakes ----------------------------------------------------------------------------------
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """Hydra's complaint in one line that says what to do."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:2])
     match = re.search(r"Could not override '([^']+)'", str(error))
-    if match and "is not in struct" in str(error):
-        return (
-            f"the setting '{match.group(1)}' does not exist. 'solve NAME --cfg job' prints all "
-            "settings, 'list' the options of each group and the arguments of each PDE"
-        )
+    if match and "To append to your config" in str(error):
+        return _unknown_key(match.group(1), _known(overrides))
     if match:
         return f"the setting '{match.group(1)}' cannot take that value: {' '.join(lines[1:3])}"
     match = re.search(r"Could not find '([^']+)'", str(error))
     if match:
         group, _, name = match.group(1).rpartition("/")
         options = sorted(p.stem for p in Path(config_folder(), group).glob("*.yaml"))
-        return f"{group}={name} does not exist. Known: {', '.join(options)}"
-    return text
+        return f"{group}={name} does not exist. {suggest(name, options)}"
+    match = re.search(r"Could not (?:override|append to|delete).*?'([^']+)'", str(error))
+    if match:
+        return _unknown_key(match.group(1).split("@")[0], _known(overrides))
+    return " ".join(lines[:2])
 
 
-def build(node: DictConfig) -> Any:
-    """The object that a configuration node with ``_target_`` describes."""
+def _known(overrides: Sequence[str]) -> list[str]:
+    """The settings that there are with the options of groups among the overrides."""
+    groups = [o for o in overrides if o.partition("=")[0] in GROUPS and "," not in o]
     try:
-        return instantiate(node, _convert_="object")
-    except HydraException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from error
-        raise UserError(f"a setting is wrong: {cause}") from error
+        return list(keys(_compose([*groups, "problem=any"])))
+    except (HydraException, OmegaConfBaseException):
+        return []
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    leaf = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    found = near or leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f" Did you mean '{found[0]}'?" if found else ""
+    return (
+        f"the setting '{key}' does not exist.{hint} 'solve NAME --cfg job' prints all settings, "
+        "'list' the options of each group and the arguments of each PDE"
+    )
+
+
+def keys(config: DictConfig) -> Iterable[str]:
+    """All settings of a configuration by their dotted names, nodes included."""
+    values = OmegaConf.to_container(config)
+    return _keys(values, "") if isinstance(values, dict) else []
+
+
+def _keys(values: dict[Any, Any], prefix: str) -> Iterable[str]:
+    for name, value in values.items():
+        if name in ("choices", "_target_", "problem"):
+            continue
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them; raises UserError for one that it cannot."""
+    parser = OverridesParser.create()
+    read = []
+    for override in overrides:
+        try:
+            read.append(parser.parse_override(override))
+        except HydraException as error:
+            raise UserError(
+                f"{override} cannot be read: write KEY=VALUE, with quotes around a value that "
+                "holds a comma, a bracket or another sign (KEY='VALUE', and \"...\" around both "
+                "for the shell)"
+            ) from error
+    return read
+
+
+def check_sweep(overrides: Sequence[str]) -> None:
+    """Compose every value of every swept override once, before the first job starts.
+
+    Raises UserError for an option, a key or a value that cannot be: a sweep does not end in the
+    middle for a misspelt word. (``register`` must have been called.)
+    """
+    read = parse(overrides)
+    fixed = [o for o, r in zip(overrides, read, strict=True) if not r.is_sweep_override()]
+    for override in read:
+        if not override.is_sweep_override():
+            continue
+        name = str(override.get_key_element())
+        for value in override.sweep_string_iterator():
+            words = [*fixed, f"{name}={value}"]
+            try:
+                _compose([*opened(words), "problem=any"])
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UserError(f"in the sweep, {name}={value}: {explain(error, words)}") from error
+
+
+# -- a stored configuration --------------------------------------------------------------------
+
+
+def changed(stored: DictConfig, arguments: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """A stored configuration with some overrides: values and options of groups.
+
+    A new ``step`` brings its own search and damping along, unless these are given too. Raises
+    UserError for what cannot be, and for a sweep.
+    """
+    read = parse(overrides)
+    given = {str(r.key_or_group): o for o, r in zip(overrides, read, strict=True)}
+    for override in read:
+        if override.is_sweep_override() or override.is_delete():
+            raise UserError(f"{override.input_line}: resume takes one value for each setting")
+    result = copy.deepcopy(stored)
+    groups = [o for name, o in given.items() if name in GROUPS]
+    if groups:
+        fresh = compose("any", arguments, groups)
+        taken = [name for name in GROUPS if name in given]
+        if "step" in given:
+            taken += [name for name in BROUGHT if name not in given]
+        with open_dict(result):
+            for name in taken:
+                result[name] = fresh[name]
+                result.choices[name] = fresh.choices[name]
+    values = [o for name, o in given.items() if name not in GROUPS]
+    known = set(keys(result))
+    for override in parse(values):
+        key = str(override.key_or_group)
+        open_key = key.startswith("points.numbers.")
+        if key not in known and not open_key:
+            raise UserError(_unknown_key(key, list(keys(result))))
+        if OmegaConf.is_dict(OmegaConf.select(result, key)):
+            raise UserError(f"{override.input_line}: '{key}' is a group of settings; set one of it")
+        OmegaConf.update(result, key, override.value(), force_add=open_key)
+    return result
+
+
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """'key: old → new' for every setting that differs."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key}: {before.get(key, '–')} → {after.get(key, '–')}"
+        for key in dict.fromkeys((*before, *after))
+        if before.get(key) != after.get(key) and not key.endswith("_target_")
+    ]
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+
+    def visit(values: Any, prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                visit(value, f"{prefix}{name}.")
+            else:
+                leaves[f"{prefix}{name}"] = value
+
+    values = OmegaConf.to_container(config, resolve=True)
+    visit(values, "")
+    return leaves
+
+
+def foreign_targets(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Classes outside pinnkfac that a stored configuration would call, unless the user names them
+    in ``overrides`` too."""
+    own = {f"{key}={value}" for key, value in _flat(config).items() if key.endswith("_target_")}
+    return sorted(t for t in own if "=pinnkfac." not in t and t not in overrides)
+
+
+# -- objects -----------------------------------------------------------------------------------
+
+
+def build(node: Any, key: str) -> Any:
+    """The object that a node of settings with ``_target_`` describes; {} where it has none.
+
+    Values are compared with the types of the settings first. Raises UserError, naming the setting
+    under ``key``, for one that cannot be.
+    """
+    values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return _build(values, key)
+
+
+def _build(values: Any, key: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{key}={values}: choose one of its options, as 'list' shows them")
+    target = values.get("_target_")
+    made = {
+        name: _build(v, f"{key}.{name}") if isinstance(v, dict) and "_target_" in v else v
+        for name, v in values.items()
+        if name != "_target_"
+    }
+    if target is None:
+        return made
+    try:
+        settings = get_object(str(target))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{key}._target_={target}: there is no such class") from error
+    if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+        raise UserError(f"{key}._target_={target} is no class of settings (a dataclass)")
+    check(key, settings, made)
+    return settings(**made)

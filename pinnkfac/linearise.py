@@ -19,6 +19,7 @@ from pinnkfac.collect import Collector, seed_of
 from pinnkfac.direction import Direction
 from pinnkfac.domain import PointSet, Uniform
 from pinnkfac.errors import UserError
+from pinnkfac.memory import available, making
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, record
 from pinnkfac.taylor.graph import Graph, Tape
@@ -68,9 +69,10 @@ class TermPoints:
 class System:
     """A problem and a net, compiled: evaluates losses and linearisations at given points.
 
-    ``memory`` bytes bound what a linearisation keeps; above it, blocks are computed anew each time
-    they are needed. ``published_rows`` uses the rows of arXiv:2405.15603 for comparison.
-    ``workers`` threads share the chunks of points (of at most ``chunk_bytes`` a layer).
+    ``memory`` bytes, or half of what is free at the start, bound what a linearisation keeps; above
+    it, blocks are computed anew each time they are needed. ``published_rows`` uses the rows of
+    arXiv:2405.15603 for comparison. ``workers`` threads share the chunks of points (of at most
+    ``chunk_bytes`` a layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """
@@ -87,7 +89,7 @@ class System:
     ) -> None:
         self.problem = problem
         self.net = net
-        self.memory = memory
+        self.memory = min(memory, available() / 2)
         self.published_rows = published_rows
         self.workers = Workers(workers)
         self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
@@ -258,12 +260,13 @@ class System:
         ]
         tasks = [partial(self._block, *piece) for piece in pieces]
         needed = sum(
-            self._bytes_per_point(t) * len(p) for t, p in zip(self.terms, points, strict=True)
+            self.bytes_per_point(t) * len(p) for t, p in zip(self.terms, points, strict=True)
         )
         if needed > self.memory:
             heads = self.workers.map(lambda piece: self._head(*piece), pieces)
             return Linearisation(self, tasks, heads)
-        blocks = self.workers.map(lambda task: task(), tasks)
+        with making("the linearisation", "memory, points.scale or net.widths"):
+            blocks = self.workers.map(lambda task: task(), tasks)
         heads = [Head(block.term, block.weight, block.residual) for block in blocks]
         return Linearisation(self, [partial(_itself, block) for block in blocks], heads)
 
@@ -273,7 +276,7 @@ class System:
             residual = residual * self.scales[number]
         return Head(number, weight, residual)
 
-    def _bytes_per_point(self, term: CompiledTerm) -> int:
+    def bytes_per_point(self, term: CompiledTerm) -> int:
         size = torch.finfo(self.dtype).bits // 8
         per_row = sum(
             uses * (m.in_features + term.residual.equations * m.out_features)

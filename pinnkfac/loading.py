@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pinnkfac.errors import UserError, suggest
+
+if TYPE_CHECKING:  # torch is slow to import, and finding a file does not need it
+    from pinnkfac.problem import Problem
+    from pinnkfac.run_folder import StoredRun
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -79,6 +83,11 @@ class PdeFile:
                 problem = self.function(**arguments)
         except UserError as error:
             raise UserError(f"{self._where}{error}") from error
+        except Exception as error:
+            where = "" if self.path is None else f"{self.path.name}{_line_in(error, self.path)} "
+            raise UserError(
+                f"{where}{self.name}() failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(problem, Problem):
             raise UserError(
                 f"{self._where}{self.name}() returned {type(problem).__name__}; it must return a "
@@ -129,6 +138,43 @@ def find(given: str) -> PdeFile:
         f"there is no bundled PDE '{text}' and no file of that name. {suggest(text, files)} "
         "A PDE file of your own is given by its path, such as ./my_pde.py"
     )
+
+
+def stored_problem(run: StoredRun) -> Problem:
+    """The Problem of a stored run, from its PDE file where that lies, with the run's arguments.
+
+    Raises UserError where the problem was given from Python, or its file is gone or broken.
+    """
+    found = stored_pde(run)
+    from omegaconf import OmegaConf
+
+    return found.problem(OmegaConf.to_container(run.config.pde, resolve=True))  # type: ignore
+
+
+def stored_pde(run: StoredRun) -> PdeFile:
+    """The PDE function of a stored run; raises UserError where it cannot be found."""
+    file, name = run.problem.get("file"), run.name
+    if file is None:
+        raise UserError(
+            f"{run.path}: the problem '{name}' was given from Python and is in no file: use "
+            "pinnkfac.resume and pinnkfac.Solution.load from there"
+        )
+    if name in (files := bundled()) and not Path(file).is_file():
+        return _choose(files[name], name)  # the package was installed elsewhere
+    if not Path(file).is_file():
+        raise UserError(
+            f"{run.path}: its PDE file {file} is gone: put it back, or go on with the copy, "
+            f"problem={run.path / 'pde.py'}"
+        )
+    return _choose(Path(file), name)
+
+
+def has_changed(run: StoredRun) -> bool:
+    """Whether the PDE file is no longer the one that a stored run began with."""
+    from pinnkfac.run_folder import file_sha256
+
+    file = stored_pde(run).path
+    return file is None or file_sha256(file) != run.problem.get("sha256")
 
 
 def _known_names() -> str:

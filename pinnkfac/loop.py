@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Generator
+from typing import Annotated, Any, Literal
 
 from pinnkfac.balance import Balance
-from pinnkfac.domain import PointSet, Sampling, Uniform
-from pinnkfac.errors import Diverged, UserError, suggest
-from pinnkfac.linearise import System, TermPoints
+from pinnkfac.direction import Direction
+from pinnkfac.errors import Diverged
+from pinnkfac.linearise import System
+from pinnkfac.settings import NonNegative, Positive, Range
+from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Report, Stepper
 
-
-@dataclass(frozen=True)
-class PointSettings:
-    """How many points each term gets, how they are drawn, and how often anew.
-
-    A term's number is ``numbers[name]``, else the term's own ``points``, else ``interior`` for a
-    region of full dimension and ``lower`` for faces and slices; ``scale`` multiplies all but
-    ``numbers``. ``every``: draw new points every k steps; 0 keeps them. ``gap``: beside that,
-    every ``check`` steps the loss is evaluated on new points, and these replace the old ones where
-    it exceeds ``gap`` times the loss trained on: the net has begun to fit the points instead of
-    the equation. None: never.
-    """
-
-    sampling: Sampling = field(default_factory=Uniform)
-    every: int = 0
-    gap: float | None = 3.0
-    check: int = 10
-    interior: int = 1000
-    lower: int = 200
-    scale: float = 1.0
-    numbers: Mapping[str, int] = field(default_factory=dict)
+RECOVERIES = 3
+"""How often a run that diverged goes back to its best state before it gives up."""
 
 
 @dataclass(frozen=True)
@@ -44,77 +25,56 @@ class Stop:
     """When to stop: after seconds or steps, below a loss or relative L2 error, or when
     ``rejections`` steps in a row did not lower the loss."""
 
-    seconds: float | None = 60.0
-    steps: int | None = None
-    loss: float = 0.0
-    error: float = 0.0
-    rejections: int = 30
+    seconds: Positive | None = 60.0
+    steps: Annotated[int, Range(least=1)] | None = None
+    loss: NonNegative = 0.0
+    error: NonNegative = 0.0
+    rejections: Annotated[int, Range(least=1)] = 30
 
 
-class PointSource:
-    """Draws the points of all terms of a system."""
+@dataclass(frozen=True)
+class Ending:
+    """Why a run stopped, and what to try next."""
 
-    def __init__(self, system: System, settings: PointSettings, generator: Generator) -> None:
-        self.system = system
-        self.settings = settings
-        self.generator = generator
-        self.current: list[TermPoints] = []
-        self.exchanged = 0
-        names = [t.residual.term.name for t in system.terms]
-        for name in settings.numbers:
-            if name not in names:
-                raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
+    status: Literal["finished", "interrupted", "diverged"]
+    reason: str
+    advice: str = ""
 
-    def number(self, term: Any) -> int:
-        settings = self.settings
-        if term.name in settings.numbers:
-            return int(settings.numbers[term.name])
-        full = term.where.dimension == len(self.system.problem.coordinates.names)
-        number = term.points or (settings.interior if full else settings.lower)
-        return max(1, round(number * settings.scale))
 
-    def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
-        """The points of a step: those of the last one, or new ones when it is time.
+@dataclass
+class Best:
+    """The parameters of the lowest loss so far (of the terms as written, on their points)."""
 
-        ``loss`` is the last one that was trained on with the current points.
-        """
-        settings = self.settings
-        if not self.current or (settings.every and step % settings.every == 0):
-            self.current = self._draw()
-        elif settings.gap is not None and step % settings.check == 0:
-            fresh = self._draw()
-            if self.system.loss(fresh) > settings.gap * loss:
-                self.current = fresh
-                self.exchanged += 1
-        return self.current
-
-    def state_dict(self) -> dict[str, Any]:
-        """The current points, so that a run can go on with them."""
-        points = [own.points.state_dict() for own in self.current]
-        return {"points": points, "exchanged": self.exchanged}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.current = self.system.prepare([PointSet(**points) for points in state["points"]])
-        self.exchanged = state["exchanged"]
-
-    def _draw(self) -> list[TermPoints]:
-        terms = [t.residual.term for t in self.system.terms]
-        sampling, generator = self.settings.sampling, self.generator
-        return self.system.prepare(
-            [t.where.draw(self.number(t), sampling, generator) for t in terms]
-        )
+    loss: float = math.inf
+    step: int = 0
+    parameters: Direction = field(default_factory=list)
 
 
 @dataclass
 class Progress:
-    """Where a run is: counters, losses before the last step, and its report."""
+    """Where a run is: counters, losses before the last step, its report, and the best state.
+
+    ``recovered`` says in words what was tried after each divergence, ``resumed`` what was changed
+    each time the run was resumed.
+    """
 
     step: int = 0
     seconds: float = 0.0
     loss: float = math.inf
     trained_loss: float = math.inf
     rejected: int = 0
+    recovered: list[str] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
     report: Report | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        plain = {k: v for k, v in vars(self).items() if k not in ("report", "best")}
+        return {**plain, "best": vars(self.best)}
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> Progress:
+        return Progress(**{**state, "best": Best(**state["best"])})
 
 
 def run(
@@ -125,51 +85,103 @@ def run(
     balance: Balance,
     watch: Callable[[Progress], float | None],
     progress: Progress | None = None,
-) -> tuple[Progress, str]:
-    """Take steps until a reason to stop; returns it in words.
+    interrupted: Callable[[], str] = str,
+) -> tuple[Progress, Ending]:
+    """Take steps until there is a reason to stop.
 
     ``balance`` rescales the equations every so many steps. ``watch(progress)`` is called after
-    every step (records, displays) and may return a relative error that ``stop.error`` is compared
-    with.
+    every step (records, displays, saves) and may return a relative error that ``stop.error`` is
+    compared with. ``interrupted()`` names who asked for an end, or is ''. Where the loss leaves
+    the finite numbers, the run goes on from its best state, more carefully, and ends with that
+    state where this does not help.
     """
     progress = progress or Progress()
     begin = time.perf_counter() - progress.seconds
-    while True:
-        reason = _reason(progress, stop)
-        if reason:
-            return progress, reason
-        before = source.current
-        points = source.at(progress.step, progress.trained_loss)
-        rebalanced = balance.every > 0 and progress.step % balance.every == 0
+    ending = ending_of(progress, stop)
+    while ending is None:
+        start = system.get_parameters()
         try:
-            if rebalanced:
-                system.scales = balance.scales(system.linearise(points))
-            report = stepper.update(points, same_loss=points is before and not rebalanced)
+            report = _step(system, stepper, source, balance, progress)
         except Diverged as diverged:
-            return progress, str(diverged)
-        progress.step += 1
+            ending = _recover(system, stepper, progress, str(diverged))
+            continue
         progress.report = report
         progress.loss = system.weighted(report.losses)
+        if progress.loss < progress.best.loss:
+            progress.best = Best(progress.loss, progress.step, start)
+        progress.step += 1
         progress.trained_loss = report.trained_loss
         progress.rejected = progress.rejected + 1 if report.length == 0 else 0
         progress.seconds = time.perf_counter() - begin
         error = watch(progress)
         if error is not None and error < stop.error:
-            return progress, f"relative L2 error below {stop.error:g}"
+            return progress, Ending("finished", f"relative L2 error below {stop.error:g}")
+        by = interrupted()
+        ending = ending_of(progress, stop)
+        if by and ending is None:
+            ending = Ending("interrupted", f"{by} after {progress.step} steps")
+    return progress, ending
 
 
-def _reason(progress: Progress, stop: Stop) -> str:
-    if stop.steps is not None and progress.step >= stop.steps:
-        return f"{stop.steps} steps done (stop.steps)"
-    if stop.seconds is not None and progress.seconds >= stop.seconds:
-        return f"{stop.seconds:g} seconds passed (stop.seconds)"
-    if progress.step and progress.loss <= stop.loss:
-        return f"loss below {stop.loss:g} (stop.loss)"
-    if progress.step and not math.isfinite(progress.loss):
-        return "the loss is no longer finite: training diverged; raise damping.start or change step"
-    if progress.rejected >= stop.rejections:
-        return (
-            f"{progress.rejected} steps in a row did not lower the loss: it is as low as this "
-            "step gets on these points (try more points, points.every=1, or another step)"
+def _step(
+    system: System, stepper: Stepper, source: PointSource, balance: Balance, progress: Progress
+) -> Report:
+    """One step; raises Diverged where a loss is not finite."""
+    before = source.current
+    points = source.at(progress.step, progress.trained_loss)
+    rebalanced = balance.every > 0 and progress.step % balance.every == 0
+    if rebalanced:
+        system.scales = balance.scales(system.linearise(points))
+    report = stepper.update(points, same_loss=points is before and not rebalanced)
+    if not math.isfinite(report.trained_loss) or not all(map(math.isfinite, report.losses)):
+        raise Diverged("the loss is no longer finite")
+    return report
+
+
+def _recover(system: System, stepper: Stepper, progress: Progress, what: str) -> Ending | None:
+    """Back to the best state, with a more careful step; an Ending where that was tried enough."""
+    best = progress.best
+    if best.parameters:
+        system.set_parameters(best.parameters)
+    if not best.parameters or len(progress.recovered) >= RECOVERIES:
+        tried = f"; {len(progress.recovered)} more careful attempts did not help"
+        kept = f"; the net is that of the best state, after {best.step} steps"
+        return Ending(
+            "diverged",
+            f"{what} in step {progress.step + 1}: training diverged"
+            + (tried if progress.recovered else "")
+            + (kept if best.parameters else ""),
+            "raise damping.start, lower the learning rate, or choose another step",
         )
-    return ""
+    changed = stepper.recover()
+    progress.recovered.append(
+        f"step {progress.step + 1} undone, back to the state after {best.step} steps; {changed}"
+    )
+    return None
+
+
+def ending_of(progress: Progress, stop: Stop) -> Ending | None:
+    """The reason to stop that lies in the counters, if there is one."""
+    if stop.steps is not None and progress.step >= stop.steps:
+        return Ending(
+            "finished",
+            f"{stop.steps} steps done (stop.steps)",
+            f"more steps: stop.steps={2 * stop.steps}",
+        )
+    if stop.seconds is not None and progress.seconds >= stop.seconds:
+        return Ending(
+            "finished",
+            f"{stop.seconds:g} seconds passed (stop.seconds)",
+            f"more time: stop.seconds={2 * stop.seconds:g}",
+        )
+    if progress.step and progress.loss <= stop.loss:
+        return Ending("finished", f"loss below {stop.loss:g} (stop.loss)")
+    if progress.rejected >= stop.rejections:
+        return Ending(
+            "finished",
+            f"{progress.rejected} steps in a row did not lower the loss (stop.rejections): it is "
+            "as low as this step gets on these points",
+            "more points (points.scale=2), new ones in every step (points.every=1), or another "
+            "step",
+        )
+    return None

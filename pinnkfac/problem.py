@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -15,6 +15,7 @@ from torch import Tensor
 from pinnkfac.domain import Box, Points, Region
 from pinnkfac.errors import UserError
 from pinnkfac.field import ELEMENTWISE, Coordinates, Form, tensors
+from pinnkfac.signature import Signature
 
 _bound: ContextVar[dict[int, Tensor] | None] = ContextVar("bound parameters", default=None)
 
@@ -153,7 +154,9 @@ class Problem:
     ``solution(at)`` returns the exact value of each field (a number, or a tuple in the order of
     ``fields``); with it, errors are reported. ``parameters`` are unknown coefficients.
     ``domain`` is the box that errors and pictures use (default: the box of the first term).
-    ``source`` says where the problem is from.
+    ``units`` are shown with the names of fields and coordinates: ``units={"x": "m", "u": "K"}``.
+    ``vectors`` says which fields are the components of a vector, one per coordinate of space:
+    ``vectors={"velocity": ("u", "v")}``. ``source`` says where the problem is from.
 
     Raises UserError where terms disagree about coordinates, names repeat, or nothing is given.
     """
@@ -166,6 +169,8 @@ class Problem:
         solution: Callable[[Any], Any] | None = None,
         parameters: Sequence[Parameter] = (),
         domain: Box | None = None,
+        units: Mapping[str, str] | None = None,
+        vectors: Mapping[str, Sequence[str]] | None = None,
         source: str = "",
     ) -> None:
         self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
@@ -188,6 +193,13 @@ class Problem:
         self.coordinates = self._common_coordinates(domain)
         self.terms = tuple(self._bound(term) for term in self.terms)
         self.domain = domain or self._bounding_box()
+        self.signature = Signature(
+            self.fields,
+            self.domain,
+            dict(units or {}),
+            {name: tuple(components) for name, components in (vectors or {}).items()},
+            tuple(p.name for p in self.parameters),
+        )
 
     def _common_coordinates(self, domain: Box | None) -> Coordinates:
         regions = [t for t in self.terms if not isinstance(t.where, Points)]

@@ -22,8 +22,8 @@ from pinnkfac.field import At, Context, Coordinates, Form, LinearPart, Vector, s
 from pinnkfac.problem import Problem, Term, bind
 
 
-class _Recorder(Context):
-    """Notes every slot that is asked for, and answers with a placeholder."""
+class Recorder(Context):
+    """Notes every slot that is asked for, and answers with a placeholder, a number."""
 
     def __init__(self, coordinates: Coordinates, placeholder: Tensor) -> None:
         self.coordinates = coordinates
@@ -36,7 +36,7 @@ class _Recorder(Context):
         return self.placeholder * (1.0 + 0.1 * self.slots.index(linear))
 
 
-class _Evaluator(Context):
+class Evaluator(Context):
     """Answers with the slots' values z [slot] of one point."""
 
     def __init__(
@@ -91,7 +91,7 @@ def call(term: Term, context: Context, at: At, fields: int) -> list[Any]:
         prefix = f"term '{term.name}': "
         raise UserError(message if message.startswith(prefix) else prefix + message) from error
     except Exception as error:
-        raise UserError(f"term '{term.name}': {_explain(error, fields)}") from error
+        raise UserError(f"term '{term.name}': {explain(error, fields)}") from error
 
 
 def _check_entry(entry: Any) -> None:
@@ -122,7 +122,8 @@ def _check_entry(entry: Any) -> None:
         raise UserError(f"the residual has dtype {entry.dtype}; return real floating-point numbers")
 
 
-def _explain(error: Exception, fields: int) -> str:
+def explain(error: Exception, fields: int) -> str:
+    """In words, what was wrong in a residual that failed with an exception of torch or Python."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, TypeError) and "positional argument" in text:
         return f"{text}. A residual takes one argument per field ({fields} here), then `at`"
@@ -171,7 +172,7 @@ class Residual:
     ) -> tuple[Tensor, ...]:
         """F at one point, a number per equation."""
         like = arguments["point"]
-        context = _Evaluator(self.coordinates, {s: i for i, s in enumerate(self.slots)}, z, like)
+        context = Evaluator(self.coordinates, {s: i for i, s in enumerate(self.slots)}, z, like)
         at = At(self.coordinates, **arguments)
         with bind(self.parameters, list(theta)):
             entries = call(self.term, context, at, self.fields)
@@ -182,7 +183,7 @@ class Residual:
         return torch.stack(self._equations(z, theta.unbind(-1), arguments))
 
     def _function(self, points: PointSet) -> Callable[[Tensor, Tensor], Tensor]:
-        arguments = _arguments(points)
+        arguments = arguments_of(points)
         return lambda z, theta: vmap(self._point)(z, theta, arguments)
 
     def remainder(self, points: PointSet) -> Tensor | None:
@@ -250,7 +251,7 @@ class Residual:
             ones = [torch.ones_like(points.coordinates[:, 0]) for _ in range(number)]
             leaves = tuple(one.requires_grad_() for one in ones)
             z, theta = leaves[: len(self.slots)], leaves[len(self.slots) :]
-            outputs = vmap(self._equations)(z, theta, _arguments(points))
+            outputs = vmap(self._equations)(z, theta, arguments_of(points))
         reads: list[tuple[int, ...]] = []
         parameters: set[int] = set()
         for output in outputs:
@@ -265,7 +266,8 @@ class Residual:
         )
 
 
-def _arguments(points: PointSet) -> dict[str, Any]:
+def arguments_of(points: PointSet) -> dict[str, Any]:
+    """What ``At`` is made of, with the batch axis in front."""
     arguments: dict[str, Any] = {"point": points.coordinates}
     if points.normals is not None:
         arguments["normal"] = points.normals
@@ -305,7 +307,7 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
 
     def once(arguments: dict[str, Any]) -> Tensor:
         point = arguments["point"]
-        recorder = _Recorder(coordinates, 0.7 + 0.01 * point.sum())
+        recorder = Recorder(coordinates, 0.7 + 0.01 * point.sum())
         at = At(coordinates, **arguments)
         binding = bind(
             problem.parameters, [point.new_tensor(p.initial) for p in problem.parameters]
@@ -330,7 +332,7 @@ def record(term: Term, problem: Problem, points: PointSet) -> Residual:
         found["equations"] = len(entries)
         return point.sum()
 
-    vmap(once)(_arguments(points[: min(3, len(points))]))
+    vmap(once)(arguments_of(points[: min(3, len(points))]))
     slots = tuple(found["slots"])
     if not slots:
         raise UserError(f"term '{term.name}': the residual does not depend on any field")
@@ -413,7 +415,7 @@ def exact_solution(problem: Problem, coordinates: Tensor) -> Tensor:
         message = str(error).replace("the residual", "the solution")
         raise UserError(message if "solution" in message else f"solution: {message}") from error
     except Exception as error:
-        explained = _explain(error, fields).replace("the residual", "it")
+        explained = explain(error, fields).replace("the residual", "it")
         raise UserError(f"solution: {explained}") from error
     if not torch.isfinite(result).all():
         bad = coordinates[~torch.isfinite(result).all(dim=-1)][0].tolist()

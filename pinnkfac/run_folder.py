@@ -1,58 +1,335 @@
-"""The folder of a run: configuration, metrics.jsonl, summary.json, checkpoint, plots."""
+"""The folder of a run: what is in it, how it is written, and how it is read again.
+
+    config.yaml      the whole configuration            problem.json   name, file, fields, terms
+    metrics.jsonl    one record a line                  summary.json   errors, timings, versions
+    checkpoint.pt    all that is needed to go on        best.pt        the net of the lowest loss
+
+Files appear whole or not at all (written aside, then renamed), but for metrics.jsonl, which grows.
+One process at a time writes to a folder: it holds the lock ``.lock``, which ends with it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from pinnkfac.errors import UserError
+from pinnkfac.signature import Signature
+from pinnkfac.version import __version__
+
+FORMAT = 1
+"""Raised whenever an older program could not read what a newer one wrote, or the reverse."""
+NODES = ("pde", "net", "points", "step", "search", "damping", "balance", "stop", "run", "choices")
+"""What every configuration has."""
+CHECKPOINTS = {"last": "checkpoint.pt", "best": "best.pt"}
+Which = Literal["last", "best"]
+
+
+class Unwritable(UserError):
+    """A file of the run could not be written: the disk is full, or read-only."""
 
 
 class RunFolder:
-    """Writes the files of one run. Files appear whole or not at all (written aside, renamed)."""
+    """The writer of a run's files; use it in a ``with`` block, which ends with its lock.
+
+    Raises UserError where the folder cannot be made or another process is writing to it, and
+    Unwritable, by every method that writes, where the disk refuses.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock", timeout=0)
+            self._lock.acquire()
+        except Timeout as error:
+            raise UserError(
+                f"another process is writing to {path}: wait for it, or choose another folder "
+                "with run.dir=..."
+            ) from error
         except OSError as error:
             raise UserError(
-                f"run.dir={path}: the folder cannot be made ({error.strerror}): choose another"
+                f"run.dir={path}: the folder cannot be used ({error.strerror}): choose another"
             ) from error
-        if (self.path / "summary.json").exists():
+
+    @staticmethod
+    def new(path: str | Path) -> RunFolder:
+        """A folder for a new run; raises UserError where it holds one already."""
+        folder = RunFolder(path)
+        if (folder.path / "problem.json").exists():
+            finished = (folder.path / "summary.json").exists()
+            folder.close()
+            what = "a finished run" if finished else "a run that was stopped"
             raise UserError(
-                f"run.dir={path} holds a finished run: choose another folder, or remove it first"
+                f"run.dir={path} holds {what}: continue it with 'python -m pinnkfac resume {path}',"
+                " or choose another folder"
             )
-        (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        (folder.path / "metrics.jsonl").unlink(missing_ok=True)
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._lock.release()
+
+    # -- writing ---------------------------------------------------------------------------------
+    def _whole(self, name: str, content: bytes | memoryview) -> None:
+        """Write aside and rename, so that a file is never seen in part."""
+        aside = self.path / f"{name}.part"
+        try:
+            with open(aside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.path / name)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise Unwritable(self._refused(name, error)) from error
+
+    def _refused(self, name: str, error: OSError) -> str:
+        reason = error.strerror or str(error)
+        return f"{self.path / name} cannot be written ({reason}): make room, or check the folder"
 
     def write_text(self, name: str, text: str) -> None:
-        target = self.path / name
-        aside = target.with_name(target.name + ".part")
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
+        self._whole(name, text.encode())
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        self.write_text(name, json.dumps(_plain(value), indent=2) + "\n")
+
+    def write_config(self, config: Any) -> None:
+        self.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+    def begin(self, config: Any, *problem: Any) -> None:
+        """Write what a run begins with; see ``write_problem``, whose file makes it a run."""
+        self.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        self.write_problem(*problem)
+
+    def write_problem(
+        self,
+        name: str,
+        file: Path | None,
+        signature: Signature,
+        terms: list[dict[str, Any]],
+        net: str | None,
+    ) -> None:
+        """problem.json, and a copy of the PDE file for the record.
+
+        ``net`` is the class of a net that was given from Python, None for the configured one.
+        """
+        self.write_json(
+            "problem.json",
+            {
+                "format": FORMAT,
+                "pinnkfac": __version__,
+                "name": name,
+                "file": None if file is None else str(file.resolve()),
+                "sha256": None if file is None else file_sha256(file),
+                **signature.as_dict(),
+                "terms": terms,
+                "net": net,
+            },
+        )
+        if file is not None:
+            self.write_text("pde.py", file.read_text(encoding="utf-8"))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self.write_json("summary.json", summary)
+
+    def write_checkpoint(self, state: Mapping[str, Any], which: Which = "last") -> None:
+        """Tensors and plain values only, loadable with ``weights_only=True``."""
+        content = {"format": FORMAT, "pinnkfac": __version__, **state}
+        file = io.BytesIO()
+        torch.save(content, file)
+        self._whole(CHECKPOINTS[which], file.getbuffer())
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(record)) + "\n")
+        try:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(record)) + "\n")
+        except OSError as error:
+            raise Unwritable(self._refused("metrics.jsonl", error)) from error
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self.write_text("summary.json", json.dumps(_plain(summary), indent=2) + "\n")
+    def restart_metrics(self, history: list[dict[str, Any]]) -> None:
+        """metrics.jsonl with these records only: what a resumed run goes on from."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(_plain(r)) + "\n" for r in history))
 
-    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """checkpoint.pt: tensors and plain values only, loadable with ``weights_only=True``."""
-        target = self.path / "checkpoint.pt"
-        aside = target.with_name(target.name + ".part")
-        torch.save(dict(state), aside)
-        os.replace(aside, target)
+    def set_aside(self, name: str) -> None:
+        """Drop a file that holds no longer; one that is not there is no mistake."""
+        (self.path / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as its folder tells it, without running any code that it may hold.
+
+    ``config`` is the configuration, ``problem`` the content of problem.json, ``summary`` that of
+    summary.json (None for a run that did not end), ``history`` the records of metrics.jsonl.
+    """
+
+    path: Path
+    config: Any
+    problem: dict[str, Any]
+    signature: Signature
+    summary: dict[str, Any] | None
+    history: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return str(self.problem["name"])
+
+    @staticmethod
+    def open(path: str | Path) -> StoredRun:
+        """Read a folder that ``solve`` wrote.
+
+        Raises UserError where there is none, where it is of a version that this one cannot read,
+        or where a file in it is damaged.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise UserError(f"{path}: there is no such folder; give the one that solve printed")
+        for name in ("config.yaml", "problem.json"):
+            if not (folder / name).is_file():
+                raise UserError(_no_run(folder, name))
+        problem = _read_json(folder / "problem.json")
+        _check_format(folder / "problem.json", problem)
+        try:
+            config = OmegaConf.create((folder / "config.yaml").read_text(encoding="utf-8"))
+            signature = Signature.from_dict(problem)
+            name = problem["name"]
+        except Exception as error:  # whatever a damaged file may cause
+            raise UserError(
+                f"{folder}: config.yaml or problem.json is damaged ({_line(error)}): the run "
+                "cannot be read; start it again"
+            ) from error
+        missing = [n for n in NODES if not OmegaConf.is_dict(config) or n not in config]
+        if missing or not isinstance(name, str):
+            what = missing[0] if missing else "name"
+            raise UserError(f"{folder}: config.yaml is damaged: it holds no '{what}'")
+        summary = folder / "summary.json"
+        return StoredRun(
+            folder,
+            config,
+            problem,
+            signature,
+            _read_json(summary) if summary.is_file() else None,
+            _read_metrics(folder / "metrics.jsonl"),
+        )
+
+    def has_checkpoint(self, which: Which = "last") -> bool:
+        return (self.path / CHECKPOINTS[which]).is_file()
+
+    def checkpoint(self, which: Which = "last") -> dict[str, Any]:
+        """The content of a checkpoint, on the CPU; no code in it is executed.
+
+        Raises UserError where it is missing, truncated, of another version or holds anything but
+        tensors and plain values.
+        """
+        if which not in CHECKPOINTS:
+            raise UserError(f"checkpoint '{which}' is unknown: choose 'last' or 'best'")
+        path = self.path / CHECKPOINTS[which]
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: the run was stopped before its first checkpoint, or the file "
+                "was removed"
+            )
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a foreign file may cause
+            raise UserError(
+                f"{path} is not a checkpoint that can be read: it is truncated, or holds more than "
+                f"tensors and numbers, which is never executed ({type(error).__name__}); the other "
+                f"files of the run are kept{self._other(which)}"
+            ) from error
+        if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
+            raise UserError(f"{path} is not a checkpoint of pinnkfac")
+        _check_format(path, content)
+        return content
+
+    def _other(self, which: Which) -> str:
+        if which == "last" and self.has_checkpoint("best"):
+            return ", and best.pt holds the net of the lowest loss"
+        return ""
+
+
+def jobs(path: str | Path) -> list[Path]:
+    """The folders of a sweep's jobs, in the order of their numbers."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()]
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def _no_run(folder: Path, name: str) -> str:
+    inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
+    if inside:
+        return (
+            f"{folder} holds a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
+        )
+    return f"{folder} holds no run of pinnkfac ({name} is missing): give the folder solve printed"
+
+
+def _check_format(path: Path, content: Mapping[str, Any]) -> None:
+    found = content.get("format")
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {found} (written by pinnkfac {content.get('pinnkfac', '?')}), but "
+            f"pinnkfac {__version__} reads format {FORMAT}: use the version that wrote it"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({_line(error)}): it cannot be read") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds {type(value).__name__}, not names and values")
+    return value
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records; a last line that was cut by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record["step"], int):
+                raise ValueError("no record")
+        except (ValueError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}, is damaged: it is no record") from error
+        records.append(record)
+    return records
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120] if lines else ''}"
 
 
 def _plain(value: Any) -> Any:
@@ -66,9 +343,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def parameters_sha256(values: list[Tensor]) -> str:
     """SHA-256 over the bytes of all trained numbers, in order."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def remove_if_empty(path: str | Path) -> None:
+    """Drop a folder in which nothing was written but its lock."""
+    folder = Path(path)
+    if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".lock"}:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -2,50 +2,69 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from pinnkfac.assembly import assemble, one_thread_in_torch
+from pinnkfac.accuracy import ErrorMeter, Errors
+from pinnkfac.assembly import Assembly, assemble, one_thread_in_torch, run_settings
+from pinnkfac.checkpoints import Checkpoints
 from pinnkfac.configuration import compose
-from pinnkfac.linearise import System
+from pinnkfac.display import Display, make_display
+from pinnkfac.errors import UserError
+from pinnkfac.interruption import Interruption
 from pinnkfac.loading import PdeFile, find
-from pinnkfac.loop import Progress, run
+from pinnkfac.loop import Ending, Progress, run
 from pinnkfac.problem import Problem
-from pinnkfac.run_folder import RunFolder, parameters_sha256
-from pinnkfac.solution import ErrorMeter, Errors, Solution
+from pinnkfac.residual import exact_solution
+from pinnkfac.run_folder import RunFolder, Unwritable
+from pinnkfac.solution import Solution
+from pinnkfac.summary import summarise
 from pinnkfac.watching import Watcher
+
+Given = str | Problem | Callable[..., Problem]
 
 
 @dataclass
 class Result:
     """What a solve returns.
 
-    ``solution(points)`` evaluates the fields, ``errors`` are those against the exact solution
-    (None where none is known), ``coefficients`` the trained Parameters by name, ``summary`` the
-    content of summary.json, ``history`` the records of metrics.jsonl, ``folder`` where they lie
-    (None where nothing was written).
+    ``solution`` evaluates the fields and their derivatives, ``errors`` are those against the exact
+    solution (None where none is known), ``coefficients`` the trained Parameters by name,
+    ``status`` is 'finished', 'interrupted' or 'diverged', ``summary`` the content of summary.json,
+    ``history`` the records of metrics.jsonl, ``folder`` where they lie (None where nothing was
+    written).
     """
 
     problem: Problem
     solution: Solution
     errors: Errors | None
     coefficients: dict[str, float]
+    status: str
     stop_reason: str
     summary: dict[str, Any]
     history: list[dict[str, Any]] = field(repr=False)
     folder: Path | None
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is solved: a configuration, a problem with its name and file, and what the user set."""
+
+    config: DictConfig
+    problem: Problem
+    name: str
+    file: Path | None
+    overrides: tuple[str, ...]
+    net: nn.Module | None = None
+
+
 def solve(
-    pde: str | Problem | Callable[..., Problem],
+    pde: Given,
     *overrides: str,
     net: nn.Module | None = None,
     folder: str | Path | None = None,
@@ -56,115 +75,197 @@ def solve(
 
     ``pde`` is a bundled name, a file, a function that returns a Problem, or a Problem. ``net`` maps
     coordinates [batch, coord] to fields [batch, field] and takes the place of the configured one;
-    it is trained in place. Files are written only where ``folder`` is given.
+    it is trained in place. Files are written only where ``folder`` is given. Ctrl-C ends the run
+    after its step, and the result is that of then.
 
     Raises UserError for every mistake of the user's.
     """
+    found = given_pde(pde)
+    config = compose(found.name, found.defaults, overrides)
+    problem = found.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
+    return solve_task(Task(config, problem, found.name, found.path, overrides, net), folder)
+
+
+def solve_task(task: Task, folder: str | Path | None, display: Display | None = None) -> Result:
+    """Solve from the beginning; raises UserError."""
+    settings = run_settings(task.config)
+    display = display or make_display(quiet=settings.quiet or folder is None)
+    parts = assemble(task.config, task.problem, task.net)
+    if folder is None:
+        return go(task, parts, None, display, Progress(), [])
+    with RunFolder.new(folder) as own:
+        own.begin(task.config, *identity(task))
+        return go(task, parts, own, display, Progress(), [])
+
+
+def given_pde(pde: Given) -> PdeFile:
     if isinstance(pde, Problem):
         problem = pde
-        name, arguments = "problem", {}
-        make: Callable[[dict[str, Any]], Problem] = lambda _: problem  # noqa: E731
-    else:
-        found = find(pde) if isinstance(pde, str) else PdeFile.of(pde)
-        name, arguments, make = found.name, found.defaults, found.problem
-    config = compose(name, arguments, list(overrides))
-    chosen = make(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
-    return solve_configured(config, chosen, name, RunFolder(folder) if folder else None, net)
+        return PdeFile(None, "problem", lambda: problem)
+    return find(pde) if isinstance(pde, str) else PdeFile.of(pde)
 
 
-def solve_configured(
-    config: DictConfig,
-    problem: Problem,
-    name: str,
+def identity(task: Task) -> tuple[Any, ...]:
+    terms = [
+        {"name": t.name, "where": str(t.where), "weight": t.weight} for t in task.problem.terms
+    ]
+    net = None if task.net is None else type(task.net).__name__
+    return task.name, task.file, task.problem.signature, terms, net
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+def go(
+    task: Task,
+    parts: Assembly,
     folder: RunFolder | None,
-    net: nn.Module | None = None,
+    display: Display,
+    progress: Progress,
+    history: list[dict[str, Any]],
 ) -> Result:
-    """Run a composed configuration on a problem."""
-    parts = assemble(config, problem, net)
+    settings = run_settings(task.config)
+    meter = ErrorMeter(task.problem, settings.error_points)
+    watcher = Watcher(parts.source, meter, parts.stop, folder, display, history)
+    keep = None
     if folder is not None:
-        folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    meter = ErrorMeter(problem, int(config.run.error_points))
-    watcher = Watcher(parts.source, meter, folder, quiet=config.run.quiet or folder is None)
-    watcher.headline(name, config)
-    with one_thread_in_torch(parts.system.device):
-        progress, reason = run(
-            parts.system, parts.stepper, parts.source, parts.stop, parts.balance, watcher
-        )
-        # Records carry the losses before a step; the summary those of the final parameters.
-        final = parts.system.weighted(parts.system.losses(parts.source.current))
-    errors = meter.measure(watcher.solution)
-    summary = _summary(config, name, parts.system, progress, reason, errors)
-    summary |= {"loss": final, "coefficients": watcher.coefficients()}
-    if folder is not None:
-        folder.write_checkpoint(parts.state_dict(progress))
-        folder.write_summary(summary)
-        if config.run.plot:
-            _plot(watcher, folder, name)
-    error = f", relative L2 error {errors.relative_l2:.3e}" if errors else ""
-    where = f"; written to {folder.path}" if folder else ""
-    watcher.show(f"stopped: {reason}")
-    watcher.show(f"{name}: loss {final:.3e}{error}{where}")
+        keep = Checkpoints(folder, parts, settings.checkpoint, display.warn)
+    _headline(task, parts, display)
+
+    def watch(progress: Progress) -> float | None:
+        error = watcher(progress)
+        if keep is not None:
+            keep(progress)
+        return error
+
+    try:
+        with one_thread_in_torch(parts.system.device), Interruption() as interruption:
+            progress, ending = run(
+                parts.system,
+                parts.stepper,
+                parts.source,
+                parts.stop,
+                parts.balance,
+                watch,
+                progress,
+                lambda: interruption.by,
+            )
+            # Records carry the losses before a step; the summary those of the final parameters.
+            losses = parts.system.losses(parts.source.current)
+    except Exception:
+        if folder is not None and keep is not None and keep.written:
+            display.warn(
+                f"the last checkpoint is kept: resume {_shown(folder.path)} goes on from it"
+            )
+        raise
+    finally:
+        display.close()
+    return _finish(task, parts, folder, display, progress, ending, losses, watcher, keep)
+
+
+def _headline(task: Task, parts: Assembly, display: Display) -> None:
+    system = parts.system
+    points = ", ".join(f"{name} {number}" for name, number in parts.source.numbers().items())
+    where = f"{task.config.device}"
+    if system.device.type == "cpu":
+        where += f" with {system.workers.number} threads"
+    step = OmegaConf.select(task.config, "choices.step", default="custom")
+    display.say(
+        f"{task.name}: {system.parameter_number} parameters, step {step}, {task.config.dtype} on "
+        f"{where}; points: {points}"
+    )
+
+
+def _finish(
+    task: Task,
+    parts: Assembly,
+    folder: RunFolder | None,
+    display: Display,
+    progress: Progress,
+    ending: Ending,
+    losses: list[float],
+    watcher: Watcher,
+    keep: Checkpoints | None,
+) -> Result:
+    """Write and show what came out; files first, and what the disk refuses last."""
+    watcher.finish(progress, ending)
+    coefficients = watcher.coefficients()
+    solution = Solution(task.problem.signature, parts.system.net, coefficients)
+    errors = watcher.meter.measure(solution)
+    loss = parts.system.weighted(losses)
+    refused: Unwritable | None = None
+    try:
+        if keep is not None:
+            keep.write(progress)
+            keep.finish(progress, loss)
+    except Unwritable as error:
+        refused = error
+    summary = summarise(task.config, task.name, parts.system, progress, ending, errors)
+    summary |= {
+        "overrides": list(task.overrides),
+        "loss": loss,
+        "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
+        "coefficients": coefficients,
+    }
+    try:
+        if folder is not None:
+            folder.write_summary(summary)
+    except Unwritable as error:
+        refused = error
+    if folder is not None and refused is None and run_settings(task.config).plot:
+        _plot(task, solution, watcher, folder, display)
+    _conclude(task, folder, display, ending, loss, errors)
+    if refused is not None:
+        raise refused
     return Result(
-        problem,
-        watcher.solution,
+        task.problem,
+        solution,
         errors,
-        watcher.coefficients(),
-        reason,
+        coefficients,
+        ending.status,
+        ending.reason,
         summary,
         watcher.history,
         folder.path if folder else None,
     )
 
 
-def _plot(watcher: Watcher, folder: RunFolder, name: str) -> None:
-    """Pictures of the run; a failure here costs the pictures only."""
-    from pinnkfac.plots import plot_history, plot_solution
-
-    try:
-        plot_solution(watcher.solution, folder.path / "solution.png")
-        plot_history(watcher.history, folder.path / "history.png", name)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"warning: a picture could not be made: {error}", file=sys.stderr)
-
-
-def _summary(
-    config: DictConfig,
-    name: str,
-    system: System,
-    progress: Progress,
-    reason: str,
+def _conclude(
+    task: Task,
+    folder: RunFolder | None,
+    display: Display,
+    ending: Ending,
+    loss: float,
     errors: Errors | None,
-) -> dict[str, Any]:
-    return {
-        "pde": name,
-        "step": _choice(config, "step"),
-        "relative_l2_error": errors.relative_l2 if errors else None,
-        "rms_error": errors.rms if errors else None,
-        "relative_l2_error_by_field": errors.relative_l2_by_field if errors else None,
-        "rms_error_by_field": errors.rms_by_field if errors else None,
-        "seconds": progress.seconds,
-        "steps": progress.step,
-        "parameters": system.parameter_number,
-        "parameters_sha256": parameters_sha256(system.get_parameters()),
-        "stop_reason": reason,
-        "seed": config.seed,
-        "device": str(system.device),
-        "dtype": str(system.dtype).removeprefix("torch."),
-        "threads": system.workers.number,
-        "versions": _versions(),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
+) -> None:
+    error = f", relative L2 error {errors.relative_l2:.3e}" if errors else ""
+    display.say(f"stopped: {ending.reason}")
+    if ending.advice:
+        display.say(f"to try next: {ending.advice}")
+    display.say(f"{task.name}: loss {loss:.3e}{error}")
+    if folder is not None:
+        where = _shown(folder.path)
+        display.say(f"written to {where}; go on with: python -m pinnkfac resume {where}")
 
 
-def _choice(config: DictConfig, group: str) -> str:
-    return str(OmegaConf.select(config, f"choices.{group}", default="custom"))
+def _shown(path: Path) -> str:
+    """A path as the user would type it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
-def _versions() -> dict[str, str]:
-    from pinnkfac import __version__
+def _plot(
+    task: Task, solution: Solution, watcher: Watcher, folder: RunFolder, display: Display
+) -> None:
+    """Pictures of the run; a failure here costs the pictures only."""
+    from pinnkfac.plots import draw_history, draw_solution, save
 
-    return {
-        "pinnkfac": __version__,
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-    }
+    problem = task.problem
+    exact = None if problem.solution is None else lambda x: exact_solution(problem, x)
+    try:
+        save(draw_solution(solution, exact), folder.path / "solution.png")
+        save(draw_history(watcher.history, task.name), folder.path / "history.png")
+    except (ValueError, OSError, RuntimeError, UserError) as error:
+        display.warn(f"a picture could not be made: {error}")

@@ -1,23 +1,25 @@
-"""Records and shows how a run goes."""
+"""Records how a run goes, and hands the records on to metrics.jsonl and the display."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from omegaconf import DictConfig
-
+from pinnkfac.accuracy import ErrorMeter
+from pinnkfac.display import Display, Pace
 from pinnkfac.linearise import System
-from pinnkfac.loop import PointSource, Progress
-from pinnkfac.run_folder import RunFolder
-from pinnkfac.solution import ErrorMeter, Solution
+from pinnkfac.loop import Ending, Progress, Stop
+from pinnkfac.run_folder import RunFolder, Unwritable
+from pinnkfac.solution import Solution
+from pinnkfac.sources import PointSource
 
 
 class Watcher:
     """Called by the loop after every step.
 
     A record is made at steps 1, 2, 4, 8 … and at least ``interval`` seconds after the last. Its
-    losses are those that the step started from, its errors those that it reached.
+    losses are those that the step started from, its errors those that it reached. ``history`` are
+    the records of a run that is resumed.
     """
 
     interval = 1.0
@@ -26,46 +28,69 @@ class Watcher:
         self,
         source: PointSource,
         meter: ErrorMeter,
+        stop: Stop,
         folder: RunFolder | None,
-        *,
-        quiet: bool,
+        display: Display,
+        history: list[dict[str, Any]] | None = None,
     ) -> None:
         self.source = source
         self.system: System = source.system
         self.meter = meter
+        self.stop = stop
         self.folder = folder
-        self.quiet = quiet
-        self.solution = Solution(self.system.problem, self.system.net)
-        self.history: list[dict[str, Any]] = []
-        self._next = 0.0
-
-    def headline(self, name: str, config: DictConfig) -> None:
-        terms = ", ".join(
-            f"{t.residual.term.name} {len(p)}"
-            for t, p in zip(self.system.terms, self.source.current, strict=True)
-        )
-        self.show(
-            f"{name}: {self.system.parameter_number} parameters, {config.dtype} on "
-            f"{config.device}; points: {terms}"
-        )
-
-    def show(self, line: str) -> None:
-        if not self.quiet:
-            print(line, flush=True)
+        self.display = display
+        self.solution = Solution(self.system.problem.signature, self.system.net)
+        self.history = list(history or [])
+        self._next = self.history[-1]["seconds"] + self.interval if self.history else 0.0
+        self._last: tuple[int, float] | None = None
+        self._seconds_a_step = 0.0
+        self._recovered = 0
+        self._refused = False
 
     def __call__(self, progress: Progress) -> float | None:
+        self._time(progress)
+        for what in progress.recovered[self._recovered :]:
+            self.display.warn(f"the loss was no longer finite: {what}")
+        self._recovered = len(progress.recovered)
         power_of_two = progress.step & (progress.step - 1) == 0
         if not power_of_two and progress.seconds < self._next:
             return None
         self._next = progress.seconds + self.interval
         return self.record(progress)
 
+    def finish(self, progress: Progress, ending: Ending) -> None:
+        """Record the last step too, unless it was undone."""
+        recorded = self.history[-1]["step"] if self.history else 0
+        undone = progress.report is None or ending.status == "diverged"
+        if progress.step > recorded and not undone:
+            self.record(progress)
+
+    def _time(self, progress: Progress) -> None:
+        """A running mean over about ten steps."""
+        if self._last is not None:
+            taken = progress.seconds - self._last[1]
+            mean = self._seconds_a_step
+            self._seconds_a_step = taken if mean == 0.0 else mean + 0.1 * (taken - mean)
+        self._last = (progress.step, progress.seconds)
+
+    def pace(self, progress: Progress) -> Pace:
+        """How fast the run goes and how long it has to go, by stop.seconds and stop.steps."""
+        mean = self._seconds_a_step or progress.seconds / max(1, progress.step)
+        left = []
+        if self.stop.seconds is not None:
+            left.append(self.stop.seconds - progress.seconds)
+        if self.stop.steps is not None:
+            left.append((self.stop.steps - progress.step) * mean)
+        return Pace(mean, max(0.0, min(left)) if left else None)
+
     def record(self, progress: Progress) -> float | None:
+        """Make a record now; returns the relative L2 error where it is known."""
         errors = self.meter.measure(self.solution)
         report = progress.report
         assert report is not None
         names = [t.residual.term.name for t in self.system.terms]
-        record = {
+        pace = self.pace(progress)
+        record: dict[str, Any] = {
             "step": progress.step,
             "seconds": round(progress.seconds, 4),
             "loss": progress.loss,
@@ -73,28 +98,39 @@ class Watcher:
             "relative_l2_error": errors.relative_l2 if errors else None,
             "rms_error": errors.rms if errors else None,
             "length": report.length,
-            "damping": report.damping,
-            "ratio": report.ratio,
+            "direction_norm": _known(report.direction_norm),
+            "damping": _known(report.damping),
+            "ratio": _known(report.ratio),
             "trials": report.trials,
             "trained_loss": report.trained_loss,
             "points_exchanged": self.source.exchanged,
+            "seconds_a_step": round(pace.step, 6),
         }
         if len(self.system.coefficients):
             record["coefficients"] = self.coefficients()
         self.history.append(record)
-        if self.folder is not None:
-            self.folder.append_metrics(record)
-        parts = [f"step {progress.step:6d}", f"{progress.seconds:7.1f} s"]
-        parts.append(f"loss {progress.loss:.3e}")
-        if errors:
-            parts.append(f"relative L2 error {errors.relative_l2:.3e}")
-        if not math.isnan(report.damping):
-            parts.append(f"damping {report.damping:.1e}")
-        parts.append(f"length {report.length:.2g}")
-        parts += [f"{k} {v:.6g}" for k, v in self.coefficients().items()]
-        self.show("  ".join(parts))
+        self._write(record)
+        self.display.show(record, pace)
         return errors.relative_l2 if errors else None
 
+    def _write(self, record: dict[str, Any]) -> None:
+        """A disk that refuses costs records, not the run."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.append_metrics(record)
+            self._refused = False
+        except Unwritable as error:
+            if not self._refused:
+                self.display.warn(f"{error}; the run goes on without this record")
+            self._refused = True
+
     def coefficients(self) -> dict[str, float]:
+        """Unknown coefficients of an inverse problem, by name."""
         parameters = self.system.problem.parameters
         return {p.name: float(v) for p, v in zip(parameters, self.system.coefficients, strict=True)}
+
+
+def _known(value: float) -> float | None:
+    """None for what a step does not have."""
+    return None if math.isnan(value) else value

@@ -17,7 +17,8 @@ from pinnkfac.curvature.preconditioner import (
 )
 from pinnkfac.curvature.traces import mean_square_norms
 from pinnkfac.linearise import System
-from pinnkfac.loop import PointSettings, PointSource, Progress, Stop, run
+from pinnkfac.loop import Progress, Stop, run
+from pinnkfac.sources import PointSettings, PointSource
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
 from pinnkfac.step.kfac import Automatic, Kfac
 from pinnkfac.step.search import Backtracking, Fixed
@@ -163,11 +164,12 @@ def test_a_run_that_cannot_fall_stops_and_says_so():
     system = system_of("poisson")
     stepper = Kfac().start(system, _Never(), Constant(), Generator())
     source = PointSource(system, PointSettings(interior=5, lower=5), Generator())
-    progress, reason = run(
+    progress, ending = run(
         system, stepper, source, Stop(rejections=4), Balance(every=0), lambda progress: None
     )
     assert progress.step == 4
-    assert "4 steps in a row did not lower the loss" in reason
+    assert "4 steps in a row did not lower the loss" in ending.reason
+    assert ending.status == "finished" and "points.scale" in ending.advice
     assert isinstance(progress, Progress)
 
 

@@ -13,12 +13,16 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pinnkfac"
 
 LAYERS = (
+    "version",
     "errors",
+    "command_line",
+    "settings",
     "memory",
     "workers",
     "direction",
     "field",
     "domain",
+    "signature",
     "problem",
     "residual",
     "taylor",
@@ -29,13 +33,17 @@ LAYERS = (
     "curvature",
     "step",
     "balance",
+    "sources",
     "loop",
+    "run_folder",
+    "accuracy",
     "solution",
     "plots",
-    "run_folder",
     "loading",
     "configuration",
     "assembly",
+    "checkpoints",
+    "display",
     "watching",
 )
 """From bottom to top. What is not named here (solving, commands) lies above all."""

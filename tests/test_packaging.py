@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = {"hydra-core": "hydra"}
+MODULES = {"pillow": "PIL", "hydra-core": "hydra"}
 
 
 def dependencies():

@@ -1,56 +1,85 @@
-"""python -m pinnkfac list: bundled PDEs, and the options of every configuration group."""
+"""python -m pinnkfac list [GROUP]"""
 
 from __future__ import annotations
 
-from pinnkfac.errors import UserError
-from pinnkfac.loading import bundled, resource, summary
+from collections.abc import Sequence
 
-HELP = """usage: python -m pinnkfac list
+from pinnkfac.command_line import Parser
+from pinnkfac.errors import UserError, suggest
+from pinnkfac.inspection import catalog
+from pinnkfac.inspection.text import bold, paragraph, say, table, width
 
-List the bundled PDEs with their arguments, and the options of every configuration group.
-
-example: python -m pinnkfac list"""
+SETTINGS = "settings"
 
 
 def main(arguments: list[str]) -> int:
-    if any(a in ("-h", "--help") for a in arguments):
-        print(HELP)
-        return 0
-    if arguments:
-        raise UserError(f"list takes no arguments, but got {' '.join(arguments)}")
-    files = bundled()
-    _show(
-        "PDEs: solve NAME pde.ARGUMENT=VALUE",
-        [(name, *summary(path)) for name, path in files.items()],
+    parser = Parser(
+        "list",
+        "List the bundled PDEs and the options of every configuration group; with a GROUP, all\n"
+        f"of its settings with their defaults. Groups: {', '.join(_groups())}.",
+        "list",
+        "list pdes",
+        "list steps",
     )
-    for group in sorted(p for p in resource("conf").iterdir() if p.is_dir()):
-        options = sorted(group.glob("*.yaml"))
-        rows = [(p.stem, _comment(p.read_text(encoding="utf-8")), "") for p in options]
-        _show(f"{group.name}: {group.name}=NAME", rows)
+    parser.add_argument("group", metavar="GROUP", nargs="?", help="a group (all: an overview)")
+    options = parser.read(arguments)
+    if options is None:
+        return 0
+    say(details(options.group, width()) if options.group else overview(width()))
     return 0
 
 
-def _show(title: str, rows: list[tuple[str, str, str]]) -> None:
-    """A table of name, description and arguments."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(ratio=2)
-    columns = 3 if any(row[2] for row in rows) else 2
-    if columns == 3:
-        table.add_column(ratio=1)
-    for row in rows:
-        table.add_row(*row[:columns])
-    Console(highlight=False, markup=False).print(table)
+def _groups() -> list[str]:
+    return ["pdes", *catalog.groups(), SETTINGS]
 
 
-def _comment(text: str) -> str:
-    """The first comment of a configuration file that is not a directive."""
-    for line in text.splitlines():
-        if line.startswith("# @"):
-            continue
-        return line[2:].strip() if line.startswith("# ") else ""
-    return ""
+def overview(columns: int) -> list[str]:
+    """Everything by name, with a line each."""
+    lines = [bold("PDEs") + "  (solve NAME pde.ARGUMENT=VALUE)"]
+    rows = []
+    for option in catalog.pdes():
+        arguments = ", ".join(f"{s.key[4:]}={s.value}" for s in option.settings)
+        rows.append((option.name, f"{option.text}{f' [{arguments}]' if arguments else ''}"))
+    lines += table(rows, columns)
+    for name, folder in catalog.groups().items():
+        lines += ["", bold(name) + f"  ({folder.name}=NAME)"]
+        rows = [(o.name, o.text + _default(o)) for o in catalog.options(folder)]
+        lines += table(rows, columns)
+    known = ", ".join(_groups())
+    return [*lines, "", *paragraph(f"All settings of a group: list GROUP, one of {known}", columns)]
+
+
+def _default(option: catalog.Option) -> str:
+    return " (default)" if option.is_default else ""
+
+
+def details(group: str, columns: int) -> list[str]:
+    """Every setting of a group's options, with its default and what it means.
+
+    Raises UserError for an unknown group.
+    """
+    if group in ("pde", "pdes"):
+        return [line for option in catalog.pdes() for line in _option(option, columns)][:-1]
+    if group == SETTINGS:
+        return [bold("Settings of every run: KEY=VALUE"), *_settings(catalog.general(), columns)]
+    for name, folder in catalog.groups().items():
+        if group in (name, folder.name, f"{folder.name}s"):
+            lines = [
+                line for o in catalog.options(folder) for line in _option(o, columns, folder.name)
+            ]
+            return lines[:-1]
+    raise UserError(f"list {group}: there is no such group. {suggest(group, _groups())}")
+
+
+def _option(option: catalog.Option, columns: int, group: str = "") -> list[str]:
+    head = f"{group}={option.name}" if group else option.name
+    lines = [bold(head) + _default(option), *paragraph(option.text, columns, "  ")]
+    if option.source:
+        lines += paragraph(f"Source: {option.source}", columns, "  ")
+    if option.brings:
+        lines += paragraph(f"Chooses too: {', '.join(option.brings)}", columns, "  ")
+    return [*lines, *_settings(option.settings, columns), ""]
+
+
+def _settings(settings: Sequence[catalog.Setting], columns: int) -> list[str]:
+    return table([(f"{s.key}={s.value}", s.remark) for s in settings], columns, "    ")

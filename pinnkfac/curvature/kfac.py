@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +30,7 @@ from pinnkfac.block import Block, Layer
 from pinnkfac.curvature.kronecker import Pair
 from pinnkfac.errors import check_choice
 from pinnkfac.linearise import Linearisation
+from pinnkfac.settings import Count, Range
 
 Sharing = Literal["expand", "reduce", "weighted"]
 Backpropagated = Literal["type-2", "monte-carlo", "empirical", "forward-only"]
@@ -49,9 +50,9 @@ class Factors:
 
     sharing: Sharing = "weighted"
     backpropagated: Backpropagated = "type-2"
-    decay: float = 0.8
+    decay: Annotated[float, Range(least=0, below=1)] = 0.8
     start: Start = "bias-corrected"
-    every: int = 1
+    every: Count = 1
     active_rows: bool = True
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pinnkfac.curvature.kfac import Average
 from pinnkfac.curvature.kronecker import (
@@ -15,6 +15,7 @@ from pinnkfac.curvature.kronecker import (
 from pinnkfac.direction import Direction, combine, inner
 from pinnkfac.errors import UserError, check_choice
 from pinnkfac.linearise import Linearisation, System
+from pinnkfac.settings import Count, Range
 
 Terms = Literal["merged", "sum"]
 
@@ -31,8 +32,8 @@ class InverseSettings:
 
     terms: Terms = "merged"
     damping: DampingKind = "exact"
-    every: int = 1
-    floor: float = 1e-15
+    every: Count = 1
+    floor: Annotated[float, Range(least=0, below=1)] = 1e-15
 
     def __post_init__(self) -> None:
         check_choice("step.inverse.terms", self.terms, Terms)

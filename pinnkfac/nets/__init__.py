@@ -2,6 +2,7 @@
 
 from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
 from pinnkfac.nets.mlp import Mlp
+from pinnkfac.nets.settings import MlpSettings, NetSettings
 from pinnkfac.taylor.activations import Activation
 from pinnkfac.taylor.layers import FixedLinear, Scale
 
@@ -11,6 +12,8 @@ __all__ = [
     "FourierFeatures",
     "InputScaling",
     "Mlp",
+    "MlpSettings",
+    "NetSettings",
     "PeriodicEmbedding",
     "Scale",
 ]

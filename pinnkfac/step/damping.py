@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
+
+from pinnkfac.errors import UserError
+from pinnkfac.settings import Count, Fraction, NonNegative, Positive, Range
 
 
 class Damping(Protocol):
@@ -23,7 +26,7 @@ class Constant:
     """The same λ in every step."""
 
     needs_ratio: ClassVar[bool] = False
-    start: float = 1e-6
+    start: NonNegative = 1e-6
 
     def after(self, damping: float, ratio: float, step: int) -> float:
         return damping
@@ -34,12 +37,12 @@ class Exponential:
     """λ_k = max(start · factor^k, lowest)."""
 
     needs_ratio: ClassVar[bool] = False
-    start: float = 1e-2
-    factor: float = 0.99
-    lowest: float = 1e-12
+    start: Positive = 1e-2
+    factor: Fraction = 0.99
+    lowest: NonNegative = 1e-12
 
     def after(self, damping: float, ratio: float, step: int) -> float:
-        return max(self.start * self.factor ** (step + 1), self.lowest)
+        return max(damping * self.factor, self.lowest)
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,15 @@ class Steps:
     """λ is multiplied by ``factor`` after every ``every`` steps, down to ``lowest``."""
 
     needs_ratio: ClassVar[bool] = False
-    start: float = 1e-2
-    factor: float = 0.1
-    every: int = 100
-    lowest: float = 1e-12
+    start: Positive = 1e-2
+    factor: Fraction = 0.1
+    every: Count = 100
+    lowest: NonNegative = 1e-12
 
     def after(self, damping: float, ratio: float, step: int) -> float:
-        return max(self.start * self.factor ** ((step + 1) // self.every), self.lowest)
+        if (step + 1) % self.every:
+            return damping
+        return max(damping * self.factor, self.lowest)
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,21 @@ class LevenbergMarquardt:
     """
 
     needs_ratio: ClassVar[bool] = True
-    start: float = 1e-2
-    lower: float = 0.5
-    higher: float = 2.0
-    good: float = 0.75
-    bad: float = 0.25
-    lowest: float = 1e-14
-    highest: float = 1e4
+    start: Positive = 1e-2
+    lower: Fraction = 0.5
+    higher: Annotated[float, Range(above=1)] = 2.0
+    good: Positive = 0.75
+    bad: NonNegative = 0.25
+    lowest: Positive = 1e-14
+    highest: Positive = 1e4
+
+    def __post_init__(self) -> None:
+        if not self.bad <= self.good:
+            raise UserError(f"damping.bad={self.bad} must not exceed damping.good={self.good}")
+        if not self.lowest <= self.highest:
+            raise UserError(
+                f"damping.lowest={self.lowest} must not exceed damping.highest={self.highest}"
+            )
 
     def after(self, damping: float, ratio: float, step: int) -> float:
         if math.isnan(ratio) or ratio < self.bad:

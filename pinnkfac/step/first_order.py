@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor
 
 from pinnkfac.direction import Direction, combine, norm
 from pinnkfac.linearise import System, TermPoints
+from pinnkfac.settings import Count, Positive, Range
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.search import Search
 
+CAUTION = 0.1
+"""Factor on the learning rate after a divergence."""
+
+Momentum = Annotated[float, Range(least=0, below=1)]
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
@@ -22,10 +27,10 @@ Make = Callable[[list[Tensor]], torch.optim.Optimizer]
 class Adam:
     """torch.optim.Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
 
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    learning_rate: Positive = 1e-3
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    epsilon: Positive = 1e-8
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -42,8 +47,8 @@ class Adam:
 class Sgd:
     """torch.optim.SGD with heavy-ball momentum."""
 
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
+    learning_rate: Positive = 1e-3
+    momentum: Momentum = 0.9
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -58,8 +63,8 @@ class Sgd:
 class Lbfgs:
     """torch.optim.LBFGS; one step is ``iterations`` iterations with a strong Wolfe search."""
 
-    iterations: int = 20
-    history: int = 50
+    iterations: Count = 20
+    history: Count = 50
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -111,6 +116,16 @@ class OptimizerStepper(Stepper):
             trials=len(found),
             direction_norm=norm(change),
         )
+
+    def recover(self) -> str:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        with torch.no_grad():
+            for own, value in zip(self.parameters, self.system.get_parameters(), strict=True):
+                own.copy_(value)
+        self.optimizer = self.make(self.parameters)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = CAUTION * rate
+        return f"learning rate {rates[0]:.1g} → {CAUTION * rates[0]:.1g}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"parameters": self.parameters, "optimizer": self.optimizer.state_dict()}

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Generator
@@ -16,10 +16,16 @@ from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner, c
 from pinnkfac.direction import Direction, combine, inner, norm
 from pinnkfac.errors import UserError
 from pinnkfac.linearise import Linearisation, System, TermPoints
+from pinnkfac.memory import making
+from pinnkfac.settings import Number, Positive, Range
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.model import best_combination
 from pinnkfac.step.search import Accepted, Search
+
+CAUTION = 100.0
+"""Factor on the damping after a divergence, from at least SMALLEST."""
+SMALLEST = 1e-8
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Automatic:
     """
 
     by_layer: bool = True
-    memory: int = 1
-    first_length: float | None = None
+    memory: Number = 1
+    first_length: Positive | None = None
     damped: bool = True
 
 
@@ -50,13 +56,11 @@ class Kfac:
 
     factors: Factors = field(default_factory=Factors)
     inverse: InverseSettings = field(default_factory=InverseSettings)
-    momentum: float = 0.0
-    iterations: int = 0
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.0
+    iterations: Number = 0
     lengths: Automatic | None = None
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise UserError(f"step.iterations={self.iterations}: 0 (none) or more")
         if self.momentum and self.lengths is not None:
             raise UserError(
                 f"step.momentum={self.momentum} has no effect where step.lengths chooses it: set "
@@ -80,6 +84,9 @@ class KfacStepper(Stepper):
         damping: Damping,
         generator: Generator,
     ) -> None:
+        for group, part, needed in (("search", search, "run"), ("damping", damping, "after")):
+            if not hasattr(part, needed):
+                raise UserError(f"{group}=none fits first-order steps only: choose another option")
         self.settings = settings
         self.system = system
         self.search = search
@@ -99,9 +106,10 @@ class KfacStepper(Stepper):
             return Report(linearisation.losses, linearisation.loss, length=0.0)
         self._settle(linearisation.loss if same_loss else math.nan)
         self.average.rescale(self.system.scales)
-        if self.steps % self.settings.factors.every == 0:
-            self.average.update(linearisation, self.generator)
-        self.preconditioner.update(self.damping, self.steps)
+        with making("the Kronecker factors and their eigenvectors", "net.widths"):
+            if not self.average.updates or self.steps % self.settings.factors.every == 0:
+                self.average.update(linearisation, self.generator)
+            self.preconditioner.update(self.damping, self.steps)
         gradient = linearisation.gradient()
         newton = self._newton(gradient, linearisation)
         direction, predicted = self._direction(newton, gradient, linearisation)
@@ -217,6 +225,14 @@ class KfacStepper(Stepper):
         else:
             step = [accepted.length * v for v in direction]
             self.past = [step, *self.past][: lengths.memory]
+
+    def recover(self) -> str:
+        before = self.damping
+        self.average = Average(self.settings.factors)
+        self.preconditioner = Preconditioner(self.settings.inverse, self.system, self.average)
+        self.past, self.last_length, self.pending = [], None, None
+        self.damping = max(before, SMALLEST) * CAUTION
+        return f"damping {before:.1g} → {self.damping:.1g}, momentum and factors anew"
 
     def state_dict(self) -> dict[str, Any]:
         state = {

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pinnkfac.errors import UserError
+from pinnkfac.settings import Count, Fraction, NonNegative, Positive, Range
 
 Loss = Callable[[float], float]
 
@@ -42,7 +45,7 @@ def _falls_enough(value: float, loss_0: float, allowed: float) -> bool:
 class Fixed:
     """Always the same length; the loss is not evaluated."""
 
-    length: float = 1.0
+    length: Positive = 1.0
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         return Accepted(self.length, math.nan, 0)
@@ -52,9 +55,13 @@ class Fixed:
 class Grid:
     """The best of base^low … base^high, as in arXiv:2405.15603 (2^-30 … 2^0)."""
 
-    base: float = 2.0
+    base: Annotated[float, Range(above=1)] = 2.0
     low: int = -30
     high: int = 0
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise UserError(f"search.low={self.low} must not exceed search.high={self.high}")
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         lengths = [self.base**k for k in range(self.low, self.high + 1)]
@@ -73,11 +80,11 @@ class Backtracking:
     ``longest`` (1, the full step, unless the direction has no natural length).
     """
 
-    shrink: float = 0.5
-    grow: float = 2.0
-    sufficient: float = 1e-4
-    longest: float = 1.0
-    most: int = 30
+    shrink: Fraction = 0.5
+    grow: Annotated[float, Range(least=1)] = 2.0
+    sufficient: NonNegative = 1e-4
+    longest: Positive = 1.0
+    most: Count = 30
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         length = self.longest if not last else min(self.longest, self.grow * last)
@@ -95,10 +102,10 @@ class Quadratic:
     loss(0), slope and the last trial, kept between 0.1 and 0.5 of it (Nocedal & Wright 2006,
     eq. 3.57)."""
 
-    grow: float = 2.0
-    sufficient: float = 1e-4
-    longest: float = 1.0
-    most: int = 30
+    grow: Annotated[float, Range(least=1)] = 2.0
+    sufficient: NonNegative = 1e-4
+    longest: Positive = 1.0
+    most: Count = 30
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         slope = min(slope, 0.0)

@@ -35,9 +35,11 @@ class Tape:
 class Graph:
     """The operations of a net in order. ``linears`` are its distinct nn.Linear modules, in the
     order of their first call, ``uses[l]`` how often layer l is called; ``dense`` are the trained
-    parameters outside them."""
+    parameters outside them. ``frozen`` allows a net in which nothing is trained."""
 
-    def __init__(self, net: nn.Module, coordinates: int, outputs: int) -> None:
+    def __init__(
+        self, net: nn.Module, coordinates: int, outputs: int, *, frozen: bool = False
+    ) -> None:
         self.net = net
         self.nodes: list[Node] = []
         self.linears: list[nn.Linear] = []
@@ -46,6 +48,7 @@ class Graph:
         self.output = -1
         _Builder(self).build()
         self._needs_backward = self._reach_parameters()
+        self._check_parameters(frozen)
         self._check(coordinates, outputs)
 
     def _reach_parameters(self) -> list[bool]:
@@ -57,7 +60,7 @@ class Graph:
             reach.append(trained or any(i >= 0 and reach[i] for i in node.inputs))
         return reach
 
-    def _check(self, coordinates: int, outputs: int) -> None:
+    def _check_parameters(self, frozen: bool) -> None:
         trained = {id(p) for p in self.dense}
         for linear in self.linears:
             trained.update(id(p) for p in linear.parameters())
@@ -67,8 +70,10 @@ class Graph:
                     f"net: the parameter '{name}' is not used by any layer with a rule: put "
                     "weights into nn.Linear, and scales into pinnkfac.nets.Scale"
                 )
-        if not self.linears:
+        if not self.linears and not frozen:
             raise UserError("net: there is nothing to train, it has no nn.Linear layer")
+
+    def _check(self, coordinates: int, outputs: int) -> None:
         reference = next(self.net.parameters())
         x = 2 * torch.rand(3, coordinates, generator=torch.Generator().manual_seed(0)) - 1
         x = x.to(reference)
@@ -146,6 +151,16 @@ class Graph:
             for j, part, want in zip(node.inputs, back, wanted, strict=True):
                 if want and part is not None:
                     adjoints[j] = part.plus(adjoints.get(j))
+
+
+def slot_values(plan: Plan, output: Jet) -> Tensor:
+    """The slots z [batch, slot] of a plan from the rows of the net's output."""
+    value = output.value
+    z = value.new_zeros(len(value), len(plan.slots))
+    for i, rule in enumerate(plan.slots):
+        for c, row, field in rule:
+            z[:, i] += c * output.row(row)[:, field]
+    return z
 
 
 def input_jet(x: Tensor, plan: Plan) -> Jet:

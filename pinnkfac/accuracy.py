@@ -1,12 +1,12 @@
-"""A trained net as a solution: evaluated anywhere, compared with the exact one."""
+"""Errors of a solution against the exact one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from pinnkfac.domain import Uniform
 from pinnkfac.problem import Problem
@@ -17,30 +17,16 @@ from pinnkfac.residual import exact_solution
 class Errors:
     """Errors against the exact solution, over all fields and by field.
 
-    ``relative_l2`` = ‖u − u★‖ / ‖u★‖ and ``rms`` = √mean (u − u★)² over the error points.
+    ``relative_l2`` = ‖u − u★‖ / ‖u★‖, ``rms`` = √mean (u − u★)² and ``maximum`` = max |u − u★| over
+    the error points.
     """
 
     relative_l2: float
     rms: float
+    maximum: float
     relative_l2_by_field: dict[str, float]
     rms_by_field: dict[str, float]
-
-
-class Solution:
-    """The fields u(x) of a problem as its net gives them.
-
-    ``solution(points)`` maps coordinates [batch, coord] to values [batch, field].
-    """
-
-    def __init__(self, problem: Problem, net: nn.Module) -> None:
-        self.problem = problem
-        self.net = net
-
-    @torch.no_grad()
-    def __call__(self, coordinates: Tensor) -> Tensor:
-        reference = next(self.net.parameters())
-        x = coordinates.to(device=reference.device, dtype=reference.dtype)
-        return torch.cat([self.net(part) for part in x.split(16384)])
+    maximum_by_field: dict[str, float]
 
 
 class ErrorMeter:
@@ -58,19 +44,23 @@ class ErrorMeter:
             self.points = drawn.coordinates
             self.exact = exact_solution(problem, self.points)
 
-    def measure(self, solution: Solution) -> Errors | None:
-        """Errors now, or None where no exact solution is known."""
+    def measure(self, solution: Callable[[Tensor], Tensor]) -> Errors | None:
+        """Errors now of a function from points [batch, coord] to values [batch, field], or None
+        where no exact solution is known."""
         if self.exact is None:
             return None
         values = solution(self.points).double().cpu()
+        largest = (values - self.exact).abs().amax(0)
         difference = (values - self.exact).square().mean(0)
         size = self.exact.square().mean(0)
         names = self.problem.fields
         return Errors(
             _ratio(float(difference.sum()), float(size.sum())),
             math.sqrt(float(difference.mean())),
+            float(largest.max()),
             {n: _ratio(float(difference[i]), float(size[i])) for i, n in enumerate(names)},
             {n: math.sqrt(float(difference[i])) for i, n in enumerate(names)},
+            {n: float(largest[i]) for i, n in enumerate(names)},
         )
 
 

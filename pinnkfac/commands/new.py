@@ -1,0 +1,105 @@
+"""python -m pinnkfac new FILE.py"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from pinnkfac.command_line import Parser
+from pinnkfac.errors import UserError
+from pinnkfac.inspection.text import say
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "templates" / "pde.py"
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        "new",
+        "Write a PDE file to start from: a small problem that can be solved at once, with\n"
+        "comments on every part. An existing file is never overwritten.",
+        "new my_pde.py",
+    )
+    parser.add_argument("file", metavar="FILE.py", help="the file to write")
+    options = parser.read(arguments)
+    if options is None:
+        return 0
+    path = Path(options.file).expanduser()
+    _check(path)
+    text = written(TEMPLATE.read_text(encoding="utf-8"), path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{path} is there already and stays as it is: give another name") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    name = shlex.quote(str(path))
+    say(
+        [
+            f"{path} is written. What to do next:",
+            f"  python -m pinnkfac check {name}",
+            f"  python -m pinnkfac show {name}",
+            f"  python -m pinnkfac solve {name} stop.seconds=20",
+        ]
+    )
+    return 0
+
+
+def written(template: str, path: Path) -> str:
+    """The template for a file: its function is named after the file, its commands name the file."""
+    name = path.stem.lstrip("_")
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(template))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    if name in imported:
+        name += "_problem"  # a function called sin would hide the one that the file imports
+    text = template.replace("my_pde.py", path.name)
+    return re.sub(r"\bdef my_pde\(", f"def {name}(", text)
+
+
+def _check(path: Path) -> None:
+    """Raise UserError for what cannot be the name of a Python file that is imported."""
+    if path.suffix != ".py":
+        proposal = path.with_name(f"{_identifier(path.stem.removeprefix('.py'))}.py")
+        raise UserError(
+            f"{path} is no Python file: give a name that ends in .py, such as {proposal}"
+        )
+    stem = path.stem
+    if not stem.isidentifier() or keyword.iskeyword(stem) or not stem.strip("_"):
+        raise UserError(
+            f"{path}: '{stem}' is no name of a Python module: use letters, digits and _, such as "
+            f"{path.with_name(_identifier(stem) + '.py')}"
+        )
+    if stem in sys.stdlib_module_names or _is_installed(stem, path):
+        raise UserError(
+            f"{path}: the module '{stem}' is an installed one, which this file would hide from "
+            f"others: give another name, such as {path.with_name(f'{stem}_problem.py')}"
+        )
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}: make it first")
+
+
+def _identifier(text: str) -> str:
+    """The nearest name of a module."""
+    name = re.sub(r"\W+", "_", text).strip("_") or "my_pde"
+    if name[0].isdigit():
+        name = f"pde_{name}"
+    return f"{name}_problem" if keyword.iskeyword(name) else name
+
+
+def _is_installed(name: str, path: Path) -> bool:
+    """Whether a package of that name can be imported from elsewhere than beside the file."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        return False
+    beside = {path.resolve().parent, Path.cwd()}
+    origin = Path(spec.origin).resolve()
+    return origin.parent not in beside and origin.parent.parent not in beside

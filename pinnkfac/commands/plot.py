@@ -1,0 +1,133 @@
+"""python -m pinnkfac plot RUN_FOLDER"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pinnkfac.command_line import Parser
+from pinnkfac.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pinnkfac.run_folder import StoredRun
+
+ANIMATIONS = ("gif", "mp4")
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        "plot",
+        "Draw the pictures of a run from its folder: the solution beside the exact one and the\n"
+        "error, and how training went. A sweep folder: the errors over what was swept.",
+        "plot outputs/heat1d/run --format pdf --output figures",
+        "plot outputs/heat1d/run --animate",
+    )
+    parser.add_argument("folder", metavar="RUN_FOLDER", help="the folder that solve printed")
+    parser.add_argument("--output", metavar="FOLDER", help="where to write (default: RUN_FOLDER)")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
+    parser.add_argument(
+        "--animate",
+        nargs="?",
+        const="gif",
+        choices=ANIMATIONS,
+        help="write an animation over time too (default: gif; mp4 needs ffmpeg)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="the last net (default), or that of the lowest loss",
+    )
+    given = parser.read(_with_kind(arguments))
+    if given is None:
+        return 0
+
+    from pinnkfac.run_folder import StoredRun, jobs
+
+    folder = Path(given.folder)
+    output = _made(Path(given.output or folder)) if folder.is_dir() else folder
+    if jobs(folder) and not (folder / "problem.json").exists():
+        if given.animate:
+            raise UserError(f"{folder} is a sweep: give one of its runs to animate")
+        return _plot_sweep(folder, output, given.format)
+    run = StoredRun.open(folder)
+    return _plot_run(run, output, given.format, given.animate, given.checkpoint)
+
+
+def _with_kind(arguments: Sequence[str]) -> list[str]:
+    """``--animate RUN_FOLDER`` with the kind that was left out: argparse would read the folder."""
+    words = list(arguments)
+    for i, word in enumerate(words[:-1]):
+        if word == "--animate" and words[i + 1] not in ANIMATIONS and Path(words[i + 1]).is_dir():
+            words[i] = f"--animate={ANIMATIONS[0]}"
+    return words
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder} cannot be made ({error.strerror}): choose another folder"
+        ) from error
+    return folder
+
+
+def _plot_sweep(folder: Path, output: Path, ending: str) -> int:
+    from pinnkfac.plots import draw_sweep, save
+    from pinnkfac.sweep import rows
+
+    print(save(draw_sweep(rows(folder)), output / f"sweep.{ending}"))
+    return 0
+
+
+def _plot_run(run: StoredRun, output: Path, ending: str, animation: str, which: str) -> int:
+    from pinnkfac.plots import animate, check_animation, draw_history, draw_solution, save
+    from pinnkfac.solution import Solution
+
+    if animation:
+        check_animation(run.signature, output / f"solution.{animation}")
+    # First: it needs no net, and is there even where the net cannot be read.
+    print(save(draw_history(run.history, run.name), output / f"history.{ending}"))
+    solution = Solution.load(run, which)  # type: ignore[arg-type]
+    exact = _exact(run)
+    print(save(draw_solution(solution, exact), output / f"solution.{ending}"))
+    if animation:
+        print(animate(solution, output / f"solution.{animation}", exact))
+    return 0
+
+
+def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
+    """The exact solution that the PDE file of a run states; None where it states none or is gone,
+    which is said."""
+    from functools import partial
+
+    from pinnkfac.loading import has_changed, stored_problem
+    from pinnkfac.residual import exact_solution
+
+    try:
+        problem = stored_problem(run)
+        changed = has_changed(run)
+    except UserError as error:
+        print(f"note: drawn without the exact solution: {error}", file=sys.stderr)
+        return None
+    if problem.solution is None:
+        return None
+    then, now = run.signature, problem.signature
+    if (then.fields, then.coordinates) != (now.fields, now.coordinates):
+        print(
+            "note: drawn without the exact solution: the PDE file has other fields or coordinates "
+            "than when the run began",
+            file=sys.stderr,
+        )
+        return None
+    if changed:
+        print(
+            "note: the PDE file has changed since the run began: the exact solution is the new one",
+            file=sys.stderr,
+        )
+    return partial(exact_solution, problem)

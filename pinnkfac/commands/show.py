@@ -1,0 +1,29 @@
+"""python -m pinnkfac show PDE [KEY=VALUE ...] [--full]"""
+
+from __future__ import annotations
+
+from pinnkfac.command_line import Parser
+from pinnkfac.inspection.text import say, width
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        "show",
+        "Show a PDE as it is understood: its equations, the slots and rows that they need, the\n"
+        "points of each term, the net, and the choices of a run. Nothing is trained.",
+        "show heat1d pde.kappa=0.1",
+        "show my_pde.py net.widths=[32,32] step=kfac --full",
+    )
+    parser.add_argument("pde", metavar="PDE", help="FILE.py, FILE.py:function or NAME")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings, as for solve")
+    parser.add_argument("--full", action="store_true", help="abbreviate nothing")
+    # Options may stand anywhere, also between the overrides.
+    options = parser.read(sorted(arguments, key=lambda word: not word.startswith("-")))
+    if options is None:
+        return 0
+
+    from pinnkfac.inspection.description import describe
+    from pinnkfac.inspection.given import given
+
+    say(describe(given(options.pde, options.overrides), width(), full=options.full))
+    return 0

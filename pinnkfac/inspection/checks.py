@@ -1,0 +1,244 @@
+"""The checks of a PDE file, one finding each, in the order in which they can be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from pinnkfac.configuration import build
+from pinnkfac.domain import Points, PointSet, Uniform
+from pinnkfac.errors import UserError
+from pinnkfac.inspection import autodiff
+from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
+from pinnkfac.inspection.finding import Finding, counted, failed, not_checked, passed, place
+from pinnkfac.inspection.given import configured
+from pinnkfac.inspection.hints import fields_read, hints
+from pinnkfac.linearise import System
+from pinnkfac.loading import find
+from pinnkfac.problem import Problem, Term
+from pinnkfac.residual import Residual, check_finite, check_parameters, record
+
+NUMBER = 64
+"""Points of a term that are looked at."""
+FEW = 16
+"""Points at which derivatives are compared."""
+ROUNDING = 1e-9
+"""Relative deviation of derivatives in float64 that is taken for rounding."""
+
+
+@dataclass
+class _Sample:
+    """A term with some of its points, and what the checks before have found out about it.
+
+    ``values`` are the residual [batch, equation] and the slots [batch, slot] of the net.
+    """
+
+    term: Term
+    points: PointSet
+    residual: Residual | None = None
+    values: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"term '{self.term.name}'"
+
+
+def examine(pde: str, overrides: Sequence[str]) -> Iterator[Finding]:
+    """All findings on a PDE, as they are made.
+
+    Raises UserError for a PDE that does not exist and for wrong overrides.
+    """
+    try:
+        found = find(pde)
+        shown = ", ".join(f"{name}={value!r}" for name, value in found.defaults.items())
+    except UserError as error:
+        if not Path(pde.partition(":")[0]).expanduser().is_file():
+            raise
+        yield failed("file", error)
+        return
+    given = configured(found, pde, overrides)
+    yield passed("file", f"{given.place}({shown}) can be loaded")
+    try:
+        problem = given.problem()
+    except UserError as error:
+        yield failed("problem", error)
+        return
+    yield passed("problem", _contents(problem))
+    config = given.config
+    net = build(config.net, "net").make(problem.signature, int(config.seed))
+    yield from examine_problem(
+        problem,
+        net.double(),
+        seed=int(config.seed),
+        published_rows=bool(config.published_rows),
+        periodic=list(config.net.get("periodic") or ()),
+    )
+
+
+def _contents(problem: Problem) -> str:
+    signature = problem.signature
+    coordinates = [*problem.coordinates.names]
+    if len(coordinates) > 6:
+        coordinates = [*coordinates[:2], "…", coordinates[-1]]
+    units = [signature.label(n) for n in (*problem.coordinates.names, *problem.fields)]
+    units = [label for label in units if "[" in label]
+    parts = [
+        f"{', '.join(problem.fields)} of {', '.join(coordinates)}",
+        counted(len(problem.terms), "term"),
+        *([f"units {', '.join(units)}"] if units else []),
+        *(f"vector {name} = ({', '.join(c)})" for name, c in signature.vectors.items()),
+        *(f"unknown {p.name}" for p in problem.parameters),
+    ]
+    return "; ".join(parts)
+
+
+def examine_problem(
+    problem: Problem,
+    net: nn.Module,
+    *,
+    seed: int = 0,
+    published_rows: bool = False,
+    periodic: Sequence[str] = (),
+) -> Iterator[Finding]:
+    """All findings on a problem, with an untrained net of it.
+
+    ``periodic`` are the coordinates that the net itself is periodic in.
+    """
+    generator = Generator().manual_seed(seed)
+    theta = torch.tensor([p.initial for p in problem.parameters], dtype=torch.float64)
+    samples = [_Sample(term, _draw(term, generator)) for term in problem.terms]
+    findings: list[Finding] = []
+    for sample in samples:
+        findings += [_inside(sample, problem), _start(sample, problem, net, theta)]
+    compiled = [s.residual for s in samples if s.residual is not None]
+    complete = len(compiled) == len(samples)
+    if complete:
+        findings += _derivatives(problem, net, samples, published_rows)
+    findings += _solution(problem, samples, compiled, theta)
+    subjects = list(dict.fromkeys(f.subject for f in findings))  # each term's findings together
+    yield from sorted(findings, key=lambda f: subjects.index(f.subject))
+    if complete:
+        yield from hints(problem, compiled, periodic)
+
+
+def _draw(term: Term, generator: Generator) -> PointSet:
+    """All given points, or some of a region; of corners and the like, each once."""
+    points = term.where.draw(NUMBER, Uniform(), generator)
+    if isinstance(term.where, Points) or term.where.dimension:
+        return points
+    seen: dict[tuple[float, ...], int] = {}
+    for i, x in enumerate(points.coordinates.tolist()):
+        seen.setdefault(tuple(x), i)
+    return points[torch.tensor(list(seen.values()))]
+
+
+def _some(points: PointSet, number: int) -> PointSet:
+    """At most that many points, spread over all of them."""
+    if len(points) <= number:
+        return points
+    return points[torch.linspace(0, len(points) - 1, number).round().long()]
+
+
+def _inside(sample: _Sample, problem: Problem) -> Finding:
+    """Whether the points, and those they are linked to, lie in the box."""
+    box = problem.domain
+    ranges = list(box.ranges.values())
+    # A region may be of a larger box than the domain, and says so.
+    for i, (a, b) in enumerate(getattr(sample.term.where, "bounds", None) or ranges):
+        ranges[i] = min(a, ranges[i][0]), max(b, ranges[i][1])
+    low, high = torch.tensor(ranges, dtype=torch.float64).unbind(-1)
+    slack = 1e-9 * (high - low)
+    for name, x in {"": sample.points.coordinates, **sample.points.links}.items():
+        outside = ((x < low - slack) | (x > high + slack)).any(-1)
+        if outside.any():
+            where = place(problem, x[outside][0])
+            linked = f" linked as '{name}'" if name else ""
+            return failed(
+                sample.subject,
+                f"{int(outside.sum())} of {len(x)} points{linked} lie outside {box}, such as "
+                f"{where}: are the columns in order, the units the same?",
+            )
+    return passed(sample.subject, f"{counted(len(sample.points), 'point')} in the box")
+
+
+def _start(sample: _Sample, problem: Problem, net: nn.Module, theta: Tensor) -> Finding:
+    """Compile the residual, and evaluate it with the untrained net by nested autodiff."""
+    sample.points = _some(sample.points, NUMBER)
+    few = _some(sample.points, FEW)
+    try:
+        residual = record(sample.term, problem, sample.points[:3])
+        sample.residual = residual
+        values = autodiff.evaluate(
+            sample.term, problem, few, autodiff.of_net(net), residual.slots, theta
+        )
+        check_finite(sample.term.name, values[0], few.coordinates, problem.coordinates.names)
+    except UserError as error:
+        return failed(sample.subject, error)
+    sample.values = values
+    read = sorted({k for fields in fields_read(residual) for k in fields})
+    names = ", ".join(problem.fields[k] for k in read)
+    equations = counted(residual.equations, "equation")
+    return passed(sample.subject, f"{equations} for {names}, finite with an untrained net")
+
+
+def _derivatives(
+    problem: Problem, net: nn.Module, samples: Sequence[_Sample], published_rows: bool
+) -> Iterator[Finding]:
+    """Taylor mode against nested autodiff, for the same net and points."""
+    residuals = [s.residual for s in samples if s.residual is not None]
+    try:
+        check_parameters(problem, residuals)
+    except UserError as error:
+        yield failed("problem", error)
+        return
+    try:
+        system = System(problem, net, published_rows=published_rows)
+    except UserError as error:
+        yield failed("net", error)
+        return
+    if any(s.values is None for s in samples):
+        return
+    found = system.residuals(system.prepare([_some(s.points, FEW) for s in samples]))
+    for sample, own, residual in zip(samples, found, residuals, strict=True):
+        assert sample.values is not None
+        expected, z = sample.values
+        points, theta = _some(sample.points, FEW), system.coefficients
+        whole = sensitivity(residual, z, theta, points, z.abs().amax(0))
+        whole = whole + 1e-6 * offset(residual, theta, points)  # a large source is rounded too
+        deviation = float(((own - expected).abs() / whole.clamp(min=1e-300)).max())
+        text = f"Taylor mode deviates from nested autodiff by {deviation:.1g}"
+        yield (
+            passed(sample.subject, text)
+            if deviation <= ROUNDING
+            else failed(
+                sample.subject, f"{text} of the residual's size: please report it, with the file"
+            )
+        )
+
+
+def _solution(
+    problem: Problem,
+    samples: Sequence[_Sample],
+    compiled: Sequence[Residual],
+    theta: Tensor,
+) -> Iterator[Finding]:
+    """The exact solution: its values, and what it leaves of each residual."""
+    if problem.solution is None:
+        yield not_checked("solution", "none is given, so that no errors will be reported")
+        return
+    trouble = not_finite(problem, [s.points for s in samples])
+    if trouble:
+        yield failed("solution", trouble.removeprefix("solution").lstrip(": "))
+        return
+    yield passed("solution", "finite in the box and at the points of all terms")
+    exact = ExactSolution(problem, compiled)
+    if exact.trouble:
+        yield not_checked("solution against the terms", exact.trouble)
+        return
+    for sample in samples:
+        if sample.residual is not None and sample.values is not None:
+            yield exact.against(sample.residual, sample.points, theta)

@@ -1,0 +1,112 @@
+"""Nets as the configuration describes them: one dataclass a kind of net, with ``make``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from pinnkfac.errors import UserError, suggest
+from pinnkfac.memory import check_fits, making
+from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.mlp import Mlp
+from pinnkfac.settings import Count, Number, Positive, check
+from pinnkfac.signature import Signature
+
+
+class NetSettings(Protocol):
+    """``make`` returns a net from coordinates [batch, coord] to fields [batch, field]."""
+
+    def make(self, signature: Signature, seed: int) -> nn.Module:
+        """The net with weights drawn from ``seed``, in float64 on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class MlpSettings:
+    """A multilayer perceptron behind the maps of the coordinates that are asked for, in the order
+    scaling to [−1, 1], periodic embedding, Fourier features."""
+
+    widths: Sequence[Count] = (64, 64, 48, 48)
+    activation: str = "tanh"
+    residual: bool = False
+    input_scaling: bool = True
+    fourier_features: Number = 0
+    fourier_scale: Positive = 1.0
+    periodic: Sequence[str] = ()
+    harmonics: Count = 1
+
+    def make(self, signature: Signature, seed: int) -> nn.Module:
+        """Raises UserError for an unknown activation or coordinate, and for too large widths."""
+        sizes = [len(signature.coordinates.names), *self.widths, len(signature.fields)]
+        check_fits(8 * sum(a * b for a, b in pairwise(sizes)), "the weights", "net.widths")
+        # nn.Linear draws from torch's global generator: seed it here, and leave it as it was.
+        with making("the weights", "net.widths"), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Mlp(
+                len(signature.coordinates.names),
+                len(signature.fields),
+                list(self.widths),
+                self.activation,
+                embedding=self._embedding(signature),
+                residual=self.residual,
+            )
+
+    def _embedding(self, signature: Signature) -> list[nn.Module]:
+        names, domain = signature.coordinates.names, signature.domain
+        for name in self.periodic:
+            if name not in names:
+                raise UserError(
+                    f"net.periodic: unknown coordinate '{name}'. {suggest(name, names)}"
+                )
+        result: list[nn.Module] = []
+        features = len(names)
+        lengths = [b - a for a, b in zip(domain.low, domain.high, strict=True)]
+        if self.input_scaling:
+            result.append(InputScaling(domain.low, domain.high))
+            lengths = [2.0] * len(names)
+        if self.periodic:
+            periods = [
+                length if n in self.periodic else None
+                for n, length in zip(names, lengths, strict=True)
+            ]
+            periodic = PeriodicEmbedding(periods, self.harmonics)
+            features = periodic.features
+            result.append(periodic)
+        if self.fourier_features % 2:
+            raise UserError(
+                f"net.fourier_features={self.fourier_features}: an even number (sin and cos), 0 "
+                "for none"
+            )
+        if self.fourier_features:
+            result.append(FourierFeatures(features, self.fourier_features, self.fourier_scale))
+        return result
+
+
+KINDS: tuple[type[NetSettings], ...] = (MlpSettings,)
+"""The kinds of nets that a configuration may name."""
+
+
+def stored_settings(values: Any) -> NetSettings:
+    """The settings that the net node of a stored configuration describes, such as
+    ``{"_target_": "pinnkfac.nets.MlpSettings", "widths": [32, 32]}``.
+
+    Nothing is imported for it: ``_target_`` must name a settings class of ``pinnkfac.nets``.
+    Raises UserError for anything else, and for values that the class refuses.
+    """
+    known = {kind.__name__: kind for kind in KINDS}
+    if not isinstance(values, Mapping) or not isinstance(values.get("_target_"), str):
+        raise UserError("net holds no '_target_': it must say which net the run trained")
+    module, _, name = values["_target_"].rpartition(".")
+    if f"{module}.".startswith("pinnkfac.nets.") and name in known:
+        given = {str(key): value for key, value in values.items() if key != "_target_"}
+        check("net", known[name], given)
+        return known[name](**given)
+    raise UserError(
+        f"net._target_={values['_target_']} is no net of pinnkfac, and is not loaded. "
+        f"{suggest(values['_target_'], [f'pinnkfac.nets.{n}' for n in known])}"
+    )

@@ -1,0 +1,243 @@
+"""Animations of solutions that depend on time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from subprocess import CalledProcessError
+
+from matplotlib import animation
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pinnkfac.errors import UserError
+from pinnkfac.plots.panels import (
+    error_bar,
+    error_limits,
+    error_line,
+    error_map,
+    error_title,
+    thinned,
+    value_bar,
+    value_label,
+    value_lines,
+    value_map,
+)
+from pinnkfac.plots.saving import checked_ending, image
+from pinnkfac.plots.slices import (
+    Array,
+    Exact,
+    NoExact,
+    Quantity,
+    Slice,
+    SolutionLike,
+    cut,
+    fixed_note,
+    ticks,
+)
+from pinnkfac.plots.solution import label_plane, panel_size, shown_plane
+from pinnkfac.plots.style import styled
+from pinnkfac.signature import Signature
+from pinnkfac.solution.whole import whole
+
+FORMATS = ("gif", "mp4")
+ON_MAPS = 81
+ON_LINES = 241
+PER_SECOND = 15
+DOTS = 80
+Update = Callable[[int], None]
+
+
+@styled()
+def check_animation(signature: Signature, path: str | Path, frames: int = 60) -> str:
+    """The ending of an animation's file, '.' left out; raises UserError where none can be made."""
+    ending = checked_ending(path, FORMATS)
+    coordinates = signature.coordinates
+    if coordinates.time is None:
+        raise UserError(
+            f"an animation needs time, but the coordinates are {', '.join(coordinates.names[:6])}: "
+            "draw the solution as a picture"
+        )
+    if frames < 2:
+        raise UserError(f"frames={frames}: an animation has at least 2")
+    if ending == "mp4" and not animation.writers.is_available("ffmpeg"):
+        raise UserError(
+            f"{path}: .mp4 needs the program ffmpeg, which is not installed: install it, or write "
+            "a .gif"
+        )
+    return ending
+
+
+def animate(
+    solution: SolutionLike, path: str | Path, exact: Exact | None = None, frames: int = 60
+) -> Path:
+    """Write the solution over time as .gif or, where the program ffmpeg is installed, as .mp4;
+    returns the path.
+
+    Fields in rows; the solution, the exact one and the error in columns; the same scales in all
+    ``frames``. One coordinate of space: lines, more: maps of the slice through the middle.
+
+    Raises UserError where there is no time, for another ending, without ffmpeg, for fewer than two
+    frames, and where the disk refuses.
+    """
+    ending = check_animation(solution.signature, path, frames)
+    try:
+        sliced = _over_time(solution, exact, frames)
+    except NoExact:
+        sliced = _over_time(solution, None, frames)
+    figure, update = _first_frame(sliced)
+    write = _write_gif if ending == "gif" else _write_mp4
+    return whole(Path(path), partial(write, figure, update, frames))
+
+
+def _write_gif(figure: Figure, update: Update, frames: int, path: Path) -> None:
+    # With a palette of its own for each frame, the file would be twice as large.
+    images = []
+    for i in range(frames):
+        update(i)
+        images.append(image(figure, DOTS))
+    pause = round(1000 / PER_SECOND)
+    images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0)
+
+
+def _write_mp4(figure: Figure, update: Update, frames: int, path: Path) -> None:
+    writer = animation.FFMpegWriter(fps=PER_SECOND, extra_args=["-f", "mp4"])
+    try:
+        with writer.saving(figure, str(path), dpi=2 * DOTS):
+            for i in range(frames):
+                update(i)
+                writer.grab_frame()
+    except CalledProcessError as error:
+        raise UserError(f"ffmpeg could not write the animation ({error}): write a .gif") from error
+
+
+def _over_time(solution: SolutionLike, exact: Exact | None, frames: int) -> Slice:
+    signature = solution.signature
+    time = signature.coordinates.time
+    assert time is not None
+    space = [name for name in shown_plane(signature) if name != time]
+    number = ON_LINES if len(space) == 1 else ON_MAPS
+    axes = {name: ticks(signature, name, number) for name in space}
+    return cut(solution, exact, {time: ticks(signature, time, frames), **axes})
+
+
+def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
+    """The figure at the first time, and what sets it to the others."""
+    quantities = sliced.quantities()
+    lines = len(sliced.axes) == 2
+    known = sliced.exact is not None
+    columns = (2 if lines else 3) if known else 1
+    plane = tuple(sliced.axes)[1:]
+    width, height, _ = (4.4, 3.0, False) if lines else panel_size(sliced.signature, plane)
+    size = (width * columns, height * len(quantities) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(quantities), columns, squeeze=False)
+    draw = _moving_lines if lines else _moving_maps
+    updates = [_clock(figure, sliced)]
+    for row, quantity in zip(grid, quantities, strict=True):
+        updates += draw(row, sliced, quantity)
+    # Room is shared out once: panels that move from frame to frame are hard to look at.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+    def update_all(i: int) -> None:
+        for update in updates:
+            update(i)
+
+    return figure, update_all
+
+
+def _clock(figure: Figure, sliced: Slice) -> Update:
+    time, times = next(iter(sliced.axes.items()))
+    unit = sliced.signature.units.get(time, "")
+    note = fixed_note(sliced.signature, tuple(sliced.axes))
+    title = figure.suptitle("t")
+    step = float(times[1] - times[0])
+    decimals = max(0, math.ceil(-math.log10(step)))
+
+    def update(i: int) -> None:
+        now = f"{time} = {times[i]:.{decimals}f} {unit}".rstrip()
+        title.set_text(f"{now}; {note}" if note else now)
+
+    update(0)
+    return update
+
+
+def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Update]:
+    (name, x) = list(sliced.axes.items())[1]
+    label = sliced.signature.label(name)
+    lines = value_lines(row[0], x, quantity.at(0), label)
+    low, high = quantity.limits
+    margin = 0.05 * (high - low) or 1.0
+    row[0].set_ylim(low - margin, high + margin)
+    if quantity.exact is not None:
+        row[0].legend(loc="upper right")
+
+    def values(i: int) -> None:
+        now = quantity.at(i)
+        for line, data in zip(lines, (now.own, now.exact), strict=False):
+            assert data is not None
+            line.set_ydata(data)
+
+    if quantity.error is None:
+        return [values]
+    limits = error_limits(quantity)
+    difference = error_line(row[1], x, quantity.at(0), label, limits)
+    row[1].set_ylim(1.1 * limits[0], 1.1 * limits[1])
+
+    def errors(i: int) -> None:
+        now = quantity.at(i)
+        assert now.error is not None
+        difference.set_ydata(now.error)
+        row[1].set_title(error_title(now))
+
+    return [values, errors]
+
+
+def _moving_maps(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Update]:
+    values = (quantity.own, quantity.arrows, value_label(quantity))
+    updates = [_moving_values(row[0], sliced, quantity, *values)]
+    if quantity.error is None or quantity.exact is None:
+        return updates
+    values = (quantity.exact, quantity.exact_arrows, f"exact {value_label(quantity)}")
+    updates.append(_moving_values(row[1], sliced, quantity, *values))
+    plane = list(sliced.axes.values())[1:]
+    image = error_map(row[2], plane, quantity.at(0), error_limits(quantity))
+    error_bar(image, row[2], quantity)
+    label_plane(row[2], sliced)
+    # The colour bar keeps the label of all times; the title says how large the error is now.
+    row[2].set_title(error_title(quantity.at(0)))
+
+    def errors(i: int) -> None:
+        now = quantity.at(i)
+        assert now.error is not None
+        image.set_data(now.error.T)
+        row[2].set_title(error_title(now))
+
+    return [*updates, errors]
+
+
+def _moving_values(
+    axes: Axes,
+    sliced: Slice,
+    quantity: Quantity,
+    data: Array,
+    arrows: tuple[Array, Array] | None,
+    title: str,
+) -> Update:
+    plane = list(sliced.axes.values())[1:]
+    at_first = None if arrows is None else (arrows[0][0], arrows[1][0])
+    image, quiver = value_map(axes, plane, data[0], quantity.limits, at_first)
+    value_bar(image, axes)
+    label_plane(axes, sliced)
+    axes.set_title(title)
+    places = thinned(plane)
+
+    def update(i: int) -> None:
+        image.set_data(data[i].T)
+        if quiver is not None and arrows is not None:
+            quiver.set_UVC(arrows[0][i][places].T, arrows[1][i][places].T)
+
+    return update

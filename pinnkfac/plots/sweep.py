@@ -1,0 +1,193 @@
+"""The picture of a sweep: errors over what was swept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from pinnkfac.plots.style import COLOURS, MARKERS, light_grid, line_style, plain, say_empty, styled
+
+SEED = "seed"
+DONE = ("finished", "interrupted")
+
+
+class SweepRow(Protocol):
+    """What a picture needs of a job of a sweep."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def overrides(self) -> Mapping[str, str]: ...
+    @property
+    def error(self) -> float | None: ...
+    @property
+    def loss(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that differ by their seeds and by the value on the horizontal axis only."""
+
+    label: str
+    values: dict[str, list[float]]
+    """Errors of all seeds, by the value on the horizontal axis."""
+
+
+@styled()
+def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
+    """The error of every job over what was swept, or its loss where no exact solution is known.
+
+    A swept number is the horizontal axis (the one with most values, where there are several),
+    with one line for every combination of the other swept keys; without one, there is a dot for
+    every job above the name that was swept. Seeds are one point: their median, with their range.
+    Jobs that failed or have no number are left out, and counted below the picture.
+    """
+    key = "error" if any(_finite(row.error) for row in rows) else "loss"
+    used = [row for row in rows if row.status in DONE and _finite(getattr(row, key))]
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylabel("relative L2 error" if key == "error" else "loss")
+    groups: list[Group] = []
+    numbers: list[str] = []
+    if used:
+        keys = swept_keys(used)
+        numbers = [k for k in keys if k != SEED and _numbers(used, k)]
+        over = _most_values(used, numbers or [k for k in keys if k != SEED] or [SEED])
+        groups = _groups(used, over, [k for k in keys if k not in (over, SEED)], key)
+        (_number_lines if numbers else _category_dots)(axes, groups, over)
+        if all(getattr(row, key) > 0 for row in used):
+            axes.set_yscale("log")
+        light_grid(axes)
+        if len(groups) > 1:
+            figure.legend(loc="outside lower center", ncols=_columns(groups))
+    else:
+        say_empty(axes, "no job has a result")
+    notes = _left_out(rows, used, key)
+    if any(len(errors) > 1 for group in groups for errors in group.values.values()):
+        spread = "their median and range" if numbers else "a dot each, a dash at their median"
+        notes.insert(0, f"several seeds: {spread}")
+    figure.suptitle("\n".join(fill(note, 100) for note in notes), fontsize=9)
+    return figure
+
+
+def swept_keys(rows: Sequence[SweepRow]) -> list[str]:
+    """The overrides whose values differ between rows, in the order of their first rows.
+
+    A row that lacks a key says nothing of it: it failed too early to tell.
+    """
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for key, value in row.overrides.items():
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _as_number(text: str) -> float:
+    """The number in a text; NaN where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _numbers(rows: Sequence[SweepRow], key: str) -> bool:
+    return all(math.isfinite(_as_number(row.overrides.get(key, ""))) for row in rows)
+
+
+def _most_values(rows: Sequence[SweepRow], keys: Sequence[str]) -> str:
+    return max(keys, key=lambda key: len({row.overrides.get(key) for row in rows}))
+
+
+def _groups(
+    rows: Sequence[SweepRow], over: str, others: Sequence[str], measure: str
+) -> list[Group]:
+    found: dict[str, Group] = {}
+    for row in rows:
+        label = ", ".join(f"{k}={row.overrides.get(k, '')}" for k in others)
+        group = found.setdefault(label, Group(label, {}))
+        value = row.overrides.get(over, "")
+        group.values.setdefault(value, []).append(getattr(row, measure))
+    return list(found.values())
+
+
+# -- panels ----------------------------------------------------------------------------------------
+def _number_lines(axes: Axes, groups: Sequence[Group], over: str) -> None:
+    # As the user wrote them: 1e-8, not 1e-08.
+    texts = {_as_number(text): text for group in groups for text in group.values}
+    every = sorted(texts)
+    logarithmic = every[0] > 0 and every[-1] / every[0] > 10
+    for number, group in enumerate(groups):
+        ordered = sorted(group.values.items(), key=lambda item: _as_number(item[0]))
+        x = [_as_number(value) for value, _ in ordered]
+        middle = np.array([np.median(errors) for _, errors in ordered])
+        low = np.array([min(errors) for _, errors in ordered])
+        high = np.array([max(errors) for _, errors in ordered])
+        style = line_style(number, marker=True)
+        several = any(len(errors) > 1 for _, errors in ordered)
+        spread = np.stack([middle - low, high - middle]) if several else None
+        label = plain(group.label)
+        axes.errorbar(x, middle, yerr=spread, capsize=3, elinewidth=1.0, label=label, **style)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(plain(over))
+    if len(every) <= 8:
+        axes.set_xticks(every, [texts[value] for value in every])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _category_dots(axes: Axes, groups: Sequence[Group], over: str) -> None:
+    """A dot for every job, and a dash at the median where there are several."""
+    names = list(dict.fromkeys(name for group in groups for name in group.values))
+    width = 0.7 / len(groups)
+    for number, group in enumerate(groups):
+        shift = (number - (len(groups) - 1) / 2) * width
+        places = [names.index(n) + shift for n, errors in group.values.items() for _ in errors]
+        errors = [e for own in group.values.values() for e in own]
+        colour = COLOURS[number % len(COLOURS)]
+        style = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6.5}
+        axes.plot(places, errors, linestyle="none", label=plain(group.label), **style)  # type: ignore
+        for name, own in group.values.items():
+            if len(own) > 1:
+                place, middle = names.index(name) + shift, float(np.median(own))
+                axes.hlines(middle, place - width / 3, place + width / 3, color=colour)
+    tilted = sum(len(name) + 2 for name in names) > 80
+    axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=30 * tilted)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(plain(over))
+
+
+# -- notes -----------------------------------------------------------------------------------------
+def _columns(groups: Sequence[Group]) -> int:
+    longest = max(len(group.label) for group in groups)
+    return max(1, min(len(groups), 85 // (longest + 8)))
+
+
+def _left_out(rows: Sequence[SweepRow], used: Sequence[SweepRow], key: str) -> list[str]:
+    """'2 of 9 jobs left out: 1 failed (step=adam), 1 without an error (step=sgd)'."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if not any(row is one for one in used):
+            reason = f"without an {key}" if row.status in DONE else row.status
+            reasons.setdefault(reason.replace("an loss", "a loss"), []).append(plain(row.label))
+    if not reasons:
+        return []
+    parts = []
+    for reason, labels in reasons.items():
+        few = "; ".join(labels[:2]) + ("; …" if len(labels) > 2 else "")
+        parts.append(f"{len(labels)} {reason} ({few})")
+    number = sum(map(len, reasons.values()))
+    return [f"{number} of {len(rows)} jobs left out: {', '.join(parts)}"]

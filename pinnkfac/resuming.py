@@ -1,0 +1,147 @@
+"""Going on with a stored run: what is carried over, and what a change makes anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from pinnkfac.assembly import Assembly, Carried, assemble, run_settings
+from pinnkfac.configuration import changed, differences, foreign_targets
+from pinnkfac.display import Display, make_display
+from pinnkfac.errors import UserError
+from pinnkfac.loading import has_changed, stored_pde
+from pinnkfac.loop import Progress, ending_of
+from pinnkfac.run_folder import RunFolder, StoredRun
+from pinnkfac.solving import Given, Result, Task, given_pde, go, identity
+from pinnkfac.version import __version__
+
+
+def resume(
+    folder: str | Path,
+    *overrides: str,
+    pde: Given | None = None,
+    net: nn.Module | None = None,
+) -> Result:
+    """Go on with the run of a folder, in the same folder.
+
+        result = resume("outputs/heat1d/today", "stop.seconds=600")
+
+    Without overrides the run goes on bit for bit as if it had not been stopped (on the same
+    machine, with the same versions and number of threads). ``stop.seconds`` and ``stop.steps``
+    count from the beginning of the run. ``pde`` and ``net`` are needed again where they were given
+    from Python.
+
+    Raises UserError for every mistake of the user's, and where nothing is left to do.
+    """
+    stored = StoredRun.open(folder)
+    with RunFolder(folder) as own:
+        stored = StoredRun.open(folder)
+        task, same = _reopened(stored, overrides, pde, net)
+        display = make_display(quiet=run_settings(task.config).quiet)
+        parts = assemble(task.config, task.problem, task.net)
+        progress = Progress()
+        if stored.has_checkpoint():
+            progress = _continued(stored, task, parts, same=same, display=display)
+        else:
+            display.say("the run was stopped before its first checkpoint: it starts at step 0")
+        history = [r for r in stored.history if r["step"] <= progress.step]
+        own.set_aside("summary.json")
+        own.begin(task.config, *identity(task))
+        own.restart_metrics(history)
+        return go(task, parts, own, display, progress, history)
+
+
+def _reopened(
+    stored: StoredRun, overrides: tuple[str, ...], pde: Given | None, net: nn.Module | None
+) -> tuple[Task, bool]:
+    """The task of a stored run with some overrides, and whether its problem is the same still."""
+    files = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("problem=")]
+    rest = tuple(o for o in overrides if not o.startswith("problem="))
+    if pde is not None or files:
+        found, same = given_pde(files[-1] if pde is None else pde), False
+    else:
+        found, same = stored_pde(stored), not has_changed(stored)
+    if stored.problem.get("net") and net is None:
+        raise UserError(
+            f"{stored.path}: the run had a net of its own ({stored.problem['net']}): go on from "
+            "Python with pinnkfac.resume(folder, net=...)"
+        )
+    config = changed(stored.config, found.defaults, rest)
+    foreign = foreign_targets(config, rest)
+    if foreign:
+        raise UserError(
+            f"{stored.path} calls code from outside pinnkfac ({foreign[0]}): if you trust it, add "
+            "this setting to the command"
+        )
+    if config.net != stored.config.net:
+        raise UserError(
+            "net: the weights of a run are those of its net, which cannot change when it is "
+            "resumed: start a new run"
+        )
+    arguments = OmegaConf.to_container(config.pde)
+    problem = found.problem(arguments)  # type: ignore[arg-type]
+    same = same and config.pde == stored.config.pde
+    # A problem that was given from Python again is taken for the one that it was.
+    same = same or (pde is not None and stored.problem.get("file") is None)
+    return Task(config, problem, found.name, found.path, rest, net), same
+
+
+def _continued(
+    stored: StoredRun, task: Task, parts: Assembly, *, same: bool, display: Display
+) -> Progress:
+    """Put the last checkpoint in place, and say what was carried over."""
+    old, new = stored.config, task.config
+    precise = old.dtype == new.dtype
+    carried = Carried(
+        step=same and precise and old.step == new.step,
+        damping=old.damping == new.damping,
+        points=same and precise and old.points == new.points,
+        generators=old.seed == new.seed,
+        scales=same and old.balance == new.balance,
+    )
+    state = stored.checkpoint()
+    progress = parts.load_state_dict(state, carried)
+    changes = differences(old, new)
+    if not same:
+        changes.insert(0, f"the problem {task.name} has changed")
+    ending = ending_of(progress, parts.stop)
+    if ending is not None:
+        more = f"; {ending.advice}" if ending.advice else ": set another limit"
+        raise UserError(f"{stored.path}: nothing is left to do, {ending.reason}{more}")
+    display.say(
+        f"resumed {task.name} at step {progress.step} after {progress.seconds:.1f} s: "
+        f"{_list(_carried_names(carried, True))} carried over"
+        + (f"; {_list(_carried_names(carried, False))} anew" if carried != Carried() else "")
+    )
+    for change in changes:
+        display.say(f"  {change}")
+    if state.get("threads") != parts.system.workers.number:
+        display.warn(
+            f"the run had {state.get('threads')} threads, now {parts.system.workers.number}: sums "
+            "are rounded differently, so it does not go on bit for bit"
+        )
+    if stored.problem.get("pinnkfac") != __version__:
+        display.warn(
+            f"the run is of pinnkfac {stored.problem.get('pinnkfac')}, this is {__version__}: it "
+            "may not go on bit for bit"
+        )
+    progress.resumed.append(f"at step {progress.step}: {'; '.join(changes) or 'no change'}")
+    return progress
+
+
+def _carried_names(carried: Carried, which: bool) -> list[str]:
+    names = {
+        "state of the step": carried.step,
+        "damping": carried.damping and carried.step,
+        "points": carried.points,
+        "generators": carried.generators,
+        "scales of the equations": carried.scales,
+    }
+    kept = [name for name, kept in names.items() if kept is which]
+    return ["net", "coefficients", "counters", *kept] if which else kept
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

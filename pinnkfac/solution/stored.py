@@ -1,0 +1,130 @@
+"""The net and the coefficients of a stored run, without running any code of its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from pinnkfac.errors import UserError
+from pinnkfac.nets.settings import stored_settings
+from pinnkfac.run_folder import CHECKPOINTS, StoredRun, Which
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has trained: its net, and the coefficients of an inverse problem by name."""
+
+    net: nn.Module
+    coefficients: dict[str, float]
+
+
+def trained(run: StoredRun, which: Which, net: nn.Module | None) -> Trained:
+    """The state of a checkpoint, on the CPU; ``net`` takes the place of the configured one, and
+    its weights are replaced.
+
+    Raises UserError, naming the file, where anything in it does not fit.
+    """
+    state, file = run.checkpoint(which), run.path / CHECKPOINTS[which]
+    made = _net(run, state.get("net"), file, net)
+    names = run.signature.parameters
+    return Trained(made, _coefficients(names, state.get("coefficients"), file) if names else {})
+
+
+def _net(run: StoredRun, state: Any, file: Path, net: nn.Module | None) -> nn.Module:
+    config = OmegaConf.to_container(run.config, resolve=False)
+    assert isinstance(config, dict)
+    dtype = DTYPES.get(str(config.get("dtype")))
+    if dtype is None:
+        raise UserError(
+            f"{run.path / 'config.yaml'}: dtype={config.get('dtype')} is none of "
+            f"{', '.join(DTYPES)}: the file was changed; write the dtype of the run"
+        )
+    made = _configured(run, config.get("net")) if net is None else net
+    made = made.to(device="cpu", dtype=dtype)
+    whose = "the net in config.yaml" if net is None else f"the given net ({type(net).__name__})"
+    problem = _mismatch(made.state_dict(), state)
+    if problem:
+        to_do = "Give the net that was trained, built as it was then"
+        if net is None:
+            to_do = "One of the two files was changed, or comes from another run"
+        raise UserError(f"{file} does not fit {whose}: {problem}. {to_do}")
+    made.load_state_dict(state)
+    _check_outputs(run, made, whose)
+    return made
+
+
+def _configured(run: StoredRun, values: Any) -> nn.Module:
+    own = run.problem.get("net")
+    if own is not None:
+        raise UserError(
+            f"{run.path}: the run trained a net of the user's own ({own}), which its folder "
+            "does not describe: build it and give it, Solution.load(folder, net=...)"
+        )
+    config = run.path / "config.yaml"
+    try:
+        return stored_settings(values).make(run.signature, 0)
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from error
+    except Exception as error:  # sizes that no machine holds, say
+        line = str(error).strip().splitlines()[:1]
+        raise UserError(
+            f"{config}: the net that it describes cannot be made ({type(error).__name__}: "
+            f"{''.join(line)[:120]})"
+        ) from error
+
+
+def _mismatch(own: Mapping[str, Tensor], stored: Any) -> str:
+    """What keeps stored weights from fitting, in words; '' where nothing does."""
+    if not isinstance(stored, Mapping):
+        return "it holds no weights under 'net'"
+    missing = [name for name in own if name not in stored]
+    if missing:
+        return f"it lacks '{missing[0]}'" + (f" and {len(missing) - 1} more" * (len(missing) > 1))
+    more = [name for name in stored if name not in own]
+    if more:
+        return f"it has '{more[0]}', which the net has not"
+    for name, tensor in own.items():
+        value = stored[name]
+        if not isinstance(value, Tensor):
+            return f"'{name}' is {type(value).__name__}, not a tensor"
+        if value.shape != tensor.shape:
+            return f"'{name}' has shape {tuple(value.shape)}, but the net {tuple(tensor.shape)}"
+        if value.dtype != tensor.dtype:
+            return f"'{name}' is {value.dtype}, but the run is in {tensor.dtype}"
+    return ""
+
+
+@torch.no_grad()
+def _check_outputs(run: StoredRun, net: nn.Module, whose: str) -> None:
+    domain, fields = run.signature.domain, run.signature.fields
+    point = next(net.parameters()).new_tensor([domain.low, domain.high])
+    try:
+        found = f"[batch, {net(point).shape[1]}]"
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    if found != f"[batch, {len(fields)}]":
+        raise UserError(
+            f"{run.path / 'problem.json'}: {whose} does not map {len(domain.ranges)} coordinates "
+            f"to {len(fields)} fields ({found})"
+        )
+
+
+def _coefficients(names: tuple[str, ...], values: Any, file: Path) -> dict[str, float]:
+    good = isinstance(values, Tensor) and values.shape == (len(names),)
+    if not good or not values.is_floating_point():
+        what = type(values).__name__
+        if isinstance(values, Tensor):
+            what = f"{values.dtype} of shape {tuple(values.shape)}"
+        raise UserError(
+            f"{file}: 'coefficients' is {what}, but the problem has {len(names)} "
+            f"({', '.join(names)}): the file comes from another run"
+        )
+    return dict(zip(names, values.tolist(), strict=True))

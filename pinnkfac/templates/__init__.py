@@ -1,0 +1,1 @@
+"""Files that ``python -m pinnkfac new`` copies; each is a working example itself."""

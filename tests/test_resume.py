@@ -1,0 +1,351 @@
+"""A run that was stopped at any moment goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pinnkfac import Box, Parameter, Problem, Term, UserError, lap, resume, solve
+from pinnkfac.run_folder import RunFolder, StoredRun
+
+SMALL = ("net.widths=[8,8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
+QUICK = (*SMALL, "run.checkpoint=0")
+
+
+def sha(result):
+    return result.summary["parameters_sha256"]
+
+
+def solved(folder, *overrides, pde="poisson2d"):
+    return solve(pde, *QUICK, *overrides, folder=folder)
+
+
+STEPS = ("kfac_cg", "kfac", "kfac_star", "adam", "sgd", "lbfgs")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, step):
+    choice = (f"step={step}", "points.every=7", "balance=sensitivity", "balance.every=5")
+    whole = solved(tmp_path / "whole", *choice, "stop.steps=24")
+    solved(tmp_path / "parts", *choice, "stop.steps=3")
+    for steps in (11, 24):
+        parts = resume(tmp_path / "parts", f"stop.steps={steps}")
+    assert sha(parts) == sha(whole)
+    assert parts.summary["steps"] == 24
+    assert parts.summary["resumed"] == [
+        "at step 3: stop.steps: 3 → 11", "at step 11: stop.steps: 11 → 24"
+    ]  # fmt: skip
+    assert parts.summary["best"]["loss"] == pytest.approx(whole.summary["best"]["loss"], rel=1e-12)
+
+
+def test_records_go_on_without_a_gap_or_a_double(tmp_path):
+    solved(tmp_path, "stop.steps=10")
+    # What a run that was killed leaves behind: records after its last checkpoint, one of them cut.
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 12, "seconds": 9.0, "loss": 1.0, "losses": {}}\n{"step": 1')
+    resume(tmp_path, "stop.steps=20")
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert 12 not in steps and {10, 16, 20} <= set(steps)
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path):
+    whole = solved(tmp_path / "whole", "stop.steps=6")
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for name in ("checkpoint.pt", "best.pt", "summary.json"):
+        (tmp_path / "killed" / name).unlink()
+    assert sha(resume(tmp_path / "killed")) == sha(whole)
+
+
+def inverse_problem():
+    box = Box(x=(0, 1))
+    kappa = Parameter("kappa", initial=2.0)
+    return Problem(
+        fields=("u",),
+        terms=[
+            Term("heat", box.interior, lambda u, at: kappa * lap(u) + 2.0, points=30),
+            Term("ends", box.boundary, lambda u, at: u, points=2),
+            Term("measured", box.at(x=0.5), lambda u, at: u - 0.25, points=1),
+        ],
+        parameters=(kappa,),
+    )
+
+
+def test_unknown_coefficients_and_problems_from_python_go_on(tmp_path):
+    whole = solved(tmp_path / "whole", "stop.steps=12", pde=inverse_problem)
+    solved(tmp_path / "parts", "stop.steps=5", pde=inverse_problem)
+    with pytest.raises(UserError, match=r"given from Python"):
+        resume(tmp_path / "parts", "stop.steps=12")
+    parts = resume(tmp_path / "parts", "stop.steps=12", pde=inverse_problem)
+    assert sha(parts) == sha(whole)
+    assert parts.coefficients == whole.coefficients != {"kappa": 2.0}
+
+
+class OwnNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first = nn.Linear(2, 7, dtype=torch.float64)
+        self.second = nn.Linear(7, 1, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_a_net_of_ones_own_is_asked_for_and_goes_on(tmp_path):
+    whole = solve("poisson2d", *QUICK, "stop.steps=9", folder=tmp_path / "whole", net=OwnNet())
+    solve("poisson2d", *QUICK, "stop.steps=4", folder=tmp_path / "parts", net=OwnNet())
+    with pytest.raises(UserError, match=r"OwnNet.*net="):
+        resume(tmp_path / "parts", "stop.steps=9")
+    fresh = OwnNet()
+    nn.init.zeros_(fresh.first.weight)  # what is stored comes from the checkpoint
+    assert sha(resume(tmp_path / "parts", "stop.steps=9", net=fresh)) == sha(whole)
+
+
+# -- overrides ---------------------------------------------------------------------------------
+
+
+def test_another_step_brings_its_search_along_and_keeps_the_net(tmp_path, capsys):
+    first = solved(tmp_path, "stop.steps=5", "run.quiet=false")
+    capsys.readouterr()
+    second = resume(tmp_path, "step=adam", "stop.steps=6", "step.learning_rate=1e-9")
+    said = capsys.readouterr().out
+    assert "resumed poisson2d at step 5" in said
+    assert "net, coefficients, counters" in said and "state of the step" in said.split(";")[1]
+    assert "choices.step: kfac_cg → adam" in said
+    config = StoredRun.open(tmp_path).config
+    assert dict(config.choices)["search"] == "none" and config.search == {}
+    # One Adam step of length 1e-9 leaves the net where it was.
+    x = torch.rand(20, 2, dtype=torch.float64)
+    torch.testing.assert_close(first.solution(x), second.solution(x), rtol=0, atol=1e-7)
+    third = resume(tmp_path, "step=kfac", "stop.steps=7")
+    assert StoredRun.open(tmp_path).config.search._target_.endswith("Backtracking")
+    assert third.summary["steps"] == 7
+
+
+def test_changed_damping_starts_at_its_new_value(tmp_path):
+    solved(tmp_path, "stop.steps=5")
+    result = resume(tmp_path, "damping=constant", "damping.start=0.125", "stop.steps=6")
+    assert result.history[-1]["damping"] == 0.125
+
+
+def test_changed_points_are_drawn_anew_and_other_things_kept(tmp_path, capsys):
+    solved(tmp_path, "stop.steps=5", "run.quiet=false")
+    capsys.readouterr()
+    resume(tmp_path, "points.numbers.poisson=33", "stop.steps=6")
+    said = capsys.readouterr().out
+    assert "; points anew" in said
+    assert "points: poisson 33" in said
+    assert "points.numbers.poisson: – → 33" in said
+
+
+def test_a_changed_file_keeps_the_net_and_says_what_is_new(tmp_path, capsys):
+    path = tmp_path / "plate.py"
+    text = (
+        "from pinnkfac import Box, Problem, Term, lap\n\n\n"
+        "def plate(load: float = 1.0) -> Problem:\n"
+        "    box = Box(x=(0, 1), y=(0, 1))\n"
+        "    plate = Term('plate', box.interior, lambda u, at: lap(u) + load, points=20)\n"
+        "    edge = Term('edge', box.boundary, lambda u, at: u, points=80)\n"
+        "    return Problem(fields=('u',), terms=[plate, edge])\n"
+    )
+    path.write_text(text)
+    run = tmp_path / "run"
+    first = solve(str(path), *QUICK, "stop.steps=5", "run.quiet=false", folder=run)
+    capsys.readouterr()
+    path.write_text(text.replace("points=80", "points=90"))
+    second = resume(run, "stop.steps=6")
+    said = capsys.readouterr().out
+    assert "the problem plate has changed" in said and "edge 9" in said
+    assert first.summary["parameters"] == second.summary["parameters"]
+    resume(run, "pde.load=2.0", "stop.steps=7")
+    assert "pde.load: 1.0 → 2.0" in capsys.readouterr().out
+    path.unlink()
+    with pytest.raises(UserError, match=r"plate.py is gone.*problem=.*pde.py"):
+        resume(run, "stop.steps=8")
+    assert resume(run, f"problem={run / 'pde.py'}", "stop.steps=8").summary["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "nothing is left to do, 5 steps done"),
+        (("stop.steps=4",), "nothing is left to do"),
+        (("net.widths=[9]", "stop.steps=9"), "net: the weights"),
+        (("stp.steps=9",), "Did you mean 'stop.steps'"),
+        (("stop=9",), "group of settings"),
+        (("stop.steps=6,7",), "one value"),
+        (("stop.steps=many",), "stop.steps=many: give a whole number"),
+        (("step=wrong",), "step=wrong does not exist"),
+        (("stop.steps=[",), "cannot be read"),
+        (("points.numbers.wall=5", "stop.steps=9"), "points.numbers.wall: no such term"),
+        (("step=kfac", "search=none", "stop.steps=9"), "search=none"),
+        (("seed=-1",), "seed=-1"),
+    ],
+)
+def test_a_wrong_override_leaves_the_run_as_it_was(tmp_path, overrides, message):
+    solved(tmp_path, "stop.steps=5")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(UserError) as found:
+        resume(tmp_path, *overrides)
+    assert message in str(found.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+# -- folders that are not what they should be -----------------------------------------------------
+
+
+def test_two_processes_never_write_to_one_folder(tmp_path):
+    solved(tmp_path, "stop.steps=3")
+    with RunFolder(tmp_path), pytest.raises(UserError, match="another process is writing"):
+        resume(tmp_path, "stop.steps=4")
+    assert resume(tmp_path, "stop.steps=4").summary["steps"] == 4
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path(self.target),))
+
+
+def damage(folder, how):
+    path = folder / "checkpoint.pt"
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "foreign":
+        path.write_text("not a checkpoint")
+    elif how == "list":
+        torch.save([1, 2], path)
+    elif how == "hostile":
+        evil = Evil()
+        evil.target = str(folder / "executed")
+        torch.save({"format": 1, "net": evil}, path)
+    else:
+        content = torch.load(path, weights_only=True)
+        if how == "newer":
+            content["format"] = 99
+        elif how == "without net":
+            del content["net"]
+        elif how == "other net":
+            content["net"] = OwnNet().state_dict()
+        elif how == "wrong types":
+            content["stepper"] = 3
+        elif how == "wrong points":
+            content["points"] = {"points": [], "exchanged": 0}
+        elif how == "wrong counters":
+            content["progress"] = {"step": 3}
+        torch.save(content, path)
+
+
+DAMAGES = {
+    "truncated": "is not a checkpoint that can be read",
+    "empty": "is not a checkpoint that can be read",
+    "foreign": "is not a checkpoint that can be read",
+    "hostile": "never executed",
+    "list": "is not a checkpoint of pinnkfac",
+    "newer": "format 99",
+    "without net": "does not fit",
+    "other net": "does not fit",
+    "wrong types": "does not fit",
+    "wrong points": "does not fit",
+    "wrong counters": "does not fit",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_bad_checkpoint_is_refused_and_nothing_of_it_is_run(tmp_path, how):
+    solved(tmp_path, "stop.steps=3")
+    damage(tmp_path, how)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(UserError) as found:
+        resume(tmp_path, "stop.steps=4")
+    assert DAMAGES[how] in str(found.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_code_from_outside_is_not_called_unless_the_user_says_so(tmp_path):
+    solved(tmp_path, "stop.steps=3")
+    path = tmp_path / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("pinnkfac.step.search.Backtracking", "pathlib.Path"))
+    with pytest.raises(UserError, match=r"outside pinnkfac \(search._target_=pathlib.Path\)"):
+        resume(tmp_path, "stop.steps=4")
+    path.write_text(text.replace("pinnkfac.step.search.Backtracking", "pinnkfac.solving.solve"))
+    with pytest.raises(UserError, match="no class of settings"):
+        resume(tmp_path, "stop.steps=4")
+
+
+# -- killed --------------------------------------------------------------------------------------
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pinnkfac", *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path, process, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+KILLED = ("net.widths=[16,16]", "points.scale=0.2", "threads=1", "run.plot=false", "stop.steps=60")
+
+
+def killed_and_resumed(folder, pde, step, kills, rng):
+    """Kill a run ``kills`` times at random moments, resume it each time; (hashes, kills done)."""
+    choice = (pde, f"step={step}", *KILLED, "run.checkpoint=0.02")
+    whole = start("solve", *choice, "run.dir=whole", cwd=folder)
+    assert whole.wait(120) == 0, whole.communicate()[1]
+    done, command = 0, ("solve", *choice, "run.dir=parts")
+    summary = folder / "parts" / "summary.json"
+    while True:
+        process = start(*command, cwd=folder)
+        wait_for(folder / "parts" / "problem.json", process)
+        if done < kills:
+            time.sleep(rng.uniform(0.0, 2.5))
+            process.send_signal(signal.SIGKILL)
+        process.wait(120)
+        if summary.exists():
+            break
+        done += 1
+        command = ("resume", "parts")
+    hashes = [
+        json.loads((folder / name / "summary.json").read_text())["parameters_sha256"]
+        for name in ("whole", "parts")
+    ]
+    return hashes, done
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    hashes, _ = killed_and_resumed(tmp_path, "heat1d", "kfac", 2, random.Random(0))
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_twenty_kills_over_three_problems_and_two_steps(tmp_path):
+    rng, done, number = random.Random(1), 0, 0
+    while done < 20:
+        for pde in ("poisson2d", "heat1d", "kovasznay"):
+            for step in ("kfac_cg", "adam"):
+                folder = tmp_path / str(number)
+                folder.mkdir()
+                hashes, kills = killed_and_resumed(folder, pde, step, 4, rng)
+                assert hashes[0] == hashes[1], (pde, step)
+                done, number = done + kills, number + 1

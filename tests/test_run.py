@@ -1,0 +1,385 @@
+"""What happens to a run that does not go smoothly: divergence, Ctrl-C, a full disk, no memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from pinnkfac import Box, Problem, Term, UserError, lap, resume, solve
+from pinnkfac.__main__ import message_of
+from pinnkfac.checkpoints import Checkpoints
+from pinnkfac.display import Live, Pace, Plain, Quiet, make_display
+from pinnkfac.interruption import Interruption
+from pinnkfac.loop import Ending, Progress, Stop, ending_of
+from pinnkfac.memory import check_fits, is_shortage, making
+from pinnkfac.run_folder import RunFolder, StoredRun, Unwritable
+
+SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+# -- divergence --------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverges_goes_back_and_goes_on_more_carefully(tmp_path, capsys):
+    result = solve(
+        "poisson2d", *SMALL, "step=sgd", "step.learning_rate=100", "stop.steps=200",
+        folder=tmp_path,
+    )  # fmt: skip
+    summary = result.summary
+    assert 1 <= len(summary["recovered"]) <= 3
+    assert "learning rate 1e+02 → 1e+01" in summary["recovered"][0]
+    assert "undone, back to the state after" in summary["recovered"][0]
+    assert "warning: the loss was no longer finite" in capsys.readouterr().err
+    assert math.isfinite(summary["loss"])
+    assert all(bool(p.isfinite().all()) for p in result.solution.net.parameters())
+
+
+def explosive():
+    """A residual that overflows as soon as the field grows."""
+    box = Box(x=(0, 1))
+    return Problem(
+        fields=("u",),
+        terms=[Term("explosive", box.interior, lambda u, at: u**3 - 2, points=9)],
+    )
+
+
+def test_a_run_that_diverges_again_ends_with_its_best_state(tmp_path):
+    result = solve(
+        explosive, *SMALL, "step=sgd", "step.learning_rate=1e300", "stop.steps=200",
+        "balance=none", folder=tmp_path,
+    )  # fmt: skip
+    assert result.status == "diverged"
+    assert "training diverged; 3 more careful attempts did not help" in result.stop_reason
+    assert "learning rate" in result.summary["advice"]
+    best = result.summary["best"]
+    assert f"best state, after {best['step']} steps" in result.stop_reason
+    assert result.summary["loss"] == pytest.approx(best["loss"], rel=1e-12)
+    stored = StoredRun.open(tmp_path)
+    for key, value in stored.checkpoint("best")["net"].items():
+        torch.testing.assert_close(value, result.solution.net.state_dict()[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", ["kfac", "kfac_cg", "lbfgs", "adam"])
+def test_every_step_recovers_from_the_parameters_that_it_is_given(step):
+    """NaN in the parameters, put there in the middle of a run, costs steps and nothing else."""
+    from pinnkfac.assembly import assemble
+    from pinnkfac.configuration import compose
+    from pinnkfac.loading import find
+    from pinnkfac.loop import run
+
+    found = find("poisson2d")
+    config = compose("poisson2d", {}, [*SMALL, f"step={step}"])
+    parts = assemble(config, found.problem({}))
+
+    def poison(progress):
+        if progress.step == 4:
+            if hasattr(parts.stepper, "parameters"):
+                parts.stepper.parameters[0].fill_(math.nan)
+            parts.system.set_parameters([v * math.nan for v in parts.system.get_parameters()])
+
+    progress, ending = run(
+        parts.system, parts.stepper, parts.source, Stop(seconds=None, steps=12), parts.balance,
+        poison,
+    )  # fmt: skip
+    assert ending.status == "finished" and progress.step == 12
+    assert len(progress.recovered) == 1
+    assert math.isfinite(parts.system.loss(parts.source.current))
+    assert progress.best.loss <= progress.loss
+
+
+# -- reasons to stop ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("progress", "stop", "words"),
+    [
+        (Progress(step=5), Stop(steps=5), ("5 steps done (stop.steps)", "stop.steps=10")),
+        (Progress(seconds=60.5), Stop(), ("60 seconds passed (stop.seconds)", "stop.seconds=120")),
+        (Progress(step=2, loss=1e-9), Stop(loss=1e-8), ("loss below 1e-08", "")),
+        (Progress(step=40, loss=1.0, rejected=30), Stop(), ("30 steps in a row", "points.scale=2")),
+    ],
+)
+def test_every_stop_says_why_and_what_to_try(progress, stop, words):
+    ending = ending_of(progress, stop)
+    assert ending is not None and ending.status == "finished"
+    assert words[0] in ending.reason and words[1] in ending.advice
+    assert ending_of(Progress(step=1, loss=1.0), Stop()) is None
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pinnkfac", *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path, process):
+    end = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [
+    (signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143),
+])  # fmt: skip
+def test_one_signal_stops_after_the_step_and_saves(tmp_path, number, name, code):
+    process = start("solve", "poisson2d", *SMALL[:-1], "run.dir=run", cwd=tmp_path)
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"{name}: stopping after this step" in err and "Traceback" not in err
+    summary = read(tmp_path / "run/summary.json")
+    assert summary["status"] == "interrupted"
+    assert f"stopped: {name} after {summary['steps']} steps" in out
+    assert "python -m pinnkfac resume run" in out
+    steps = summary["steps"] + 3
+    assert resume(tmp_path / "run", f"stop.steps={steps}").summary["steps"] == steps
+
+
+def test_a_second_signal_stops_at_once():
+    """The first is noted, the second is a KeyboardInterrupt; handlers are put back."""
+    before = signal.getsignal(signal.SIGINT)
+    with Interruption() as interruption:
+        assert interruption.by == ""
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.by == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_are_left_alone_in_other_threads():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work():
+        with Interruption():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_ctrl_c_ends_a_sweep_with_its_table(tmp_path):
+    process = start(
+        "solve", "poisson2d", "-m", *SMALL[:-1], "seed=0,1", "run.dir=sweep", cwd=tmp_path
+    )
+    wait_for(tmp_path / "sweep/0/metrics.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert read(tmp_path / "sweep/0/summary.json")["status"] == "interrupted"
+    assert not (tmp_path / "sweep/1/problem.json").exists()
+    assert (tmp_path / "sweep/sweep.csv").exists() and "interrupted" in out
+
+
+# -- the disk ----------------------------------------------------------------------------------
+
+
+LIMITED = """
+import resource, signal, sys
+from pinnkfac.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_costs_neither_the_run_nor_what_was_written(tmp_path):
+    """Files of more than 20 kB are refused: checkpoints, but not the small ones."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, "solve", "poisson2d", "net.widths=[64,64]",
+         "points.scale=0.2", "threads=1", "run.plot=false", "run.checkpoint=0", "stop.steps=5",
+         "run.dir=run"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.count("the run goes on") == 1
+    assert "cannot be written (File too large): make room" in done.stderr
+    assert "5 steps done" in done.stdout and "relative L2 error" in done.stdout
+    assert read(tmp_path / "run/summary.json")["steps"] == 5
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_a_refused_file_leaves_the_old_one(tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_checkpoint({"net": torch.zeros(3)})
+        before = (folder.path / "checkpoint.pt").read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            with pytest.raises(Unwritable, match=r"checkpoint\.pt cannot be written"):
+                folder.write_checkpoint({"net": torch.zeros(3000)})
+            with pytest.raises(Unwritable, match=r"metrics\.jsonl"):
+                folder.append_metrics({"words": "x" * 3000})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (folder.path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_is_refused_before_training(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be used"):
+        solve("poisson2d", *SMALL, "stop.steps=2", folder=tmp_path / path)
+
+
+def test_checkpoints_come_in_time_and_never_take_much_of_it(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pinnkfac.checkpoints.time.monotonic", lambda: now[0])
+    written = []
+
+    class Parts:
+        def state_dict(self, progress):
+            now[0] += 2.0  # seconds that writing takes
+            written.append(now[0])
+            return {}
+
+    with RunFolder(tmp_path) as folder:
+        keep = Checkpoints(folder, Parts(), 10.0, pytest.fail)
+        for second in range(0, 120):
+            now[0] = max(now[0], float(second))
+            keep(Progress(step=second))
+    assert written[0] == 12.0
+    assert written[1] >= 12.0 + 20 * 2.0
+    assert len(written) == 3
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def test_a_shortage_names_the_array_and_the_setting():
+    said = pytest.raises(UserError, match=r"memory for the ark \(.*GiB at once\): lower its size")
+    with said, making("the ark", "its size"):
+        torch.empty(2**55)
+    with pytest.raises(RuntimeError, match="another"), making("the ark", "its size"):
+        raise RuntimeError("another mistake")
+    with pytest.raises(UserError, match=r"the ark would take 1e\+06 GiB.*lower its size"):
+        check_fits(1e6 * 2**30, "the ark", "its size")
+    check_fits(1.0, "a boat", "nothing")
+    assert is_shortage(MemoryError()) and not is_shortage(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "culprits"),
+    [
+        (("points.interior=1000000000000",), ("term 'inside'", "points.numbers.inside")),
+        (("net.widths=[4000000,4000000]",), ("the weights", "net.widths")),
+    ],
+)
+def test_what_cannot_fit_is_said_before_it_is_tried(overrides, culprits):
+    def poisson():
+        box = Box(x=(0, 1), y=(0, 1))
+        return Problem(
+            fields=("u",), terms=[Term("inside", box.interior, lambda u, at: lap(u) - 1)]
+        )
+
+    with pytest.raises(UserError) as found:
+        solve(poisson, "threads=1", "stop.steps=1", *overrides)
+    assert all(culprit in str(found.value) for culprit in culprits)
+
+
+def test_a_message_is_one_line_whatever_went_wrong():
+    assert message_of(UserError("a\n  b")) == "a b"
+    assert "points.scale" in message_of(MemoryError("no room"))
+    assert "unexpected KeyError" in message_of(KeyError("x")) and "debug=true" in message_of(
+        KeyError("x")
+    )
+
+
+# -- what is shown -----------------------------------------------------------------------------
+
+
+def record(step, **more):
+    return {
+        "step": step, "seconds": 1.5, "loss": 1.25e-3, "losses": {"heat": 1e-3, "walls": 2.5e-4},
+        "relative_l2_error": 3.5e-2, "length": 0.5, "damping": 1e-6, **more,
+    }  # fmt: skip
+
+
+def test_a_plain_line_has_all_that_a_user_watches(capsys):
+    display = Plain()
+    display.show(record(12, coefficients={"kappa": 0.25}), Pace(0.02, 90.0))
+    line = capsys.readouterr().out
+    for part in (
+        "step     12", "1.5 s", "loss 1.250e-03 (heat 1.0e-03, walls 2.5e-04)",
+        "relative L2 error 3.500e-02", "length 0.5", "damping 1e-06", "kappa 0.25",
+        "20 ms a step", "90 s left",
+    ):  # fmt: skip
+        assert part in line
+    display.show(record(13, damping=None, relative_l2_error=None), Pace(0.02, None))
+    line = capsys.readouterr().out
+    assert "damping –" in line and "error" not in line and "left" not in line
+    Quiet().show(record(1), Pace(1, 1))
+    Quiet().say("nothing")
+    assert capsys.readouterr().out == ""
+
+
+def shown(width, *records):
+    out = io.StringIO()
+    display = Live(Console(file=out, force_terminal=True, width=width, color_system=None))
+    for one in records:
+        display.show(one, Pace(0.02, 5.0))
+    display.say("a line that stays")
+    display.close()
+    return out.getvalue()
+
+
+def test_the_live_table_keeps_powers_of_two_and_the_present_step():
+    text = shown(120, *(record(step) for step in (1, 2, 3, 4, 7)))
+    last = text[text.rindex("seconds") :]
+    rows = [line.split()[0] for line in last.splitlines() if line.strip()[:1].isdigit()]
+    assert rows[:4] == ["1", "2", "4", "7"]
+    assert "heat" in text and "rel. L2 error" in text and "20 ms a step  5 s left" in text
+    assert "a line that stays" in text
+
+
+def test_a_narrow_terminal_gets_fewer_columns():
+    text = shown(60, record(1))
+    assert "walls" not in text and "loss" in text
+
+
+def test_a_pipe_gets_plain_lines_and_quiet_gets_none():
+    assert isinstance(make_display(quiet=False), Plain)
+    assert type(make_display(quiet=True)) is Quiet
+
+
+@pytest.mark.parametrize(
+    ("pace", "text"),
+    [
+        (Pace(2e-5, None), "20 µs a step"),
+        (Pace(0.5, 100), "500 ms a step  100 s left"),
+        (Pace(3, 600), "3 s a step  10 min 0 s left"),
+        (Pace(3, 10000), "3 s a step  2 h 46 min left"),
+    ],
+)
+def test_durations_are_readable(pace, text):
+    assert str(pace) == text
+
+
+def test_an_ending_without_advice_has_none():
+    assert Ending("finished", "because").advice == ""

@@ -17,7 +17,7 @@ from pinnkfac.balance import Balance
 from pinnkfac.configuration import build
 from pinnkfac.errors import UserError
 from pinnkfac.linearise import System
-from pinnkfac.loop import Progress, Stop
+from pinnkfac.loop import Best, Progress, Stop
 from pinnkfac.memory import GIB
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
@@ -146,10 +146,9 @@ class Assembly:
             self.stepper = self.start()  # from the parameters that the net has now
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
-        if not carried.points:
+        if not carried.points:  # losses so far were those of other points, or of another problem
             progress.trained_loss = float("inf")
-        if carried != Carried():
-            progress.rejected = 0
+            progress.best = Best()
         return progress
 
 

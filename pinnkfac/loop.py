@@ -17,7 +17,7 @@ from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Report, Stepper
 
 RECOVERIES = 3
-"""How often a run that diverged goes back to its best state before it gives up."""
+"""How often a run that diverges goes back to its best state without finding a better one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class Best:
 class Progress:
     """Where a run is: counters, losses before the last step, its report, and the best state.
 
-    ``recovered`` says in words what was tried after each divergence, ``resumed`` what was changed
-    each time the run was resumed.
+    ``attempts`` counts the divergences since the best state was found. ``recovered`` says in words
+    what was tried after each divergence, ``resumed`` what was changed each time the run was
+    resumed.
     """
 
     step: int = 0
@@ -63,6 +64,7 @@ class Progress:
     loss: float = math.inf
     trained_loss: float = math.inf
     rejected: int = 0
+    attempts: int = 0
     recovered: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
     best: Best = field(default_factory=Best)
@@ -109,6 +111,7 @@ def run(
         progress.loss = system.weighted(report.losses)
         if progress.loss < progress.best.loss:
             progress.best = Best(progress.loss, progress.step, start)
+            progress.attempts = 0
         progress.step += 1
         progress.trained_loss = report.trained_loss
         progress.rejected = progress.rejected + 1 if report.length == 0 else 0
@@ -141,19 +144,18 @@ def _step(
 def _recover(system: System, stepper: Stepper, progress: Progress, what: str) -> Ending | None:
     """Back to the best state, with a more careful step; an Ending where that was tried enough."""
     best = progress.best
-    if best.parameters:
-        system.set_parameters(best.parameters)
-    if not best.parameters or len(progress.recovered) >= RECOVERIES:
-        tried = f"; {len(progress.recovered)} more careful attempts did not help"
-        kept = f"; the net is that of the best state, after {best.step} steps"
+    if not best.parameters:
+        return Ending("diverged", f"{what} in the first step", "check the PDE, or lower its scale")
+    system.set_parameters(best.parameters)
+    changed = stepper.recover()
+    progress.attempts += 1
+    if progress.attempts > RECOVERIES:
         return Ending(
             "diverged",
-            f"{what} in step {progress.step + 1}: training diverged"
-            + (tried if progress.recovered else "")
-            + (kept if best.parameters else ""),
+            f"{what} in step {progress.step + 1}: training diverged; {RECOVERIES} more careful "
+            f"attempts did not help; the net is that of the best state, after {best.step} steps",
             "raise damping.start, lower the learning rate, or choose another step",
         )
-    changed = stepper.recover()
     progress.recovered.append(
         f"step {progress.step + 1} undone, back to the state after {best.step} steps; {changed}"
     )

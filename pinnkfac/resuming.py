@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pinnkfac.assembly import Assembly, Carried, assemble, run_settings
-from pinnkfac.configuration import changed, differences, foreign_targets
+from pinnkfac.configuration import GROUPS, changed, differences, foreign_targets
 from pinnkfac.display import Display, make_display
 from pinnkfac.errors import UserError
 from pinnkfac.loading import has_changed, stored_pde
@@ -106,6 +106,8 @@ def _continued(
     changes = differences(old, new)
     if not same:
         changes.insert(0, f"the problem {task.name} has changed")
+    if not same or any(old[group] != new[group] for group in GROUPS):
+        progress.rejected = progress.attempts = 0
     ending = ending_of(progress, parts.stop)
     if ending is not None:
         more = f"; {ending.advice}" if ending.advice else ": set another limit"

@@ -177,6 +177,27 @@ def test_a_changed_file_keeps_the_net_and_says_what_is_new(tmp_path, capsys):
     assert resume(run, f"problem={run / 'pde.py'}", "stop.steps=8").summary["steps"] == 8
 
 
+def test_a_run_that_stood_still_or_diverged_goes_on_with_another_choice(tmp_path):
+    """Its counters of failures begin anew, its step without what made it fail."""
+    still = solved(
+        tmp_path / "still", "search=grid", "search.low=60", "search.high=61", "stop.rejections=2"
+    )
+    assert "did not lower the loss" in still.stop_reason
+    with pytest.raises(UserError, match="nothing is left to do"):
+        resume(tmp_path / "still")
+    steps = still.summary["steps"] + 3
+    on = resume(tmp_path / "still", "search=backtracking", f"stop.steps={steps}")
+    assert on.summary["steps"] == steps and on.summary["loss"] < still.summary["loss"]
+
+    wild = solved(tmp_path / "wild", "step=sgd", "step.learning_rate=1e300", "stop.steps=90")
+    assert wild.status == "diverged"
+    steps = wild.summary["steps"] + 5
+    for number, more in enumerate(("step.learning_rate=1e-6", "seed=0")):
+        tame = resume(tmp_path / "wild", more, f"stop.steps={steps + number}")
+        assert tame.status == "finished"
+        assert tame.summary["loss"] <= wild.summary["loss"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -34,28 +34,40 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
     assert len(blocks("python")) == 2
-    assert len(commands()) == 4
+    assert len(commands()) == 11
+    assert len(re.findall(r"```(\w*)", README)) == 2 * (2 + 4)  # python and sh, and their ends
     assert not re.findall(r"@[A-Z]+@|TODO", README)
 
 
-@pytest.mark.parametrize("line", commands())
-def test_commands_of_the_readme_run(line, tmp_path):
+def test_commands_of_the_readme_run_one_after_the_other(tmp_path):
     name = re.search(r"# (\w+\.py)\n", blocks("python")[0])
     assert name is not None
     (tmp_path / name.group(1)).write_text(blocks("python")[0])
-    words = shlex.split(line)[1:]
-    short = SHORT if "solve" in words else []
-    given = {o.split("=")[0] for o in words if "=" in o}
-    run([*words, *(o for o in short if o.split("=")[0] not in given)], tmp_path)
+    for line in commands():
+        words = shlex.split(line)[1:]
+        short = SHORT if "solve" in words else ["stop.steps=4"] if "resume" in words else []
+        given = {o.split("=")[0] for o in words if "=" in o}
+        run([*words, *(o for o in short if o.split("=")[0] not in given)], tmp_path)
+    written = {p.name for p in tmp_path.rglob("*")}
+    assert {"my_pde.py", "solution.pdf", "solution.csv", "sweep.csv", "compare.png"} <= written
+
+
+def test_links_and_pictures_of_the_readme_are_there():
+    found = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(found) >= 7
+    for link in found:
+        assert (ROOT / link).is_file(), link
 
 
 def test_the_python_example_of_the_readme_runs(tmp_path):
     code = blocks("python")[1]
     assert "stop.seconds=5" in code
     (tmp_path / "example.py").write_text(code.replace("stop.seconds=5", "stop.seconds=1"))
-    error, reason = run(["example.py"], tmp_path).split(" ", 1)
+    output = run(["example.py"], tmp_path)
+    error, reason = re.search(r"^([\d.e+-]+) (1 seconds passed.*)$", output, flags=re.M).groups()
     assert float(error) < 1.0
     assert "stop.seconds" in reason
+    assert (tmp_path / "poisson.npz").is_file()
 
 
 @pytest.mark.parametrize(

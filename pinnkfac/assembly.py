@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Generator, nn
 
 from pinnkfac.balance import Balance
-from pinnkfac.configuration import build
+from pinnkfac.configuration import GROUPS, build
 from pinnkfac.errors import UserError
 from pinnkfac.linearise import System
 from pinnkfac.loop import Best, Progress, Stop
@@ -148,6 +148,7 @@ class Assembly:
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
             progress.trained_loss = float("inf")
+            progress.first_loss = float("inf")
             progress.best = Best()
         return progress
 
@@ -197,6 +198,17 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     start = partial(step.start, system, search, damping, generators["step"])
     first_damping = getattr(damping, "start", 0.0)
     return Assembly(system, source, start, balance, stop, generators, first_damping)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Look at all settings that need no problem; raises UserError for one that cannot be."""
+    general = general_settings(config)
+    _dtype(general.dtype)
+    _device(general.device)
+    run_settings(config)
+    _stop(config)
+    for group in GROUPS:
+        build(config[group], group)
 
 
 def general_settings(config: DictConfig) -> General:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import importlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,6 +53,11 @@ def compose(name: str, arguments: dict[str, Any], overrides: Sequence[str]) -> D
 
     Raises UserError for an unknown key or a value that cannot be read.
     """
+    for override in parse(overrides):
+        if override.is_sweep_override():
+            raise UserError(
+                f"{override.input_line} has several values: give one here, or quote a comma"
+            )
     register(arguments)
     try:
         return _compose([*opened(overrides), "problem=" + quoted(name)])
@@ -89,8 +94,15 @@ def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictCon
     result = config.copy()
     with open_dict(result):
         result.pop("hydra", None)
-        result.choices = {group: choices.get(group) for group in GROUPS}
+        result.choices = {group: _name(group, choices.get(group), result) for group in GROUPS}
     return result
+
+
+def _name(group: str, choice: Any, config: DictConfig) -> Any:
+    """The option of a group, or the class in its place where the user set one."""
+    target = OmegaConf.select(config, f"{group}._target_")
+    text = Path(config_folder(), group, f"{choice}.yaml").read_text(encoding="utf-8")
+    return choice if target is None or str(target) in text else str(target)
 
 
 # -- mistakes ----------------------------------------------------------------------------------
@@ -166,11 +178,12 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return read
 
 
-def check_sweep(overrides: Sequence[str]) -> None:
-    """Compose every value of every swept override once, before the first job starts.
+def swept_configs(overrides: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
+    """'key=value' and the configuration with it, for every value of every swept override.
 
-    Raises UserError for an option, a key or a value that cannot be: a sweep does not end in the
-    middle for a misspelt word. (``register`` must have been called.)
+    Looked at before the first job starts, so that a sweep does not end in the middle for a
+    misspelt word. Raises UserError for an option, a key or a value that cannot be. (``register``
+    must have been called.)
     """
     read = parse(overrides)
     fixed = [o for o, r in zip(overrides, read, strict=True) if not r.is_sweep_override()]
@@ -181,9 +194,9 @@ def check_sweep(overrides: Sequence[str]) -> None:
         for value in override.sweep_string_iterator():
             words = [*fixed, f"{name}={value}"]
             try:
-                _compose([*opened(words), "problem=any"])
+                yield words[-1], _compose([*opened(words), "problem=any"])
             except (HydraException, OmegaConfBaseException) as error:
-                raise UserError(f"in the sweep, {name}={value}: {explain(error, words)}") from error
+                raise UserError(f"in the sweep, {words[-1]}: {explain(error, words)}") from error
 
 
 # -- a stored configuration --------------------------------------------------------------------
@@ -200,6 +213,10 @@ def changed(stored: DictConfig, arguments: dict[str, Any], overrides: Sequence[s
     for override in read:
         if override.is_sweep_override() or override.is_delete():
             raise UserError(f"{override.input_line}: resume takes one value for each setting")
+    if "run.dir" in given:
+        raise UserError(
+            f"{given['run.dir']}: a run goes on in its own folder; copy that to go on in another"
+        )
     result = copy.deepcopy(stored)
     groups = [o for name, o in given.items() if name in GROUPS]
     if groups:
@@ -216,7 +233,8 @@ def changed(stored: DictConfig, arguments: dict[str, Any], overrides: Sequence[s
     for override in parse(values):
         key = str(override.key_or_group)
         open_key = key.startswith("points.numbers.")
-        if key not in known and not open_key:
+        own_class = key.endswith("_target_") and OmegaConf.select(result, key) is not None
+        if key not in known and not open_key and not own_class:
             raise UserError(_unknown_key(key, list(keys(result))))
         if OmegaConf.is_dict(OmegaConf.select(result, key)):
             raise UserError(f"{override.input_line}: '{key}' is a group of settings; set one of it")
@@ -280,11 +298,16 @@ def _build(values: Any, key: str) -> Any:
     }
     if target is None:
         return made
-    try:
-        settings = get_object(str(target))
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{key}._target_={target}: there is no such class") from error
+    settings = _located(str(target), key)
     if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
         raise UserError(f"{key}._target_={target} is no class of settings (a dataclass)")
     check(key, settings, made)
     return settings(**made)
+
+
+def _located(target: str, key: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}._target_={target}: there is no such class ({error})") from error

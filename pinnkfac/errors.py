@@ -24,6 +24,11 @@ def suggest(given: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known) if known else 'none'}.{hint}"
 
 
+def counted(number: int, what: str) -> str:
+    """'1 point', '3 points'."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def check_choice(setting: str, value: object, literal: Any) -> None:
     """Raise UserError where a setting is none of the strings of its ``Literal`` type."""
     known = get_args(literal)

@@ -21,6 +21,12 @@ if TYPE_CHECKING:  # torch is slow to import, and finding a file does not need i
     from pinnkfac.problem import Problem
     from pinnkfac.run_folder import StoredRun
 
+KINDS: tuple[tuple[Any, str], ...] = (
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    (str, "a word"),
+    ((list, tuple), "a list"),
+)
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -78,6 +84,7 @@ class PdeFile:
         """Call the function; raises UserError where it does not return a Problem."""
         from pinnkfac.problem import Problem
 
+        self._check_kinds(arguments)
         try:
             with _beside(self.path):
                 problem = self.function(**arguments)
@@ -94,6 +101,17 @@ class PdeFile:
                 "pinnkfac.Problem"
             )
         return problem
+
+    def _check_kinds(self, arguments: dict[str, Any]) -> None:
+        """Raise UserError for an argument of another kind than its default value."""
+        defaults = self.defaults if arguments else {}
+        for name, value in arguments.items():
+            default = defaults.get(name)
+            for kinds, words in KINDS:
+                if isinstance(default, kinds) and not isinstance(value, kinds):
+                    raise UserError(
+                        f"pde.{name}={value}: give {words}, as its default {default!r} is one"
+                    )
 
 
 def bundled() -> dict[str, Path]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pinnkfac.balance import Balance
 from pinnkfac.direction import Direction
-from pinnkfac.errors import Diverged
+from pinnkfac.errors import Diverged, counted
 from pinnkfac.linearise import System
 from pinnkfac.settings import NonNegative, Positive, Range
 from pinnkfac.sources import PointSource
@@ -18,6 +18,10 @@ from pinnkfac.step.base import Report, Stepper
 
 RECOVERIES = 3
 """How often a run that diverges goes back to its best state without finding a better one."""
+
+
+BLOWN_UP = 1e6
+"""A loss of that many times the one at the start is a divergence, though it is finite."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Progress:
     seconds: float = 0.0
     loss: float = math.inf
     trained_loss: float = math.inf
+    first_loss: float = math.inf
     rejected: int = 0
     attempts: int = 0
     recovered: list[str] = field(default_factory=list)
@@ -122,14 +127,14 @@ def run(
         by = interrupted()
         ending = ending_of(progress, stop)
         if by and ending is None:
-            ending = Ending("interrupted", f"{by} after {progress.step} steps")
+            ending = Ending("interrupted", f"{by} after {counted(progress.step, 'step')}")
     return progress, ending
 
 
 def _step(
     system: System, stepper: Stepper, source: PointSource, balance: Balance, progress: Progress
 ) -> Report:
-    """One step; raises Diverged where a loss is not finite."""
+    """One step; raises Diverged where a loss is not finite, or has blown up."""
     before = source.current
     points = source.at(progress.step, progress.trained_loss)
     rebalanced = balance.every > 0 and progress.step % balance.every == 0
@@ -138,6 +143,11 @@ def _step(
     report = stepper.update(points, same_loss=points is before and not rebalanced)
     if not math.isfinite(report.trained_loss) or not all(map(math.isfinite, report.losses)):
         raise Diverged("the loss is no longer finite")
+    loss = system.weighted(report.losses)
+    if not math.isfinite(progress.first_loss):
+        progress.first_loss = loss
+    if loss > BLOWN_UP * progress.first_loss:
+        raise Diverged(f"the loss is {loss:.1e} after {progress.first_loss:.1e} at the start")
     return report
 
 
@@ -149,16 +159,15 @@ def _recover(system: System, stepper: Stepper, progress: Progress, what: str) ->
     system.set_parameters(best.parameters)
     changed = stepper.recover()
     progress.attempts += 1
+    step, where = progress.step + 1, counted(best.step, "step")
     if progress.attempts > RECOVERIES:
         return Ending(
             "diverged",
-            f"{what} in step {progress.step + 1}: training diverged; {RECOVERIES} more careful "
-            f"attempts did not help; the net is that of the best state, after {best.step} steps",
+            f"{what} in step {step}: training diverged; {RECOVERIES} more careful attempts did not "
+            f"help; the net is that of the best state, after {where}",
             "raise damping.start, lower the learning rate, or choose another step",
         )
-    progress.recovered.append(
-        f"step {progress.step + 1} undone, back to the state after {best.step} steps; {changed}"
-    )
+    progress.recovered.append(f"step {step} undone, back to the state after {where}; {changed}")
     return None
 
 
@@ -167,7 +176,7 @@ def ending_of(progress: Progress, stop: Stop) -> Ending | None:
     if stop.steps is not None and progress.step >= stop.steps:
         return Ending(
             "finished",
-            f"{stop.steps} steps done (stop.steps)",
+            f"{counted(stop.steps, 'step')} done (stop.steps)",
             f"more steps: stop.steps={2 * stop.steps}",
         )
     if stop.seconds is not None and progress.seconds >= stop.seconds:

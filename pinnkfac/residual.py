@@ -129,16 +129,16 @@ def explain(error: Exception, fields: int) -> str:
         return f"{text}. A residual takes one argument per field ({fields} here), then `at`"
     if "data-dependent control flow" in text or "vmap: It looks like you're" in text:
         return (
-            "a branch (if, min, max, float()) on a value: values differ from point to point; "
-            "write torch.where(condition, a, b)"
+            "a branch (if, min, max, float()) on a value, or a function of math: values differ "
+            "from point to point; write torch.where(condition, a, b), and torch.sin for math.sin"
         )
     if isinstance(error, AttributeError) and "'Tensor' object has no attribute" in text:
         return (
             f"{text}: only constant-coefficient forms of the fields can be differentiated, so "
             "expand the product rule by hand: (k * u.x).x = k_x * u.x + k * u.xx"
         )
-    if "operand 'Form' does not support ufuncs" in text:
-        return "numpy was applied to a field: use torch's functions (torch.sin, not numpy.sin)"
+    if "does not support ufuncs" in text or "Cannot access data pointer of Tensor" in text:
+        return "numpy was applied to a field or a point: use torch's functions (torch.sin, …)"
     if isinstance(error, TypeError) and "must be real number" in text:
         return f"{text}. Use torch's functions (torch.sin, not math.sin) in a residual"
     return f"the residual failed with {type(error).__name__}: {text}"

@@ -10,10 +10,10 @@ from torch import nn
 from pinnkfac.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.configuration import GROUPS, changed, differences, foreign_targets
 from pinnkfac.display import Display, make_display
-from pinnkfac.errors import UserError
+from pinnkfac.errors import UserError, counted
 from pinnkfac.loading import has_changed, stored_pde
 from pinnkfac.loop import Progress, ending_of
-from pinnkfac.run_folder import RunFolder, StoredRun
+from pinnkfac.run_folder import RunFolder, StoredRun, file_sha256
 from pinnkfac.solving import Given, Result, Task, given_pde, go, identity
 from pinnkfac.version import __version__
 
@@ -60,7 +60,9 @@ def _reopened(
     files = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("problem=")]
     rest = tuple(o for o in overrides if not o.startswith("problem="))
     if pde is not None or files:
-        found, same = given_pde(files[-1] if pde is None else pde), False
+        found = given_pde(files[-1] if pde is None else pde)
+        file = found.path
+        same = file is not None and file_sha256(file) == stored.problem.get("sha256")
     else:
         found, same = stored_pde(stored), not has_changed(stored)
     if stored.problem.get("net") and net is None:
@@ -85,7 +87,8 @@ def _reopened(
     same = same and config.pde == stored.config.pde
     # A problem that was given from Python again is taken for the one that it was.
     same = same or (pde is not None and stored.problem.get("file") is None)
-    return Task(config, problem, found.name, found.path, rest, net), same
+    given = {o.partition("=")[0]: o for o in (*stored.problem.get("overrides", ()), *rest)}
+    return Task(config, problem, found.name, found.path, tuple(given.values()), net), same
 
 
 def _continued(
@@ -121,8 +124,9 @@ def _continued(
         display.say(f"  {change}")
     if state.get("threads") != parts.system.workers.number:
         display.warn(
-            f"the run had {state.get('threads')} threads, now {parts.system.workers.number}: sums "
-            "are rounded differently, so it does not go on bit for bit"
+            f"the run had {counted(int(state.get('threads') or 0), 'thread')}, now "
+            f"{parts.system.workers.number}: sums are rounded differently, so it does not go on "
+            "bit for bit"
         )
     if stored.problem.get("pinnkfac") != __version__:
         display.warn(

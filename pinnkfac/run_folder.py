@@ -16,7 +16,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +128,7 @@ class RunFolder:
         signature: Signature,
         terms: list[dict[str, Any]],
         net: str | None,
+        overrides: Sequence[str],
     ) -> None:
         """problem.json, and a copy of the PDE file for the record.
 
@@ -144,6 +145,7 @@ class RunFolder:
                 **signature.as_dict(),
                 "terms": terms,
                 "net": net,
+                "overrides": list(overrides),
             },
         )
         if file is not None:

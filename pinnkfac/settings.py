@@ -65,9 +65,14 @@ def check(key: str, settings: type, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name not in names:
             raise UserError(f"the setting '{prefix}{name}' does not exist. {suggest(name, names)}")
-        problem = _mismatch(value, hints[name])
-        if problem:
-            raise UserError(f"{prefix}{name}={_shown(value)}: {problem}")
+        each = {name: value}
+        if isinstance(value, Mapping) and get_origin(hints[name]) is not None:
+            each = {f"{name}.{k}": {k: v} for k, v in value.items()}
+        for part, own in each.items():
+            problem = _mismatch(own, hints[name])
+            if problem:
+                shown = own if part == name else next(iter(own.values()))
+                raise UserError(f"{prefix}{part}={_shown(shown)}: {problem}")
 
 
 def _shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from pinnkfac.assembly import Assembly, assemble, one_thread_in_torch, run_setti
 from pinnkfac.checkpoints import Checkpoints
 from pinnkfac.configuration import compose
 from pinnkfac.display import Display, make_display
-from pinnkfac.errors import UserError
+from pinnkfac.errors import UserError, counted
 from pinnkfac.interruption import Interruption
 from pinnkfac.loading import PdeFile, find
 from pinnkfac.loop import Ending, Progress, run
@@ -75,15 +76,16 @@ def solve(
 
     ``pde`` is a bundled name, a file, a function that returns a Problem, or a Problem. ``net`` maps
     coordinates [batch, coord] to fields [batch, field] and takes the place of the configured one;
-    it is trained in place. Files are written only where ``folder`` is given. Ctrl-C ends the run
-    after its step, and the result is that of then.
+    it is trained in place. Files are written only where ``folder`` (or ``run.dir=``) is given.
+    Ctrl-C ends the run after its step, and the result is that of then.
 
     Raises UserError for every mistake of the user's.
     """
     found = given_pde(pde)
     config = compose(found.name, found.defaults, overrides)
     problem = found.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
-    return solve_task(Task(config, problem, found.name, found.path, overrides, net), folder)
+    task = Task(config, problem, found.name, found.path, overrides, net)
+    return solve_task(task, folder or run_settings(config).dir)
 
 
 def solve_task(task: Task, folder: str | Path | None, display: Display | None = None) -> Result:
@@ -110,7 +112,7 @@ def identity(task: Task) -> tuple[Any, ...]:
         {"name": t.name, "where": str(t.where), "weight": t.weight} for t in task.problem.terms
     ]
     net = None if task.net is None else type(task.net).__name__
-    return task.name, task.file, task.problem.signature, terms, net
+    return task.name, task.file, task.problem.signature, terms, net, task.overrides
 
 
 # -- running -----------------------------------------------------------------------------------
@@ -168,8 +170,8 @@ def _headline(task: Task, parts: Assembly, display: Display) -> None:
     points = ", ".join(f"{name} {number}" for name, number in parts.source.numbers().items())
     where = f"{task.config.device}"
     if system.device.type == "cpu":
-        where += f" with {system.workers.number} threads"
-    step = OmegaConf.select(task.config, "choices.step", default="custom")
+        where += f" with {counted(system.workers.number, 'thread')}"
+    step = OmegaConf.select(task.config, "choices.step")
     display.say(
         f"{task.name}: {system.parameter_number} parameters, step {step}, {task.config.dtype} on "
         f"{where}; points: {points}"
@@ -203,6 +205,7 @@ def _finish(
     summary = summarise(task.config, task.name, parts.system, progress, ending, errors)
     summary |= {
         "overrides": list(task.overrides),
+        **({"net": type(task.net).__name__} if task.net is not None else {}),
         "loss": loss,
         "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
         "coefficients": coefficients,
@@ -245,7 +248,11 @@ def _conclude(
     display.say(f"{task.name}: loss {loss:.3e}{error}")
     if folder is not None:
         where = _shown(folder.path)
-        display.say(f"written to {where}; go on with: python -m pinnkfac resume {where}")
+        by_command = task.file is not None and task.net is None
+        how = f"python -m pinnkfac resume {shlex.quote(where)}"
+        if not by_command:  # the problem or the net is in no file
+            how = f"pinnkfac.resume({where!r}, pde=..., net=...) from Python"
+        display.say(f"written to {where}; go on with: {how}")
 
 
 def _shown(path: Path) -> str:

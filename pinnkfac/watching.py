@@ -50,7 +50,7 @@ class Watcher:
     def __call__(self, progress: Progress) -> float | None:
         self._time(progress)
         for what in progress.recovered[self._recovered :]:
-            self.display.warn(f"the loss was no longer finite: {what}")
+            self.display.warn(f"training diverged: {what}")
         self._recovered = len(progress.recovered)
         power_of_two = progress.step & (progress.step - 1) == 0
         if not power_of_two and progress.seconds < self._next:

@@ -107,6 +107,23 @@ def test_a_sweep_over_steps_and_seeds_ends_with_a_table_of_all_jobs(tmp_path):
     assert (tmp_path / "sweep/sweep.png").stat().st_size > 5000
 
 
+def test_a_second_sweep_leaves_the_first_as_it_is(tmp_path):
+    words = ("solve", "heat1d", "-m", *QUICK, "seed=0,1", "run.dir=sweep")
+    assert command(*words, cwd=tmp_path).returncode == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 2 and "holds 2 jobs of a sweep already" in done.stderr
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_value_out_of_range_stops_a_sweep_before_it_starts(tmp_path):
+    done = command("solve", "heat1d", "-m", *QUICK, "step=kfac", "search.shrink=0.5,1.5",
+                   cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 2
+    assert "in the sweep, search.shrink=1.5" in done.stderr and "below 1" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_of_one_pde_argument_is_a_sweep_of_problems(tmp_path):
     done = command(
         "solve", "heat1d", "-m", *QUICK, "pde.kappa=0.1,0.2", "run.dir=sweep", cwd=tmp_path

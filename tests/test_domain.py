@@ -63,7 +63,16 @@ def test_points_lie_in_their_region(name, sampling):
 @pytest.mark.parametrize("name", REGIONS)
 @pytest.mark.parametrize("number", [1, 2, 50])
 def test_random_draws_have_exactly_the_number_asked_for(name, sampling, number):
-    assert len(draw(REGIONS[name][0](BOX), sampling, number)) == number
+    region = REGIONS[name][0](BOX)
+    # Of a single point there is only one.
+    assert len(draw(region, sampling, number)) == (number if region.dimension else 1)
+
+
+@each_sampling
+def test_the_ends_of_an_interval_are_drawn_once_each(sampling):
+    ends = Box(x=(-1, 3)).boundary
+    assert draw(ends, sampling, 200).coordinates.tolist() == [[-1.0], [3.0]]
+    assert draw(ends, sampling, 200).normals.tolist() == [[-1.0], [1.0]]
 
 
 @each_sampling

@@ -308,6 +308,47 @@ def test_code_from_outside_is_not_called_unless_the_user_says_so(tmp_path):
         resume(tmp_path, "stop.steps=4")
 
 
+OWN_SEARCH = """
+from dataclasses import dataclass
+
+from pinnkfac.step.search import Accepted
+
+
+@dataclass(frozen=True)
+class Half:
+    def run(self, loss, loss_0, slope, last):
+        return Accepted(0.5, loss(0.5), 1)
+"""
+
+
+def test_a_class_of_ones_own_goes_on_where_it_is_named_again(tmp_path, monkeypatch):
+    (tmp_path / "half_of_it.py").write_text(OWN_SEARCH)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ("search=none", "+search._target_=half_of_it.Half")
+    whole = solved(tmp_path / "whole", *own, "stop.steps=6")
+    assert whole.summary["search"] == "half_of_it.Half"
+    run = tmp_path / "run"
+    solved(run, *own, "stop.steps=3")
+    with pytest.raises(UserError, match=r"add this setting"):
+        resume(run, "stop.steps=6")
+    parts = resume(run, "stop.steps=6", "search._target_=half_of_it.Half")
+    assert sha(parts) == sha(whole)
+
+
+def test_what_was_set_at_the_start_is_known_after_a_resume(tmp_path):
+    """A sweep's table names the jobs by it."""
+    solved(tmp_path, "seed=3", "stop.steps=3")
+    summary = resume(tmp_path, "stop.steps=4").summary
+    assert "seed=3" in summary["overrides"] and "stop.steps=4" in summary["overrides"]
+    assert "stop.steps=3" not in summary["overrides"]
+
+
+def test_a_run_does_not_move_when_it_goes_on(tmp_path):
+    solved(tmp_path, "stop.steps=3")
+    with pytest.raises(UserError, match=r"run\.dir=other.*own folder"):
+        resume(tmp_path, "stop.steps=4", "run.dir=other")
+
+
 # -- killed --------------------------------------------------------------------------------------
 
 

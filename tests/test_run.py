@@ -42,10 +42,10 @@ def test_a_run_that_diverges_goes_back_and_goes_on_more_carefully(tmp_path, caps
         folder=tmp_path,
     )  # fmt: skip
     summary = result.summary
-    assert 1 <= len(summary["recovered"]) <= 3
+    assert 1 <= len(summary["recovered"]) <= 9
     assert "learning rate 1e+02 → 1e+01" in summary["recovered"][0]
     assert "undone, back to the state after" in summary["recovered"][0]
-    assert "warning: the loss was no longer finite" in capsys.readouterr().err
+    assert "warning: training diverged: step" in capsys.readouterr().err
     assert math.isfinite(summary["loss"])
     assert all(bool(p.isfinite().all()) for p in result.solution.net.parameters())
 

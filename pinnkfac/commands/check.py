@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from pinnkfac.command_line import Parser
+from pinnkfac.errors import counted
 from pinnkfac.inspection.text import paragraph, say, width
 
 
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     from pinnkfac.inspection.checks import examine
-    from pinnkfac.inspection.finding import Verdict, counted
+    from pinnkfac.inspection.finding import Verdict
 
     columns = width() if sys.stdout.isatty() else sys.maxsize  # a line per finding for grep
     counts = dict.fromkeys(Verdict, 0)

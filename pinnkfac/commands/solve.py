@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.errors import UserError, counted, suggest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,10 +41,11 @@ def main(arguments: list[str]) -> int:
         return 0
     given, overrides, flags = _sorted_words(arguments)
 
-    from pinnkfac.configuration import check_sweep, parse, quoted, register
+    from pinnkfac.assembly import check_settings
+    from pinnkfac.configuration import parse, quoted, register, swept_configs
     from pinnkfac.loading import find
     from pinnkfac.memory import keep_freed_memory
-    from pinnkfac.run_folder import remove_if_empty
+    from pinnkfac.run_folder import jobs, remove_if_empty
 
     found = find(given)
     register(found.defaults)
@@ -55,11 +56,18 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             f"{swept[0].input_line} has several values: add -m to run them all, or quote a comma"
         )
-    check_sweep(overrides)
+    for value, config in swept_configs(overrides):
+        try:
+            check_settings(config)
+        except UserError as error:
+            raise UserError(f"in the sweep, {value}: {error}") from error
     if any(flag in PRINTS for flag in flags):
         _call_hydra(lambda _: None, [*overrides, f"problem={quoted(given)}"], flags)
         return 0
     folder, own = _folder(found.name, overrides)
+    if sweep and jobs(folder):
+        held = counted(len(jobs(folder)), "job")
+        raise UserError(f"run.dir={folder} holds {held} of a sweep already: choose another folder")
     words = [o for o in overrides if o.partition("=")[0] != "run.dir"]
     words += [f"run.dir={quoted(folder)}", f"problem={quoted(given)}"]
     keys = [str(o.key_or_group) for o in swept]
@@ -204,7 +212,8 @@ def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str])
     print(f"error: {message}", file=sys.stderr)
     try:
         with RunFolder(folder) as own:
-            own.write_summary(failure(name, message, overrides))
+            if not (own.path / "summary.json").exists():  # that of an earlier run is not ours
+                own.write_summary(failure(name, message, overrides))
     except UserError as unwritten:
         print(f"error: {unwritten}", file=sys.stderr)
     return message

@@ -212,6 +212,8 @@ class Patches:
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         if number < 1:
             raise UserError(f"{self}: at least one point is needed, {number} were asked for")
+        if self.dimension == 0:  # single points, once each: more would be the same ones again
+            return PointSet.concatenate([p.place(torch.empty(1, 0)) for p in self.patches])
         if len(self.patches) == 1:
             return self.patches[0].place(sampling.unit(number, self.dimension, generator))
         weights = [p.measure for p in self.patches]

@@ -52,6 +52,10 @@ class At:
             return At(coordinates, self._links[name], place=name)
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "opposite":
+            raise UserError(
+                "at.opposite exists on linked points only: put the term on box.opposite"
+            )
         vector = [coordinates.vector] if coordinates.vector else []
         known = [*coordinates.names, *vector, *self._values, *self._links]
         raise UserError(f"unknown coordinate 'at.{name}'. {suggest(name, known)}")

@@ -11,10 +11,10 @@ from torch import Generator, Tensor, nn
 
 from pinnkfac.configuration import build
 from pinnkfac.domain import Points, PointSet, Uniform
-from pinnkfac.errors import UserError
+from pinnkfac.errors import UserError, counted
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
-from pinnkfac.inspection.finding import Finding, counted, failed, not_checked, passed, place
+from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
 from pinnkfac.inspection.given import configured
 from pinnkfac.inspection.hints import fields_read, hints
 from pinnkfac.linearise import System

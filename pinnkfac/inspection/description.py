@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pinnkfac.assembly import Assembly, assemble
 from pinnkfac.configuration import GROUPS
 from pinnkfac.domain import Box, Points
+from pinnkfac.errors import counted
 from pinnkfac.inspection import notation
-from pinnkfac.inspection.finding import counted
 from pinnkfac.inspection.formulas import formulas
 from pinnkfac.inspection.given import Given
 from pinnkfac.inspection.text import bold, formula, paragraph, table

@@ -48,11 +48,6 @@ def not_checked(subject: str, reason: str) -> Finding:
     return Finding(Verdict.NOT_CHECKED, subject, f"not checked ({reason})")
 
 
-def counted(number: int, what: str) -> str:
-    """'1 point', '3 points'."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def place(problem: Problem, point: Tensor) -> str:
     """A point in words: 't = 0.31, x = 0.5'."""
     pairs = list(zip(problem.coordinates.names, point.tolist(), strict=True))

@@ -56,7 +56,7 @@ def given(pde: str, overrides: Sequence[str]) -> Given:
 def configured(found: PdeFile, pde: str, overrides: Sequence[str]) -> Given:
     """A PDE file with the configuration; raises UserError for a wrong override."""
     for word in overrides:
-        if "=" not in word:
+        if "=" not in word and not word.startswith("~"):
             raise UserError(
                 f"'{word}' is not an override: give one PDE, then KEY=VALUE, such as "
                 "net.widths=[32,32]"

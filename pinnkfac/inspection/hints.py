@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from pinnkfac.domain import Points
 from pinnkfac.domain.points import Patches
-from pinnkfac.inspection.finding import Finding, counted, hint
+from pinnkfac.errors import counted
+from pinnkfac.inspection.finding import Finding, hint
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual
 
@@ -120,7 +121,8 @@ def bare_faces(
     }
     alphas = [alpha for r in residuals for s in r.slots for (_, _, alpha), _ in s]
     bare = []
-    for name in problem.coordinates.space:
+    # With one coordinate, conditions at one end may be all, as those of a start.
+    for name in problem.coordinates.space if len(problem.coordinates.names) > 1 else ():
         i, bounds = problem.coordinates.index(name), problem.domain.ranges[name]
         order = max((alpha[i] for alpha in alphas), default=0)
         missing = [f"{name}={bound:g}" for bound in bounds if (i, bound) not in covered]

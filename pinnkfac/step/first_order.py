@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from pinnkfac.direction import Direction, combine, norm
+from pinnkfac.errors import UserError
 from pinnkfac.linearise import System, TermPoints
 from pinnkfac.settings import Count, Positive, Range
 from pinnkfac.step.base import Report, Stepper
@@ -40,7 +41,7 @@ class Adam:
                 parameters, self.learning_rate, (self.beta1, self.beta2), self.epsilon
             )
 
-        return OptimizerStepper(system, make)
+        return OptimizerStepper(system, make, search, damping)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Sgd:
         def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
 
-        return OptimizerStepper(system, make)
+        return OptimizerStepper(system, make, search, damping)
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,19 @@ class Lbfgs:
                 line_search_fn="strong_wolfe",
             )
 
-        return OptimizerStepper(system, make)
+        return OptimizerStepper(system, make, search, damping)
 
 
 class OptimizerStepper(Stepper):
     """Runs a torch optimizer on a copy of the parameters, through the same loop as any step."""
 
-    def __init__(self, system: System, make: Make) -> None:
+    def __init__(self, system: System, make: Make, search: Search, damping: Damping) -> None:
+        for group, part, call in (("search", search, "run"), ("damping", damping, "after")):
+            if hasattr(part, call):
+                raise UserError(
+                    f"{group}={type(part).__name__} has no effect on a first-order step: leave it "
+                    f"out, or set {group}=none"
+                )
         self.system = system
         self.parameters: Direction = system.get_parameters()
         self.make = make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -38,6 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     from pinnkfac.errors import UserError, suggest
+    from pinnkfac.interruption import EXIT_CODES, Stopped
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that it lacks does not end a run
+            stream.reconfigure(errors="replace")
 
     if name == "--version":
         from pinnkfac.version import __version__
@@ -50,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     command: Callable[[list[str]], int] = import_module(f"pinnkfac.commands.{name}").main
     try:
         return command(rest)
+    except Stopped as stopped:
+        print(f"error: {stopped} has ended the sweep; its jobs are saved", file=sys.stderr)
+        return EXIT_CODES[str(stopped)]
     except KeyboardInterrupt:
         print("error: stopped at once; what was saved last is kept", file=sys.stderr)
         return 130
@@ -71,6 +80,8 @@ def message_of(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         return text
+    if type(error).__module__.partition(".")[0] in ("omegaconf", "hydra"):
+        return f"a setting cannot be read: {text[:300]}"
     if is_shortage(error):
         return (
             f"memory has run out ({available() / GIB:.3g} GiB are free): lower points.scale, "

@@ -21,7 +21,7 @@ from pinnkfac.loop import Best, Progress, Stop
 from pinnkfac.memory import GIB
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
-from pinnkfac.settings import Count, Number, Positive, Range, check
+from pinnkfac.settings import Count, Positive, Range, check
 from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Step, Stepper
 
@@ -41,7 +41,7 @@ class RunSettings:
 class General:
     """The settings at the root of the configuration."""
 
-    seed: Number = 0
+    seed: Annotated[int, Range(least=0, most=2**40)] = 0
     device: str = "cpu"
     dtype: str = "float64"
     threads: Count | None = None
@@ -213,10 +213,10 @@ def check_settings(config: DictConfig) -> None:
 
 def general_settings(config: DictConfig) -> General:
     """The root of the configuration, checked; raises UserError."""
-    names = General.__dataclass_fields__
-    values = {name: config[name] for name in names if name in config}
-    check("", General, values)
-    return General(**values)
+    nodes = {*GROUPS, *NODES, "pde", "problem", "choices"}
+    values = {name: config[name] for name in config if name not in nodes}
+    check("", General, values)  # type: ignore[arg-type]
+    return General(**values)  # type: ignore[arg-type]
 
 
 def run_settings(config: DictConfig) -> RunSettings:

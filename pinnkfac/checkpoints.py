@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pinnkfac.assembly import Assembly
 from pinnkfac.loop import Best, Progress
@@ -15,15 +16,23 @@ class Checkpoints:
 
     Writing takes at most a twentieth of the time: where it is slow, it is done less often. A disk
     that refuses does not end the run: ``warn`` is told once, and the next time it is tried again.
+    ``identity`` (configuration, name and hash of the problem) goes into each: config.yaml may be
+    newer than a checkpoint.
     """
 
     share = 20.0
 
     def __init__(
-        self, folder: RunFolder, parts: Assembly, every: float, warn: Callable[[str], None]
+        self,
+        folder: RunFolder,
+        parts: Assembly,
+        identity: Mapping[str, Any],
+        every: float,
+        warn: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.parts = parts
+        self.identity = identity
         self.every = every
         self.warn = warn
         self.written = False
@@ -49,17 +58,17 @@ class Checkpoints:
         """Write both now; raises Unwritable."""
         if progress.best.parameters and progress.best.step != self._best_step:
             self.write_best(progress)
-        self.folder.write_checkpoint(self.parts.state_dict(progress))
+        self.folder.write_checkpoint({**self.parts.state_dict(progress), **self.identity})
         self.written = True
 
     def finish(self, progress: Progress, loss: float) -> None:
         """Take the final state, of that loss, for the best one where it is; raises Unwritable."""
         if loss < progress.best.loss:
             now = self.parts.system.get_parameters()
-            progress.best = Best(loss, progress.step, now)
+            progress.best = Best(loss, progress.step, progress.step, now)
             self.write_best(progress)
 
     def write_best(self, progress: Progress) -> None:
         """Write the best state now; raises Unwritable."""
-        self.folder.write_checkpoint(self.parts.best_state(progress), "best")
+        self.folder.write_checkpoint({**self.parts.best_state(progress), **self.identity}, "best")
         self._best_step = progress.best.step

@@ -78,13 +78,15 @@ def _compose(overrides: list[str]) -> DictConfig:
 def quoted(text: str) -> str:
     """A string as a value in Hydra's grammar."""
     escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
+    return f"'{escaped}\\'" if escaped.endswith("\\") else f"'{escaped}'"
 
 
 def opened(overrides: Sequence[str]) -> list[str]:
     """Numbers of points are keyed by the terms of a problem, which the configuration does not
     know: let them be set like any other key."""
-    return [f"++{o}" if o.startswith("points.numbers.") else o for o in overrides]
+    return [
+        f"++{o}" if o.startswith(("points.numbers.", "points.numbers=")) else o for o in overrides
+    ]
 
 
 def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictConfig:
@@ -101,6 +103,8 @@ def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictCon
 def _name(group: str, choice: Any, config: DictConfig) -> Any:
     """The option of a group, or the class in its place where the user set one."""
     target = OmegaConf.select(config, f"{group}._target_")
+    if choice is None:
+        raise UserError(f"{group} is needed: give one of its options, as 'list' shows them")
     text = Path(config_folder(), group, f"{choice}.yaml").read_text(encoding="utf-8")
     return choice if target is None or str(target) in text else str(target)
 
@@ -137,6 +141,7 @@ def _known(overrides: Sequence[str]) -> list[str]:
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:
+    known = [k for k in known if k != key]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     found = near or leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
@@ -191,7 +196,7 @@ def swept_configs(overrides: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
         if not override.is_sweep_override():
             continue
         name = str(override.get_key_element())
-        for value in override.sweep_string_iterator():
+        for value in _values_of(override):
             words = [*fixed, f"{name}={value}"]
             try:
                 yield words[-1], _compose([*opened(words), "problem=any"])
@@ -199,14 +204,29 @@ def swept_configs(overrides: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
                 raise UserError(f"in the sweep, {words[-1]}: {explain(error, words)}") from error
 
 
+def _values_of(override: Override) -> Iterator[str]:
+    try:
+        yield from override.sweep_string_iterator()
+    except (HydraException, ValueError, TypeError) as error:  # glob() has no values of its own
+        raise UserError(
+            f"{override.input_line}: write the values out, or as choice(...) or range(...)"
+        ) from error
+
+
 # -- a stored configuration --------------------------------------------------------------------
 
 
-def changed(stored: DictConfig, arguments: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+def changed(
+    stored: DictConfig,
+    arguments: dict[str, Any],
+    overrides: Sequence[str],
+    earlier: Sequence[str] = (),
+) -> DictConfig:
     """A stored configuration with some overrides: values and options of groups.
 
-    A new ``step`` brings its own search and damping along, unless these are given too. Raises
-    UserError for what cannot be, and for a sweep.
+    A new ``step`` brings its own search and damping along, unless these are given too. What was
+    set ``earlier`` holds for a new option too, where it has that setting. Raises UserError for
+    what cannot be, and for a sweep.
     """
     read = parse(overrides)
     given = {str(r.key_or_group): o for o, r in zip(overrides, read, strict=True)}
@@ -228,6 +248,11 @@ def changed(stored: DictConfig, arguments: dict[str, Any], overrides: Sequence[s
             for name in taken:
                 result[name] = fresh[name]
                 result.choices[name] = fresh.choices[name]
+            for override in parse(earlier):
+                key = str(override.key_or_group)
+                group, dot, _ = key.partition(".")
+                if dot and group in taken and key in keys(result):
+                    OmegaConf.update(result, key, override.value())
     values = [o for name, o in given.items() if name not in GROUPS]
     known = set(keys(result))
     for override in parse(values):
@@ -236,7 +261,7 @@ def changed(stored: DictConfig, arguments: dict[str, Any], overrides: Sequence[s
         own_class = key.endswith("_target_") and OmegaConf.select(result, key) is not None
         if key not in known and not open_key and not own_class:
             raise UserError(_unknown_key(key, list(keys(result))))
-        if OmegaConf.is_dict(OmegaConf.select(result, key)):
+        if OmegaConf.is_dict(OmegaConf.select(result, key)) and override.value() is not None:
             raise UserError(f"{override.input_line}: '{key}' is a group of settings; set one of it")
         OmegaConf.update(result, key, override.value(), force_add=open_key)
     return result
@@ -271,7 +296,9 @@ def foreign_targets(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     """Classes outside pinnkfac that a stored configuration would call, unless the user names them
     in ``overrides`` too."""
     own = {f"{key}={value}" for key, value in _flat(config).items() if key.endswith("_target_")}
-    return sorted(t for t in own if "=pinnkfac." not in t and t not in overrides)
+    return sorted(
+        t for t in own if not t.partition("=")[2].startswith("pinnkfac.") and t not in overrides
+    )
 
 
 # -- objects -----------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +34,7 @@ class Display(Protocol):
         ...
 
     def warn(self, line: str) -> None:
-        """A line that matters, on stderr."""
+        """A line that matters, on stderr or in colour."""
         ...
 
     def close(self) -> None: ...
@@ -41,13 +43,45 @@ class Display(Protocol):
 def make_display(*, quiet: bool) -> Display:
     """The display that fits where the output goes."""
     if quiet:
-        return Quiet()
+        return Guarded(Quiet())
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
-    if console.is_terminal and not console.is_dumb_terminal:
-        return Live(console)
-    return Plain()
+    if console.is_terminal and not console.is_dumb_terminal and console.width >= NARROW:
+        return Guarded(Live(console))
+    return Guarded(Plain())
+
+
+NARROW = 50
+"""Columns below which a table cannot be read."""
+
+
+class Guarded:
+    """A display that falls silent where the output has gone (a closed pipe, a full disk): the run
+    goes on."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except (OSError, ValueError):  # ValueError: the file is closed
+            self.display = Silent()
+            with suppress(OSError, ValueError):  # Python flushes it once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def show(self, record: Mapping[str, Any], pace: Pace) -> None:
+        self._try(lambda: self.display.show(record, pace))
+
+    def say(self, line: str) -> None:
+        self._try(lambda: self.display.say(line))
+
+    def warn(self, line: str) -> None:
+        self._try(lambda: self.display.warn(line))
+
+    def close(self) -> None:
+        self._try(self.display.close)
 
 
 class Quiet:
@@ -63,6 +97,13 @@ class Quiet:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        pass
+
+
+class Silent(Quiet):
+    """Nothing at all."""
+
+    def warn(self, line: str) -> None:
         pass
 
 

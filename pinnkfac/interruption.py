@@ -1,15 +1,21 @@
-"""Ctrl-C and SIGTERM: the first one ends a run after its step, the second one at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first one ends a run after its step, the second one at once."""
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129}
 """By convention of the shell, 128 and the number of the signal."""
+SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended a sweep after a job that was saved; the argument names the signal."""
 
 
 class Interruption:
@@ -25,8 +31,11 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for name in SIGNALS:
+                number = getattr(signal, name, None)  # not every system has all of them
+                # One that is ignored, as nohup does, stays ignored.
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -37,6 +46,7 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.by:
             raise KeyboardInterrupt
-        self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        self.by = SIGNALS[signal.Signals(number).name]
         line = f"\n{self.by}: stopping after this step; once more to stop at once, unsaved\n"
-        sys.stderr.write(line)
+        with suppress(OSError):  # stderr itself may be closed, or in the middle of a write
+            os.write(2, line.encode())

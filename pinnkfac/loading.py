@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib.util
 import inspect
 import re
@@ -43,6 +44,18 @@ class PdeFile:
     path: Path | None
     name: str
     function: Callable[..., Any]
+    siblings: tuple[Path, ...] = ()
+    """Files beside it that it imports."""
+
+    @property
+    def sha256(self) -> str | None:
+        """A hash of the file and its siblings; None where there is no file."""
+        if self.path is None:
+            return None
+        digest = hashlib.sha256()
+        for path in (self.path, *self.siblings):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     @staticmethod
     def of(function: Callable[..., Any]) -> PdeFile:
@@ -90,7 +103,7 @@ class PdeFile:
                 problem = self.function(**arguments)
         except UserError as error:
             raise UserError(f"{self._where}{error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = "" if self.path is None else f"{self.path.name}{_line_in(error, self.path)} "
             raise UserError(
                 f"{where}{self.name}() failed: {type(error).__name__}: {error}"
@@ -179,6 +192,11 @@ def stored_pde(run: StoredRun) -> PdeFile:
         )
     if name in (files := bundled()) and not Path(file).is_file():
         return _choose(files[name], name)  # the package was installed elsewhere
+    if not Path(file).is_absolute() or run.path.resolve() in Path(file).resolve().parents:
+        raise UserError(
+            f"{run.path} names a PDE file of its own ({file}), which is not run unless you say so: "
+            f"problem={run.path / Path(file).name}"
+        )
     if not Path(file).is_file():
         raise UserError(
             f"{run.path}: its PDE file {file} is gone: put it back, or go on with the copy, "
@@ -187,20 +205,13 @@ def stored_pde(run: StoredRun) -> PdeFile:
     return _choose(Path(file), name)
 
 
-def has_changed(run: StoredRun) -> bool:
-    """Whether the PDE file is no longer the one that a stored run began with."""
-    from pinnkfac.run_folder import file_sha256
-
-    file = stored_pde(run).path
-    return file is None or file_sha256(file) != run.problem.get("sha256")
-
-
 def _known_names() -> str:
     return f"Bundled PDEs: {', '.join(bundled())}"
 
 
 def _choose(path: Path, wanted: str) -> PdeFile:
-    module = _import(path)
+    path = path.resolve()
+    module, siblings = _import(path)
     public = {
         name: value
         for name, value in vars(module).items()
@@ -211,7 +222,7 @@ def _choose(path: Path, wanted: str) -> PdeFile:
     if wanted:
         if wanted not in public:
             raise UserError(f"{path.name} has no function '{wanted}'. {suggest(wanted, public)}")
-        return PdeFile(path, wanted, public[wanted])
+        return PdeFile(path, wanted, public[wanted], siblings)
     if not public:
         raise UserError(
             f"{path.name} has no public function: write one that returns a pinnkfac.Problem"
@@ -222,10 +233,11 @@ def _choose(path: Path, wanted: str) -> PdeFile:
             f"{path}:{next(iter(public))}, or start the names of helpers with _"
         )
     ((name, function),) = public.items()
-    return PdeFile(path, name, function)
+    return PdeFile(path, name, function, siblings)
 
 
-def _import(path: Path) -> ModuleType:
+def _import(path: Path) -> tuple[ModuleType, tuple[Path, ...]]:
+    """The module of a file, and the files beside it that it imports."""
     name = f"pinnkfac_pde_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -234,43 +246,46 @@ def _import(path: Path) -> ModuleType:
     try:
         # Dataclasses look their module up while it runs.
         sys.modules[name] = module
-        with _beside(path):
+        with _beside(path) as siblings:
             spec.loader.exec_module(module)
     except BaseException as error:
         sys.modules.pop(name, None)
         if isinstance(error, UserError):
             raise UserError(f"{path.name}: {error}") from error
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):
             raise
         line = _line_in(error, path)
         raise UserError(
             f"{path.name}{line} could not be imported: {type(error).__name__}: {error}"
         ) from error
-    return module
+    return module, tuple(sorted(siblings))
 
 
 @contextmanager
-def _beside(path: Path | None) -> Iterator[None]:
+def _beside(path: Path | None) -> Iterator[list[Path]]:
     """Within it, files in the folder of a PDE file can be imported, as beside a script.
 
-    They are forgotten behind it: the next PDE file may lie beside others of the same names.
+    They are forgotten behind it: the next PDE file may lie beside others of the same names. The
+    list that is yielded holds them then.
     """
+    found: list[Path] = []
     if path is None:
-        yield
+        yield found
         return
     folder, before = path.resolve().parent, set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
-        yield
+        yield found
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             if getattr(sys.modules[name], "__file__", None) == str(folder / f"{name}.py"):
+                found.append(folder / f"{name}.py")
                 del sys.modules[name]
 
 
-def _line_in(error: Exception, path: Path) -> str:
+def _line_in(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and Path(error.filename or "").resolve() == path.resolve():
         return f", line {error.lineno},"
     trace, line = error.__traceback__, ""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pinnkfac.balance import Balance
 from pinnkfac.direction import Direction
 from pinnkfac.errors import Diverged, counted
-from pinnkfac.linearise import System
+from pinnkfac.linearise import System, TermPoints
 from pinnkfac.settings import NonNegative, Positive, Range
 from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Report, Stepper
@@ -22,6 +22,11 @@ RECOVERIES = 3
 
 BLOWN_UP = 1e6
 """A loss of that many times the one at the start is a divergence, though it is finite."""
+NOTHING = 1e-8
+"""A start that is better than this is taken for this one."""
+JUDGE_AGAIN = 10
+"""Steps after which new points are worth an evaluation of the best state on them."""
+ADVICE = "raise damping.start, lower the learning rate, or choose another step"
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,14 @@ class Ending:
 
 @dataclass
 class Best:
-    """The parameters of the lowest loss so far (of the terms as written, on their points)."""
+    """The parameters of the lowest loss so far (of the terms as written), and after how many steps.
+
+    ``judged`` is the step whose points the loss is of: losses on other points do not compare.
+    """
 
     loss: float = math.inf
     step: int = 0
+    judged: int = 0
     parameters: Direction = field(default_factory=list)
 
 
@@ -115,7 +124,7 @@ def run(
         progress.report = report
         progress.loss = system.weighted(report.losses)
         if progress.loss < progress.best.loss:
-            progress.best = Best(progress.loss, progress.step, start)
+            progress.best = Best(progress.loss, progress.step, progress.step, start)
             progress.attempts = 0
         progress.step += 1
         progress.trained_loss = report.trained_loss
@@ -137,6 +146,9 @@ def _step(
     """One step; raises Diverged where a loss is not finite, or has blown up."""
     before = source.current
     points = source.at(progress.step, progress.trained_loss)
+    best = progress.best
+    if points is not before and best.parameters and progress.step - best.judged >= JUDGE_AGAIN:
+        best.loss, best.judged = _loss_at(system, best.parameters, points), progress.step
     rebalanced = balance.every > 0 and progress.step % balance.every == 0
     if rebalanced:
         system.scales = balance.scales(system.linearise(points))
@@ -146,9 +158,38 @@ def _step(
     loss = system.weighted(report.losses)
     if not math.isfinite(progress.first_loss):
         progress.first_loss = loss
-    if loss > BLOWN_UP * progress.first_loss:
+    if _blown_up(loss, progress):
         raise Diverged(f"the loss is {loss:.1e} after {progress.first_loss:.1e} at the start")
     return report
+
+
+def _blown_up(loss: float, progress: Progress) -> bool:
+    return not loss <= BLOWN_UP * max(progress.first_loss, NOTHING)
+
+
+def _loss_at(system: System, parameters: Direction, points: list[TermPoints]) -> float:
+    """The loss of the terms as written with other parameters, which do not stay."""
+    now = system.get_parameters()
+    system.set_parameters(parameters)
+    loss = system.weighted(system.losses(points))
+    system.set_parameters(now)
+    return loss
+
+
+def settled(
+    system: System, stepper: Stepper, source: PointSource, progress: Progress, ending: Ending
+) -> tuple[Ending, list[float]]:
+    """The losses after the last step; where it went astray, back to the best state, and an Ending
+    that says so."""
+    losses = system.losses(source.at(progress.step) if not source.current else source.current)
+    if progress.best.parameters and _blown_up(system.weighted(losses), progress):
+        system.set_parameters(progress.best.parameters)
+        stepper.recover()
+        where = counted(progress.best.step, "step")
+        reason = f"{ending.reason}; the last step diverged, the net is that after {where}"
+        ending = Ending("diverged", reason, ADVICE)
+        losses = system.losses(source.current)
+    return ending, losses
 
 
 def _recover(system: System, stepper: Stepper, progress: Progress, what: str) -> Ending | None:
@@ -165,7 +206,7 @@ def _recover(system: System, stepper: Stepper, progress: Progress, what: str) ->
             "diverged",
             f"{what} in step {step}: training diverged; {RECOVERIES} more careful attempts did not "
             f"help; the net is that of the best state, after {where}",
-            "raise damping.start, lower the learning rate, or choose another step",
+            ADVICE,
         )
     progress.recovered.append(f"step {step} undone, back to the state after {where}; {changed}")
     return None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pinnkfac.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.configuration import GROUPS, changed, differences, foreign_targets
 from pinnkfac.display import Display, make_display
 from pinnkfac.errors import UserError, counted
-from pinnkfac.loading import has_changed, stored_pde
+from pinnkfac.loading import stored_pde
 from pinnkfac.loop import Progress, ending_of
-from pinnkfac.run_folder import RunFolder, StoredRun, file_sha256
-from pinnkfac.solving import Given, Result, Task, given_pde, go, identity
+from pinnkfac.run_folder import NODES, RunFolder, StoredRun
+from pinnkfac.solving import Given, Result, Task, begin, given_pde, go
 from pinnkfac.version import __version__
 
 
@@ -35,42 +37,48 @@ def resume(
 
     Raises UserError for every mistake of the user's, and where nothing is left to do.
     """
-    stored = StoredRun.open(folder)
+    StoredRun.open(folder)  # before a lock is made in what is no run
     with RunFolder(folder) as own:
         stored = StoredRun.open(folder)
-        task, same = _reopened(stored, overrides, pde, net)
+        state = stored.checkpoint() if stored.has_checkpoint() else None
+        task, same = _reopened(stored, state, overrides, pde, net)
         display = make_display(quiet=run_settings(task.config).quiet)
         parts = assemble(task.config, task.problem, task.net)
         progress = Progress()
-        if stored.has_checkpoint():
-            progress = _continued(stored, task, parts, same=same, display=display)
-        else:
+        if state is None:
             display.say("the run was stopped before its first checkpoint: it starts at step 0")
+        else:
+            progress = _continued(stored, state, task, parts, same=same, display=display)
         history = [r for r in stored.history if r["step"] <= progress.step]
         own.set_aside("summary.json")
-        own.begin(task.config, *identity(task))
+        begin(own, task)
         own.restart_metrics(history)
         return go(task, parts, own, display, progress, history)
 
 
 def _reopened(
-    stored: StoredRun, overrides: tuple[str, ...], pde: Given | None, net: nn.Module | None
+    stored: StoredRun,
+    state: Mapping[str, Any] | None,
+    overrides: tuple[str, ...],
+    pde: Given | None,
+    net: nn.Module | None,
 ) -> tuple[Task, bool]:
-    """The task of a stored run with some overrides, and whether its problem is the same still."""
+    """The task of a stored run with some overrides, and whether its problem is still the one that
+    its checkpoint belongs to."""
     files = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("problem=")]
     rest = tuple(o for o in overrides if not o.startswith("problem="))
     if pde is not None or files:
         found = given_pde(files[-1] if pde is None else pde)
-        file = found.path
-        same = file is not None and file_sha256(file) == stored.problem.get("sha256")
     else:
-        found, same = stored_pde(stored), not has_changed(stored)
+        found = stored_pde(stored)
     if stored.problem.get("net") and net is None:
         raise UserError(
             f"{stored.path}: the run had a net of its own ({stored.problem['net']}): go on from "
             "Python with pinnkfac.resume(folder, net=...)"
         )
-    config = changed(stored.config, found.defaults, rest)
+    earlier = tuple(stored.problem.get("overrides", ()))
+    given = {o.partition("=")[0]: o for o in (*earlier, *rest)}
+    config = changed(stored.config, found.defaults, rest, earlier)
     foreign = foreign_targets(config, rest)
     if foreign:
         raise UserError(
@@ -84,19 +92,34 @@ def _reopened(
         )
     arguments = OmegaConf.to_container(config.pde)
     problem = found.problem(arguments)  # type: ignore[arg-type]
-    same = same and config.pde == stored.config.pde
-    # A problem that was given from Python again is taken for the one that it was.
-    same = same or (pde is not None and stored.problem.get("file") is None)
-    given = {o.partition("=")[0]: o for o in (*stored.problem.get("overrides", ()), *rest)}
-    return Task(config, problem, found.name, found.path, tuple(given.values()), net), same
+    task = Task(config, problem, found, tuple(given.values()), net)
+    if state is None:
+        return task, True
+    # A problem without a file that is given again is taken for the one that it was.
+    same_code = found.sha256 == state.get("sha256") and found.name == state.get("name")
+    return task, same_code and _config_of(state).pde == config.pde
+
+
+def _config_of(state: Mapping[str, Any]) -> DictConfig:
+    """The configuration that a checkpoint belongs to."""
+    config = OmegaConf.create(state.get("config"))
+    if not isinstance(config, DictConfig) or any(name not in config for name in NODES):
+        raise UserError("the checkpoint does not fit: it does not say what it belongs to")
+    return config
 
 
 def _continued(
-    stored: StoredRun, task: Task, parts: Assembly, *, same: bool, display: Display
+    stored: StoredRun,
+    state: Mapping[str, Any],
+    task: Task,
+    parts: Assembly,
+    *,
+    same: bool,
+    display: Display,
 ) -> Progress:
-    """Put the last checkpoint in place, and say what was carried over."""
-    old, new = stored.config, task.config
-    precise = old.dtype == new.dtype
+    """Put a checkpoint in place, and say what was carried over."""
+    old, new = _config_of(state), task.config
+    precise = old.dtype == new.dtype and old.published_rows == new.published_rows
     carried = Carried(
         step=same and precise and old.step == new.step,
         damping=old.damping == new.damping,
@@ -104,7 +127,6 @@ def _continued(
         generators=old.seed == new.seed,
         scales=same and old.balance == new.balance,
     )
-    state = stored.checkpoint()
     progress = parts.load_state_dict(state, carried)
     changes = differences(old, new)
     if not same:
@@ -115,26 +137,33 @@ def _continued(
     if ending is not None:
         more = f"; {ending.advice}" if ending.advice else ": set another limit"
         raise UserError(f"{stored.path}: nothing is left to do, {ending.reason}{more}")
+    kept, anew = _carried_names(carried, True), _carried_names(carried, False)
     display.say(
         f"resumed {task.name} at step {progress.step} after {progress.seconds:.1f} s: "
-        f"{_list(_carried_names(carried, True))} carried over"
-        + (f"; {_list(_carried_names(carried, False))} anew" if carried != Carried() else "")
+        f"{_list(kept)} carried over" + (f"; {_list(anew)} anew" if anew else "")
     )
     for change in changes:
         display.say(f"  {change}")
-    if state.get("threads") != parts.system.workers.number:
+    _warn_of_rounding(stored, state, parts, display)
+    progress.resumed.append(f"at step {progress.step}: {'; '.join(changes) or 'no change'}")
+    return progress
+
+
+def _warn_of_rounding(
+    stored: StoredRun, state: Mapping[str, Any], parts: Assembly, display: Display
+) -> None:
+    """Say what keeps the digits from being those of a run that was not stopped."""
+    threads = parts.system.workers.number
+    if state.get("threads") != threads:
         display.warn(
-            f"the run had {counted(int(state.get('threads') or 0), 'thread')}, now "
-            f"{parts.system.workers.number}: sums are rounded differently, so it does not go on "
-            "bit for bit"
+            f"the run had {counted(int(state.get('threads') or 0), 'thread')}, now {threads}: sums "
+            "are rounded differently, so it does not go on bit for bit"
         )
     if stored.problem.get("pinnkfac") != __version__:
         display.warn(
             f"the run is of pinnkfac {stored.problem.get('pinnkfac')}, this is {__version__}: it "
             "may not go on bit for bit"
         )
-    progress.resumed.append(f"at step {progress.step}: {'; '.join(changes) or 'no change'}")
-    return progress
 
 
 def _carried_names(carried: Carried, which: bool) -> list[str]:

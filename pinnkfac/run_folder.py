@@ -10,6 +10,7 @@ One process at a time writes to a folder: it holds the lock ``.lock``, which end
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ from torch import Tensor
 from pinnkfac.errors import UserError
 from pinnkfac.signature import Signature
 from pinnkfac.version import __version__
+from pinnkfac.whole import whole
 
 FORMAT = 1
 """Raised whenever an older program could not read what a newer one wrote, or the reverse."""
@@ -70,14 +72,14 @@ class RunFolder:
         """A folder for a new run; raises UserError where it holds one already."""
         folder = RunFolder(path)
         if (folder.path / "problem.json").exists():
-            finished = (folder.path / "summary.json").exists()
+            ended = (folder.path / "summary.json").exists()
             folder.close()
-            what = "a finished run" if finished else "a run that was stopped"
+            what = "a finished run" if ended else "a run that was stopped"
             raise UserError(
                 f"run.dir={path} holds {what}: continue it with 'python -m pinnkfac resume {path}',"
                 " or choose another folder"
             )
-        (folder.path / "metrics.jsonl").unlink(missing_ok=True)
+        folder.set_aside("metrics.jsonl")
         return folder
 
     def __enter__(self) -> RunFolder:
@@ -91,21 +93,10 @@ class RunFolder:
 
     # -- writing ---------------------------------------------------------------------------------
     def _whole(self, name: str, content: bytes | memoryview) -> None:
-        """Write aside and rename, so that a file is never seen in part."""
-        aside = self.path / f"{name}.part"
         try:
-            with open(aside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.path / name)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise Unwritable(self._refused(name, error)) from error
-
-    def _refused(self, name: str, error: OSError) -> str:
-        reason = error.strerror or str(error)
-        return f"{self.path / name} cannot be written ({reason}): make room, or check the folder"
+            whole(self.path / name, lambda aside: _write(aside, content))
+        except UserError as error:
+            raise Unwritable(str(error)) from error
 
     def write_text(self, name: str, text: str) -> None:
         self._whole(name, text.encode())
@@ -116,23 +107,21 @@ class RunFolder:
     def write_config(self, config: Any) -> None:
         self.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
-    def begin(self, config: Any, *problem: Any) -> None:
-        """Write what a run begins with; see ``write_problem``, whose file makes it a run."""
-        self.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-        self.write_problem(*problem)
-
     def write_problem(
         self,
         name: str,
         file: Path | None,
         signature: Signature,
         terms: list[dict[str, Any]],
-        net: str | None,
-        overrides: Sequence[str],
+        *,
+        sha256: str | None = None,
+        net: str | None = None,
+        overrides: Sequence[str] = (),
     ) -> None:
         """problem.json, and a copy of the PDE file for the record.
 
-        ``net`` is the class of a net that was given from Python, None for the configured one.
+        ``sha256`` is a hash of the PDE file and what it imports from beside it, ``net`` the class
+        of a net that was given from Python, None for the configured one.
         """
         self.write_json(
             "problem.json",
@@ -141,7 +130,7 @@ class RunFolder:
                 "pinnkfac": __version__,
                 "name": name,
                 "file": None if file is None else str(file.resolve()),
-                "sha256": None if file is None else file_sha256(file),
+                "sha256": sha256,
                 **signature.as_dict(),
                 "terms": terms,
                 "net": net,
@@ -149,7 +138,7 @@ class RunFolder:
             },
         )
         if file is not None:
-            self.write_text("pde.py", file.read_text(encoding="utf-8"))
+            self._whole("pde.py", file.read_bytes())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self.write_json("summary.json", summary)
@@ -162,16 +151,23 @@ class RunFolder:
         self._whole(CHECKPOINTS[which], file.getbuffer())
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl; where the disk refuses, none of it."""
+        path = self.path / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
         try:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(_plain(record)) + "\n")
         except OSError as error:
-            raise Unwritable(self._refused("metrics.jsonl", error)) from error
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise Unwritable(f"{path} cannot be written ({error.strerror}): make room") from error
 
     def restart_metrics(self, history: list[dict[str, Any]]) -> None:
         """metrics.jsonl with these records only: what a resumed run goes on from."""
         self.write_text("metrics.jsonl", "".join(json.dumps(_plain(r)) + "\n" for r in history))
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
 
     def set_aside(self, name: str) -> None:
         """Drop a file that holds no longer; one that is not there is no mistake."""
@@ -213,7 +209,7 @@ class StoredRun:
         problem = _read_json(folder / "problem.json")
         _check_format(folder / "problem.json", problem)
         try:
-            config = OmegaConf.create((folder / "config.yaml").read_text(encoding="utf-8"))
+            config = OmegaConf.create(_without_interpolation(folder / "config.yaml"))
             signature = Signature.from_dict(problem)
             name = problem["name"]
         except Exception as error:  # whatever a damaged file may cause
@@ -289,6 +285,10 @@ def _no_run(folder: Path, name: str) -> str:
     return f"{folder} holds no run of pinnkfac ({name} is missing): give the folder solve printed"
 
 
+def _write(path: Path, content: bytes | memoryview) -> None:
+    path.write_bytes(content)
+
+
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:
     found = content.get("format")
     if found != FORMAT:
@@ -309,24 +309,25 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line that was cut by a kill is left out."""
+    """All records; lines that a kill or a full disk has damaged are left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError):
             record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record["step"], int):
-                raise ValueError("no record")
-        except (ValueError, KeyError) as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}, line {number}, is damaged: it is no record") from error
-        records.append(record)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
     return records
+
+
+def _without_interpolation(path: Path) -> str:
+    """A stored configuration is written resolved: what another one would read from the
+    environment is none of its business."""
+    text = path.read_text(encoding="utf-8")
+    if "${" in text:
+        raise ValueError("it holds an interpolation ${...}")
+    return text
 
 
 def _line(error: Exception) -> str:
@@ -343,10 +344,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def parameters_sha256(values: list[Tensor]) -> str:

@@ -19,12 +19,12 @@ from pinnkfac.display import Display, make_display
 from pinnkfac.errors import UserError, counted
 from pinnkfac.interruption import Interruption
 from pinnkfac.loading import PdeFile, find
-from pinnkfac.loop import Ending, Progress, run
+from pinnkfac.loop import Ending, Progress, run, settled
 from pinnkfac.problem import Problem
 from pinnkfac.residual import exact_solution
 from pinnkfac.run_folder import RunFolder, Unwritable
 from pinnkfac.solution import Solution
-from pinnkfac.summary import summarise
+from pinnkfac.summary import failure, summarise
 from pinnkfac.watching import Watcher
 
 Given = str | Problem | Callable[..., Problem]
@@ -50,18 +50,23 @@ class Result:
     summary: dict[str, Any]
     history: list[dict[str, Any]] = field(repr=False)
     folder: Path | None
+    refused: Unwritable | None = field(default=None, repr=False)
+    """What kept the last files from being written."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is solved: a configuration, a problem with its name and file, and what the user set."""
+    """What is solved: a configuration, a problem and where it is from, and what the user set."""
 
     config: DictConfig
     problem: Problem
-    name: str
-    file: Path | None
+    found: PdeFile
     overrides: tuple[str, ...]
     net: nn.Module | None = None
+
+    @property
+    def name(self) -> str:
+        return self.found.name
 
 
 def solve(
@@ -84,7 +89,7 @@ def solve(
     found = given_pde(pde)
     config = compose(found.name, found.defaults, overrides)
     problem = found.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
-    task = Task(config, problem, found.name, found.path, overrides, net)
+    task = Task(config, problem, found, overrides, net)
     return solve_task(task, folder or run_settings(config).dir)
 
 
@@ -96,8 +101,13 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
     if folder is None:
         return go(task, parts, None, display, Progress(), [])
     with RunFolder.new(folder) as own:
-        own.begin(task.config, *identity(task))
-        return go(task, parts, own, display, Progress(), [])
+        begin(own, task)
+        try:
+            return go(task, parts, own, display, Progress(), [])
+        except Exception as error:
+            if not own.has("summary.json"):
+                own.write_summary(failure(task.name, str(error), task.overrides))
+            raise
 
 
 def given_pde(pde: Given) -> PdeFile:
@@ -107,15 +117,31 @@ def given_pde(pde: Given) -> PdeFile:
     return find(pde) if isinstance(pde, str) else PdeFile.of(pde)
 
 
-def identity(task: Task) -> tuple[Any, ...]:
+def identity(task: Task) -> dict[str, Any]:
+    """What a checkpoint belongs to: the configuration and the problem."""
+    return {
+        "config": OmegaConf.to_container(task.config, resolve=True),
+        "name": task.name,
+        "sha256": task.found.sha256,
+    }
+
+
+def begin(folder: RunFolder, task: Task) -> None:
+    """Write what a run begins with."""
     terms = [
         {"name": t.name, "where": str(t.where), "weight": t.weight} for t in task.problem.terms
     ]
     net = None if task.net is None else type(task.net).__name__
-    return task.name, task.file, task.problem.signature, terms, net, task.overrides
-
-
-# -- running -----------------------------------------------------------------------------------
+    folder.write_config(task.config)
+    folder.write_problem(  # the file that makes a folder that of a run
+        task.name,
+        task.found.path,
+        task.problem.signature,
+        terms,
+        sha256=task.found.sha256,
+        net=net,
+        overrides=task.overrides,
+    )
 
 
 def go(
@@ -126,12 +152,17 @@ def go(
     progress: Progress,
     history: list[dict[str, Any]],
 ) -> Result:
+    """Run until there is a reason to stop, and write what came out.
+
+    The first signal to stop ends the run after its step; all that is written of it is written
+    before the signals mean again what they did.
+    """
     settings = run_settings(task.config)
     meter = ErrorMeter(task.problem, settings.error_points)
-    watcher = Watcher(parts.source, meter, parts.stop, folder, display, history)
+    watcher = Watcher(parts.source, meter, parts.stop, folder, display, progress, history)
     keep = None
     if folder is not None:
-        keep = Checkpoints(folder, parts, settings.checkpoint, display.warn)
+        keep = Checkpoints(folder, parts, identity(task), settings.checkpoint, display.warn)
     _headline(task, parts, display)
 
     def watch(progress: Progress) -> float | None:
@@ -140,29 +171,87 @@ def go(
             keep(progress)
         return error
 
+    with Interruption() as interruption:
+        try:
+            with one_thread_in_torch(parts.system.device):
+                progress, ending = run(
+                    parts.system,
+                    parts.stepper,
+                    parts.source,
+                    parts.stop,
+                    parts.balance,
+                    watch,
+                    progress,
+                    lambda: interruption.by,
+                )
+                # Records carry the losses before a step; the summary those after the last one.
+                ending, losses = settled(
+                    parts.system, parts.stepper, parts.source, progress, ending
+                )
+        except Exception:
+            if folder is not None and keep is not None and keep.written:
+                where = _shown(folder.path)
+                display.warn(f"the last checkpoint is kept: resume {where} goes on from it")
+            raise
+        finally:
+            display.close()
+        result = _written(task, parts, folder, progress, ending, losses, watcher, keep)
+    if folder is not None and settings.plot and result.refused is None:
+        _plot(task, result.solution, watcher, folder, display)
+    _conclude(task, result, display, ending)
+    if result.refused is not None:
+        raise result.refused
+    return result
+
+
+def _written(
+    task: Task,
+    parts: Assembly,
+    folder: RunFolder | None,
+    progress: Progress,
+    ending: Ending,
+    losses: list[float],
+    watcher: Watcher,
+    keep: Checkpoints | None,
+) -> Result:
+    """The result, after its files were written: the checkpoint first, as nothing can replace it."""
+    loss = parts.system.weighted(losses)
+    refused: Unwritable | None = None
     try:
-        with one_thread_in_torch(parts.system.device), Interruption() as interruption:
-            progress, ending = run(
-                parts.system,
-                parts.stepper,
-                parts.source,
-                parts.stop,
-                parts.balance,
-                watch,
-                progress,
-                lambda: interruption.by,
-            )
-            # Records carry the losses before a step; the summary those of the final parameters.
-            losses = parts.system.losses(parts.source.current)
-    except Exception:
-        if folder is not None and keep is not None and keep.written:
-            display.warn(
-                f"the last checkpoint is kept: resume {_shown(folder.path)} goes on from it"
-            )
-        raise
-    finally:
-        display.close()
-    return _finish(task, parts, folder, display, progress, ending, losses, watcher, keep)
+        if keep is not None:
+            keep.write(progress)
+            keep.finish(progress, loss)
+    except Unwritable as error:
+        refused = error
+    watcher.finish(progress, ending)
+    coefficients = watcher.coefficients()
+    solution = Solution(task.problem.signature, parts.system.net, coefficients)
+    errors = watcher.meter.measure(solution)
+    summary = summarise(task.config, task.name, parts.system, progress, ending, errors)
+    summary |= {
+        "overrides": list(task.overrides),
+        **({"net": type(task.net).__name__} if task.net is not None else {}),
+        "loss": loss,
+        "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
+        "coefficients": coefficients,
+    }
+    try:
+        if folder is not None:
+            folder.write_summary(summary)
+    except Unwritable as error:
+        refused = error
+    return Result(
+        task.problem,
+        solution,
+        errors,
+        coefficients,
+        ending.status,
+        ending.reason,
+        summary,
+        watcher.history,
+        folder.path if folder else None,
+        refused,
+    )
 
 
 def _headline(task: Task, parts: Assembly, display: Display) -> None:
@@ -178,79 +267,16 @@ def _headline(task: Task, parts: Assembly, display: Display) -> None:
     )
 
 
-def _finish(
-    task: Task,
-    parts: Assembly,
-    folder: RunFolder | None,
-    display: Display,
-    progress: Progress,
-    ending: Ending,
-    losses: list[float],
-    watcher: Watcher,
-    keep: Checkpoints | None,
-) -> Result:
-    """Write and show what came out; files first, and what the disk refuses last."""
-    watcher.finish(progress, ending)
-    coefficients = watcher.coefficients()
-    solution = Solution(task.problem.signature, parts.system.net, coefficients)
-    errors = watcher.meter.measure(solution)
-    loss = parts.system.weighted(losses)
-    refused: Unwritable | None = None
-    try:
-        if keep is not None:
-            keep.write(progress)
-            keep.finish(progress, loss)
-    except Unwritable as error:
-        refused = error
-    summary = summarise(task.config, task.name, parts.system, progress, ending, errors)
-    summary |= {
-        "overrides": list(task.overrides),
-        **({"net": type(task.net).__name__} if task.net is not None else {}),
-        "loss": loss,
-        "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
-        "coefficients": coefficients,
-    }
-    try:
-        if folder is not None:
-            folder.write_summary(summary)
-    except Unwritable as error:
-        refused = error
-    if folder is not None and refused is None and run_settings(task.config).plot:
-        _plot(task, solution, watcher, folder, display)
-    _conclude(task, folder, display, ending, loss, errors)
-    if refused is not None:
-        raise refused
-    return Result(
-        task.problem,
-        solution,
-        errors,
-        coefficients,
-        ending.status,
-        ending.reason,
-        summary,
-        watcher.history,
-        folder.path if folder else None,
-    )
-
-
-def _conclude(
-    task: Task,
-    folder: RunFolder | None,
-    display: Display,
-    ending: Ending,
-    loss: float,
-    errors: Errors | None,
-) -> None:
-    error = f", relative L2 error {errors.relative_l2:.3e}" if errors else ""
+def _conclude(task: Task, result: Result, display: Display, ending: Ending) -> None:
+    error = f", relative L2 error {result.errors.relative_l2:.3e}" if result.errors else ""
     display.say(f"stopped: {ending.reason}")
     if ending.advice:
         display.say(f"to try next: {ending.advice}")
-    display.say(f"{task.name}: loss {loss:.3e}{error}")
-    if folder is not None:
-        where = _shown(folder.path)
-        by_command = task.file is not None and task.net is None
+    display.say(f"{task.name}: loss {result.summary['loss']:.3e}{error}")
+    if result.folder is not None:
+        where = _shown(result.folder)
         how = f"python -m pinnkfac resume {shlex.quote(where)}"
-        if not by_command:  # the problem or the net is in no file
+        if task.found.path is None or task.net is not None:  # in no file
             how = f"pinnkfac.resume({where!r}, pde=..., net=...) from Python"
         display.say(f"written to {where}; go on with: {how}")
 

@@ -99,10 +99,16 @@ class PointSource:
     def _draw(self) -> list[TermPoints]:
         return self.system.prepare([self._points(t.residual.term) for t in self.system.terms])
 
+    def _setting(self, term: Term) -> str:
+        """What decides how many points a term gets."""
+        if term.name in self.settings.numbers:
+            return f"points.numbers.{term.name}"
+        return "points.scale" if term.points else "points.scale, points.interior or points.lower"
+
     def _points(self, term: Term) -> PointSet:
         coordinates = len(self.system.problem.coordinates.names)
         number = self.settings.number(term, coordinates)
-        what, setting = f"{number} points of term '{term.name}'", f"points.numbers.{term.name}"
+        what, setting = f"{number} points of term '{term.name}'", self._setting(term)
         check_fits(4 * 8 * number * coordinates, what, setting)
         with making(what, setting):
             return term.where.draw(number, self.settings.sampling, self.generator)

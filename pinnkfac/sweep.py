@@ -20,7 +20,7 @@ from pinnkfac.errors import UserError
 from pinnkfac.plots import draw_sweep, save
 from pinnkfac.plots.sweep import swept_keys
 from pinnkfac.run_folder import jobs
-from pinnkfac.solution.whole import whole
+from pinnkfac.whole import whole
 
 DONE = "finished"
 MARKS_OF_A_RUN = ("summary.json", "problem.json", "config.yaml")

@@ -18,8 +18,8 @@ class Watcher:
     """Called by the loop after every step.
 
     A record is made at steps 1, 2, 4, 8 … and at least ``interval`` seconds after the last. Its
-    losses are those that the step started from, its errors those that it reached. ``history`` are
-    the records of a run that is resumed.
+    losses are those that the step started from, its errors those that it reached. ``progress`` and
+    ``history`` are those of a run that is resumed.
     """
 
     interval = 1.0
@@ -31,6 +31,7 @@ class Watcher:
         stop: Stop,
         folder: RunFolder | None,
         display: Display,
+        progress: Progress,
         history: list[dict[str, Any]] | None = None,
     ) -> None:
         self.source = source
@@ -44,7 +45,7 @@ class Watcher:
         self._next = self.history[-1]["seconds"] + self.interval if self.history else 0.0
         self._last: tuple[int, float] | None = None
         self._seconds_a_step = 0.0
-        self._recovered = 0
+        self._recovered = len(progress.recovered)
         self._refused = False
 
     def __call__(self, progress: Progress) -> float | None:

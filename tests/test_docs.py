@@ -348,7 +348,7 @@ def test_every_file_of_a_run_is_described(stored, tmp_path):
     pde = tmp_path / "pde_file.py"
     pde.write_text("# a file\n")
     with RunFolder(tmp_path / "r") as own:
-        own.write_problem("name", pde, stored.signature, [], None, ())
+        own.write_problem("name", pde, stored.signature, [])
     found |= {path.name for path in (tmp_path / "r").iterdir()}
     assert found - {".lock"} == set(names) - {".lock"}
     assert ".lock" in names

@@ -270,7 +270,7 @@ def run(tmp_path, monkeypatch):
     config = OmegaConf.create({**{key: {} for key in NODES}, "dtype": "float64", "net": node})
     with RunFolder(tmp_path / "run") as folder:
         folder.write_config(config)
-        folder.write_problem("flow", None, FLOW, [], None)
+        folder.write_problem("flow", None, FLOW, [])
         folder.write_checkpoint({"net": net.state_dict()})
         best = {name: 2 * value for name, value in net.state_dict().items()}
         folder.write_checkpoint({"net": best}, "best")

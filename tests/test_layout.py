@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pinnkfac"
 LAYERS = (
     "version",
     "errors",
+    "whole",
     "command_line",
     "settings",
     "memory",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from pinnkfac import Box, Parameter, Problem, Term, UserError, lap, resume, solve
+from pinnkfac import Box, Parameter, Problem, Solution, Term, UserError, lap, resume, solve
 from pinnkfac.run_folder import RunFolder, StoredRun
 
 SMALL = ("net.widths=[8,8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
@@ -347,6 +347,91 @@ def test_a_run_does_not_move_when_it_goes_on(tmp_path):
     solved(tmp_path, "stop.steps=3")
     with pytest.raises(UserError, match=r"run\.dir=other.*own folder"):
         resume(tmp_path, "stop.steps=4", "run.dir=other")
+
+
+def test_a_resume_that_is_killed_before_its_first_checkpoint_harms_nothing(tmp_path):
+    """The configuration is the new one then, the checkpoint still the old one."""
+    solved(tmp_path / "whole", "stop.steps=4")
+    whole = resume(tmp_path / "whole", "step=adam", "points=sobol", "seed=3", "stop.steps=9")
+    run = tmp_path / "run"
+    solved(run, "stop.steps=4")
+    old = {name: (run / name).read_bytes() for name in ("checkpoint.pt", "best.pt")}
+    resume(run, "step=adam", "points=sobol", "seed=3", "stop.steps=9")
+    for name, content in old.items():
+        (run / name).write_bytes(content)
+    (run / "summary.json").unlink()
+    Solution.load(run)
+    assert sha(resume(run)) == sha(whole)
+
+
+def test_a_change_of_precision_that_is_killed_harms_nothing(tmp_path):
+    solved(tmp_path, "stop.steps=4")
+    old = (tmp_path / "checkpoint.pt").read_bytes()
+    resume(tmp_path, "dtype=float32", "stop.steps=6")
+    (tmp_path / "checkpoint.pt").write_bytes(old)
+    assert Solution.load(tmp_path).net.layers[0].weight.dtype == torch.float64
+    assert resume(tmp_path, "stop.steps=7").summary["dtype"] == "float32"
+
+
+def test_another_function_of_the_same_file_or_other_arguments_are_another_problem(tmp_path, capsys):
+    path = tmp_path / "two.py"
+    path.write_text(
+        "from pinnkfac import Box, Problem, Term, lap\n\nBOX = Box(x=(0, 1))\n\n\n"
+        "def _of(k):\n"
+        "    terms = [Term('inside', BOX.interior, lambda u, at: lap(u) + k, points=30),\n"
+        "             Term('ends', BOX.boundary, lambda u, at: u)]\n"
+        "    return Problem(fields=('u',), terms=terms)\n\n\n"
+        "def one(k: float = 1.0):\n    return _of(k)\n\n\n"
+        "def other(k: float = 50.0):\n    return _of(k)\n"
+    )
+    quick = (*QUICK, "run.quiet=false")
+    solve(f"{path}:one", *quick, "stop.steps=6", folder=tmp_path / "run")
+    capsys.readouterr()
+    other = resume(tmp_path / "run", f"problem={path}:other", "stop.steps=8")
+    assert "the problem other has changed" in capsys.readouterr().out
+    assert other.summary["best"]["step"] >= 6
+
+    solved(tmp_path / "python", "stop.steps=5", "run.quiet=false", pde=inverse_problem)
+    capsys.readouterr()
+    resume(tmp_path / "python", "stop.steps=6", pde=inverse_problem)
+    assert "state of the step, damping, points" in capsys.readouterr().out
+
+
+def test_a_file_that_the_pde_file_imports_belongs_to_it(tmp_path, capsys):
+    (tmp_path / "constants.py").write_text("K = 1.0\n")
+    path = tmp_path / "plate.py"
+    path.write_text(
+        "from constants import K\n\nfrom pinnkfac import Box, Problem, Term, lap\n\n\n"
+        "def plate():\n"
+        "    box = Box(x=(0, 1))\n"
+        "    inside = Term('inside', box.interior, lambda u, at: lap(u) + K, points=30)\n"
+        "    return Problem(fields=('u',), terms=[inside])\n"
+    )
+    solve(str(path), *QUICK, "run.quiet=false", "stop.steps=4", folder=tmp_path / "run")
+    capsys.readouterr()
+    resume(tmp_path / "run", "stop.steps=5")
+    assert "has changed" not in capsys.readouterr().out
+    (tmp_path / "constants.py").write_text("K = 2.0\n")
+    resume(tmp_path / "run", "stop.steps=6")
+    assert "the problem plate has changed" in capsys.readouterr().out
+
+
+def test_a_damaged_record_costs_that_record_only(tmp_path):
+    solved(tmp_path, "stop.steps=4")
+    path = tmp_path / "metrics.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, first[:20] + rest[0], *rest]) + "\n")
+    assert [r["step"] for r in StoredRun.open(tmp_path).history] == [1, 2, 4]
+    assert resume(tmp_path, "stop.steps=6").summary["steps"] == 6
+
+
+def test_numbers_that_were_set_hold_for_another_sampling(tmp_path):
+    solved(tmp_path, "points.interior=37", "points.scale=1", "stop.steps=4", pde=inverse_problem)
+    config = resume(
+        tmp_path, "points=sobol", "stop.steps=5", pde=inverse_problem
+    ) and StoredRun.open(tmp_path).config  # fmt: skip
+    assert config.points.interior == 37
+    assert config.points.sampling._target_.endswith("Sobol")
 
 
 # -- killed --------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def sweep(run: Path) -> None:
     inside.rename(run / "0")
 
 
+POISSON = Path(__file__).resolve().parent.parent / "pdes" / "poisson2d.py"
 SOLVE = [
     case("solve", "no PDE was named"),
     case("solve poisson2d heat1d", "2 PDEs"),
@@ -177,6 +178,20 @@ SOLVE = [
     case("solve poisson2d damping.start=-1", "damping.start=-1", "above 0"),
     case("solve poisson2d search.shrink=1.5", "search.shrink=1.5", "below 1"),
     case("solve poisson2d search=none", "search=none"),
+    case("solve poisson2d step=adam search=grid", "search=Grid", "no effect"),
+    case("solve poisson2d step=null", "step is needed"),
+    case("solve poisson2d pde=null", "pde=null", "no setting"),
+    case("solve poisson2d run=5", "run=5", "no setting"),
+    case("solve poisson2d ~seed", "~seed"),
+    case("solve poisson2d =1", "=1"),
+    case("solve poisson2d ++foo=1", "'foo' does not exist"),
+    case("solve poisson2d seed=99999999999999999999", "seed=", "at most"),
+    case("solve poisson2d seed=${foo}", "foo"),
+    case("solve poisson2d -m seed=glob(*)", "glob(*)", "choice"),
+    case("solve poisson2d --cfg everything", "--cfg everything", "job"),
+    case("solve poisson2d run.dir=x/${seed}", "${...}"),
+    case("solve ends.py", "SystemExit", files={"ends.py": "raise SystemExit(3)\n"}),
+    case("solve poisson2d -m seed=1,2 run.dir=run", "holds a run", run=nothing),
     case("solve poisson2d step.iterations=-1", "step.iterations=-1", "at least 0"),
     case("solve poisson2d step.factors.sharing=extend", "sharing=extend", "expand"),
     case("solve poisson2d step.factors.decay=1.5", "step.factors.decay=1.5"),
@@ -220,8 +235,10 @@ RESUME = [
     case("resume run", "problem.json is missing", run=removed("problem.json")),
     case("resume run stop.steps=4", "is damaged", run=emptied("config.yaml")),
     case("resume run stop.steps=4", "is damaged", run=emptied("problem.json")),
-    case("resume run stop.steps=4", "metrics.jsonl, line 1", run=rewritten(
-        "metrics.jsonl", '{"step": 1,', '{"step": one,')),
+    case("resume run stop.steps=4", "is damaged", run=rewritten(
+        "config.yaml", "seed: 0", "seed: ${oc.env:HOME}")),
+    case("resume run stop.steps=4", "of its own", "problem=", run=rewritten(
+        "problem.json", json.dumps(str(POISSON)), '"pde.py"')),
     case("resume run stop.steps=4", "damaged", run=rewritten(
         "problem.json", '"fields"', '"felds"')),
     case("resume run stop.steps=4", "format 7", "use the version", run=rewritten(

@@ -106,12 +106,12 @@ def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
     which is said."""
     from functools import partial
 
-    from pinnkfac.loading import has_changed, stored_problem
+    from pinnkfac.loading import stored_pde, stored_problem
     from pinnkfac.residual import exact_solution
 
     try:
         problem = stored_problem(run)
-        changed = has_changed(run)
+        changed = stored_pde(run).sha256 != run.problem.get("sha256")
     except UserError as error:
         print(f"note: drawn without the exact solution: {error}", file=sys.stderr)
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinnkfac.errors import UserError, counted, suggest
+from pinnkfac.interruption import Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 0
     given, overrides, flags = _sorted_words(arguments)
+    named = [o for o in overrides if _is_folder(o)]  # a path is no value in Hydra's grammar
+    overrides = [o for o in overrides if not _is_folder(o)]
 
     from pinnkfac.assembly import check_settings
     from pinnkfac.configuration import parse, quoted, register, swept_configs
@@ -62,14 +65,16 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             raise UserError(f"in the sweep, {value}: {error}") from error
     if any(flag in PRINTS for flag in flags):
-        _call_hydra(lambda _: None, [*overrides, f"problem={quoted(given)}"], flags)
+        shown = [flag for flag in flags if flag not in ("-m", "--multirun")]
+        _call_hydra(lambda _: None, [*overrides, f"problem={quoted(given)}"], shown)
         return 0
-    folder, own = _folder(found.name, overrides)
+    folder, own = _folder(found.name, named)
+    if sweep and Path(folder, "problem.json").exists():
+        raise UserError(f"run.dir={folder} holds a run: choose another folder for a sweep")
     if sweep and jobs(folder):
         held = counted(len(jobs(folder)), "job")
         raise UserError(f"run.dir={folder} holds {held} of a sweep already: choose another folder")
-    words = [o for o in overrides if o.partition("=")[0] != "run.dir"]
-    words += [f"run.dir={quoted(folder)}", f"problem={quoted(given)}"]
+    words = [*overrides, f"run.dir={quoted(folder)}", f"problem={quoted(given)}"]
     keys = [str(o.key_or_group) for o in swept]
     results: list[Result | str] = []
     mistakes: list[Exception] = []
@@ -121,29 +126,50 @@ def _sorted_words(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
     overrides, flags, names = [], [], []
     words = iter(arguments)
     for word in words:
-        if word.startswith("-"):
+        if Path(word.partition(":")[0]).is_file():
+            names.append(word)
+        elif word.startswith("-"):
             if word.partition("=")[0] not in FLAGS:
                 raise UserError(f"solve: {word} is no option. {suggest(word, FLAGS)}")
             flags.append(word)
             if word in ("-c", "--cfg", "-p", "--package"):
-                flags += [w for w in [next(words, None)] if w is not None]
+                flags.append(next(words, ""))
+            if word in ("-c", "--cfg") and flags[-1] not in ("job", "hydra", "all"):
+                raise UserError(f"solve: --cfg {flags[-1]}: choose job, hydra or all")
         elif "=" in word or word.startswith("~"):
+            _check_key(word)
             overrides.append(word)
         else:
             names.append(word)
-    if any(o.partition("=")[0] == "problem" for o in overrides):
-        raise UserError("problem=... is not set like this: name the PDE itself, 'solve NAME'")
     if len(names) != 1:
         what = "no PDE was named" if not names else f"{len(names)} PDEs were named ({names})"
         raise UserError(f"{what}: give one FILE.py or NAME, as in 'solve poisson2d'")
     return names[0], overrides, flags
 
 
+def _check_key(word: str) -> None:
+    """Raise UserError for an override of what is no setting but a group of them."""
+    key = word.lstrip("+~").partition("=")[0]
+    if key == "problem":
+        raise UserError(
+            f"{word} is not set like this: name the PDE itself, as in 'solve poisson2d'"
+        )
+    if key in ("stop", "run", "pde", "hydra", ""):
+        raise UserError(f"{word}: this is no setting; set one of a group, such as stop.seconds=20")
+    if word.startswith("~") and "." not in key:
+        raise UserError(f"{word}: this cannot be taken out; give it another value")
+
+
 def _folder(name: str, overrides: Sequence[str]) -> tuple[str, bool]:
     """The folder that the command line names, or (then True) a new one that no other start gets."""
-    given = [o.partition("=")[2] for o in overrides if o.partition("=")[0] == "run.dir"]
+    given = [o.partition("=")[2] for o in overrides if _is_folder(o)]
     if given and given[-1] not in ("", "null"):
-        return given[-1].strip("'\""), False
+        text = given[-1]
+        if text[0] in "'\"" and text[-1] == text[0] and len(text) > 1:
+            text = text[1:-1]
+        if "${" in text:
+            raise UserError(f"run.dir={text}: write the folder itself, without ${{...}}")
+        return str(Path(text).expanduser()), False
     base = Path("outputs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +185,10 @@ def _folder(name: str, overrides: Sequence[str]) -> tuple[str, bool]:
             f"{base} cannot be made ({error.strerror}): choose a folder with run.dir=..."
         ) from error
     raise UserError(f"{base} and a thousand like it exist: choose a folder with run.dir=...")
+
+
+def _is_folder(override: str) -> bool:
+    return override.lstrip("+").partition("=")[0] == "run.dir"
 
 
 def exit_code(result: Result | str) -> int:
@@ -191,14 +221,14 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
         print(f"\njob {hydra_config.job.num}: {own}", flush=True)
     try:
         problem = found.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
-        task = Task(finish(config), problem, found.name, found.path, overrides)
+        task = Task(finish(config), problem, found, overrides)
         result = solve_task(task, folder)
     except Exception as error:
         if not sweep or config.debug:
             raise
         return _failed(folder, found.name, error, overrides)
     if sweep and result.status == "interrupted":
-        raise KeyboardInterrupt
+        raise Stopped(result.stop_reason.partition(" ")[0])
     return result
 
 
@@ -212,7 +242,7 @@ def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str])
     print(f"error: {message}", file=sys.stderr)
     try:
         with RunFolder(folder) as own:
-            if not (own.path / "summary.json").exists():  # that of an earlier run is not ours
+            if not own.has("problem.json"):  # that of another run is not ours
                 own.write_summary(failure(name, message, overrides))
     except UserError as unwritten:
         print(f"error: {unwritten}", file=sys.stderr)

@@ -40,7 +40,7 @@ from pinnkfac.plots.slices import (
 from pinnkfac.plots.solution import label_plane, panel_size, shown_plane
 from pinnkfac.plots.style import styled
 from pinnkfac.signature import Signature
-from pinnkfac.solution.whole import whole
+from pinnkfac.whole import whole
 
 FORMATS = ("gif", "mp4")
 ON_MAPS = 81

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pinnkfac.errors import UserError
 from pinnkfac.plots.style import BLACK, COLOURS, DIFFERENCES, MAGNITUDES, VALUES, styled
-from pinnkfac.solution.whole import whole
+from pinnkfac.whole import whole
 
 FORMATS = ("png", "pdf", "svg")
 DOTS = 130.0

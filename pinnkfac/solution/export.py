@@ -18,8 +18,8 @@ import torch
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.solution.places import places
 from pinnkfac.solution.vtu import write_vtu
-from pinnkfac.solution.whole import whole
 from pinnkfac.version import __version__
+from pinnkfac.whole import whole
 
 if TYPE_CHECKING:
     from pinnkfac.solution.solution import Solution

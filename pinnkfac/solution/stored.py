@@ -33,19 +33,20 @@ def trained(run: StoredRun, which: Which, net: nn.Module | None) -> Trained:
     Raises UserError, naming the file, where anything in it does not fit.
     """
     state, file = run.checkpoint(which), run.path / CHECKPOINTS[which]
-    made = _net(run, state.get("net"), file, net)
+    made = _net(run, state, file, net)
     names = run.signature.parameters
     return Trained(made, _coefficients(names, state.get("coefficients"), file) if names else {})
 
 
-def _net(run: StoredRun, state: Any, file: Path, net: nn.Module | None) -> nn.Module:
-    config = OmegaConf.to_container(run.config, resolve=False)
-    assert isinstance(config, dict)
+def _net(
+    run: StoredRun, checkpoint: Mapping[str, Any], file: Path, net: nn.Module | None
+) -> nn.Module:
+    state, config = checkpoint.get("net"), _config(run, checkpoint)
     dtype = DTYPES.get(str(config.get("dtype")))
     if dtype is None:
         raise UserError(
-            f"{run.path / 'config.yaml'}: dtype={config.get('dtype')} is none of "
-            f"{', '.join(DTYPES)}: the file was changed; write the dtype of the run"
+            f"{file}: dtype={config.get('dtype')} is none of {', '.join(DTYPES)}: the file was "
+            "changed, or comes from another run"
         )
     made = _configured(run, config.get("net")) if net is None else net
     made = made.to(device="cpu", dtype=dtype)
@@ -56,9 +57,18 @@ def _net(run: StoredRun, state: Any, file: Path, net: nn.Module | None) -> nn.Mo
         if net is None:
             to_do = "One of the two files was changed, or comes from another run"
         raise UserError(f"{file} does not fit {whose}: {problem}. {to_do}")
+    assert isinstance(state, Mapping)
     made.load_state_dict(state)
     _check_outputs(run, made, whose)
     return made
+
+
+def _config(run: StoredRun, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a checkpoint belongs to: config.yaml is that of the last start."""
+    own = checkpoint.get("config", OmegaConf.to_container(run.config, resolve=False))
+    if not isinstance(own, dict):
+        raise UserError(f"{run.path}: the checkpoint holds no configuration: it is damaged")
+    return own
 
 
 def _configured(run: StoredRun, values: Any) -> nn.Module:

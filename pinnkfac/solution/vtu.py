@@ -13,7 +13,7 @@ import numpy as np
 from pinnkfac.errors import UserError
 from pinnkfac.signature import Signature
 from pinnkfac.solution.grid import Array, Axes, FieldsOnGrid
-from pinnkfac.solution.whole import whole
+from pinnkfac.whole import whole
 
 TIMES = 21
 """Times, of which each is a file, where nothing was said about them."""

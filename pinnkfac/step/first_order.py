@@ -41,7 +41,8 @@ class Adam:
                 parameters, self.learning_rate, (self.beta1, self.beta2), self.epsilon
             )
 
-        return OptimizerStepper(system, make, search, damping)
+        refuse(search, damping)
+        return OptimizerStepper(system, make)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Sgd:
         def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
 
-        return OptimizerStepper(system, make, search, damping)
+        refuse(search, damping)
+        return OptimizerStepper(system, make)
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,24 @@ class Lbfgs:
                 line_search_fn="strong_wolfe",
             )
 
-        return OptimizerStepper(system, make, search, damping)
+        refuse(search, damping)
+        return OptimizerStepper(system, make)
+
+
+def refuse(search: Search, damping: Damping) -> None:
+    """Raise UserError for a search or a damping, which a first-order step does not use."""
+    for group, part, call in (("search", search, "run"), ("damping", damping, "after")):
+        if hasattr(part, call):
+            raise UserError(
+                f"{group}={type(part).__name__} has no effect on a first-order step: leave it out, "
+                f"or set {group}=none"
+            )
 
 
 class OptimizerStepper(Stepper):
     """Runs a torch optimizer on a copy of the parameters, through the same loop as any step."""
 
-    def __init__(self, system: System, make: Make, search: Search, damping: Damping) -> None:
-        for group, part, call in (("search", search, "run"), ("damping", damping, "after")):
-            if hasattr(part, call):
-                raise UserError(
-                    f"{group}={type(part).__name__} has no effect on a first-order step: leave it "
-                    f"out, or set {group}=none"
-                )
+    def __init__(self, system: System, make: Make) -> None:
         self.system = system
         self.parameters: Direction = system.get_parameters()
         self.make = make

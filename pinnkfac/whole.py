@@ -18,6 +18,8 @@ def whole(path: Path, write: Callable[[Path], None]) -> Path:
     try:
         try:
             write(aside)
+            with open(aside, "rb") as file:  # on the disk before it takes the name
+                os.fsync(file.fileno())
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)

@@ -180,6 +180,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                 "holds a comma, a bracket or another sign (KEY='VALUE', and \"...\" around both "
                 "for the shell)"
             ) from error
+        if read[-1].key_or_group in GROUPS and read[-1].value() is None:
+            raise UserError(f"{override}: one of its options is needed, as 'list' shows them")
     return read
 
 

@@ -51,7 +51,12 @@ def check(system, points, sizes):
     theta = flat(system.get_parameters())
     r = weighted(system, theta, points).detach()
     j = jacobian(system, points)
-    assert [len(p) for p in points] == sizes
+    terms = [t.residual.term for t in system.terms]  # a single point is drawn once
+    given = [
+        n if t.where.dimension or hasattr(t.where, "given") else 1
+        for t, n in zip(terms, sizes, strict=True)
+    ]
+    assert [len(p) for p in points] == given
     assert j.shape == (linearisation.residual.numel(), theta.numel())
     assert theta.numel() == system.parameter_number
     v = random_direction(system)

@@ -308,9 +308,23 @@ def execute(words, folder):
     )  # fmt: skip
 
 
+OFTEN = list(range(0, len(CASES), 2))
+"""The cases of the default run; the others are slow, as each starts a process."""
+SELDOM = list(range(1, len(CASES), 2))
+
+
 @pytest.fixture(scope="module")
 def outcomes(finished, tmp_path_factory):
-    """All cases, two at a time."""
+    return all_outcomes(OFTEN, finished, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def other_outcomes(finished, tmp_path_factory):
+    return all_outcomes(SELDOM, finished, tmp_path_factory)
+
+
+def all_outcomes(numbers, finished, tmp_path_factory):
+    """What comes of the cases of these numbers, run two at a time."""
 
     def one(number):
         this = CASES[number]
@@ -330,7 +344,7 @@ def outcomes(finished, tmp_path_factory):
         return folder, execute(words, folder), before, contents(folder)
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(one, range(len(CASES))))
+        return dict(zip(numbers, pool.map(one, numbers), strict=True))
 
 
 def contents(folder):
@@ -342,13 +356,23 @@ def contents(folder):
 
 
 def test_the_table_is_long_enough():
-    assert len(CASES) >= 60
+    assert len(OFTEN) >= 60
+    assert sorted(OFTEN + SELDOM) == list(range(len(CASES)))
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=[c.words[:50] for c in CASES])
+@pytest.mark.parametrize("number", OFTEN, ids=[CASES[n].words[:50] for n in OFTEN])
 def test_a_mistake_ends_in_one_clear_line(outcomes, number):
-    this = CASES[number]
-    folder, done, before, after = outcomes[number]
+    check(CASES[number], *outcomes[number])
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("number", SELDOM, ids=[CASES[n].words[:50] for n in SELDOM])
+def test_another_mistake_ends_in_one_clear_line(other_outcomes, number):
+    check(CASES[number], *other_outcomes[number])
+
+
+def check(this, folder, done, before, after):
     said = done.stderr + (done.stdout if this.words in ("", *CHECKS) else "")
     assert done.returncode != 0, done.stdout
     assert "Traceback" not in done.stderr + done.stdout

@@ -26,7 +26,8 @@ from pinnkfac.curvature.preconditioner import InverseSettings
 from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.kfac import Automatic, Kfac, KfacStepper
+from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
+from pinnkfac.step.kfac import Kfac
 from pinnkfac.step.search import Fixed, Grid
 
 LIMIT = 1e-8
@@ -81,7 +82,7 @@ def problem_of(meta: dict[str, Any], data: dict[str, np.ndarray]) -> Problem:
     )
 
 
-def stepper_of(meta: dict[str, Any], system: System) -> KfacStepper:
+def stepper_of(meta: dict[str, Any], system: System) -> GaussNewtonStepper:
     """The published settings in our words."""
     h = meta["hyperparameters"]
     automatic = h["lr"][0] == "auto"
@@ -146,7 +147,7 @@ def replay(path: Path) -> Deviation:
                     key = f"step{step}_{letter}_{name}{layer}"
                     if key in data:
                         published = torch.from_numpy(data[key])
-                        mine = stepper.average.pairs[term][layer][side]
+                        mine = stepper.descent.average.pairs[term][layer][side]
                         worst_factors = max(worst_factors, relative(mine, published))
                         arrays += 1
     return Deviation(worst_parameters, worst_factors, meta["steps"], arrays)

@@ -20,7 +20,8 @@ from pinnkfac.linearise import System
 from pinnkfac.loop import Progress, Stop, run
 from pinnkfac.sources import PointSettings, PointSource
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.kfac import Automatic, Kfac
+from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.kfac import Kfac
 from pinnkfac.step.search import Backtracking, Fixed
 
 

@@ -34,10 +34,12 @@ from torch import nn
 from pinnkfac import UserError
 from pinnkfac.curvature.kfac import Factors, factors
 from pinnkfac.curvature.kronecker import merge
+from pinnkfac.curvature.preconditioner import InverseSettings
 from pinnkfac.linearise import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant, Exponential, LevenbergMarquardt, Steps
-from pinnkfac.step.kfac import Automatic, InverseSettings, Kfac
+from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.kfac import Kfac
 from pinnkfac.step.model import minimise
 from pinnkfac.step.search import Backtracking, Fixed, Grid, Quadratic
 
@@ -374,7 +376,7 @@ def test_where_no_length_helps_the_parameters_stay(search):
     """The damping is so low, and the direction so wrong, that no trial lowers the loss."""
     system, points, stepper = started(poisson(), search=search)
     stepper.update(points)
-    stepper._newton = lambda gradient, linearisation: gradient  # uphill
+    stepper.descent.direction = lambda linearisation, gradient, damping: gradient  # uphill
     before = flat(system.get_parameters())
     report = stepper.update(points)
     assert report.length == 0.0
@@ -487,7 +489,7 @@ def test_kfac_star_minimises_the_model_over_its_directions(build, by_layer, damp
     linearisation = system.linearise(points)
     j, gradient = jacobian(system, points), flat(linearisation.gradient())
     stepper.update(points)
-    newton = flat(stepper.preconditioner.apply(unflat(gradient, system.get_parameters())))
+    newton = flat(stepper.descent.preconditioner.apply(unflat(gradient, system.get_parameters())))
     sources = []
     for source in (newton, last):
         pieces = source.split([v.numel() for v in system.get_parameters()])
@@ -509,11 +511,11 @@ def test_lengths_by_layer_never_predict_less_than_one_length():
                 torch.manual_seed(seed)
                 system, points, stepper = started(poisson(), lengths=lengths)
                 linearisation = system.linearise(points)
-                stepper.average.update(linearisation)
-                stepper.preconditioner.update(stepper.damping, 0)
+                stepper.descent.average.update(linearisation)
+                stepper.descent.preconditioner.update(stepper.damping, 0)
                 gradient = linearisation.gradient()
                 stepper.past = [random_direction(system, seed + k) for k in range(memory)]
-                newton = stepper.preconditioner.apply([-v for v in gradient])
+                newton = stepper.descent.preconditioner.apply([-v for v in gradient])
                 predicted.append(stepper._direction(newton, gradient, linearisation)[1])
             assert predicted[1] >= predicted[0] * (1 - 1e-10) > 0
 
@@ -523,10 +525,10 @@ def test_more_memory_never_predicts_less(by_layer):
     lengths = Automatic(by_layer=by_layer, damped=False)
     system, points, stepper = started(poisson(), lengths=lengths)
     linearisation = system.linearise(points)
-    stepper.average.update(linearisation)
-    stepper.preconditioner.update(stepper.damping, 0)
+    stepper.descent.average.update(linearisation)
+    stepper.descent.preconditioner.update(stepper.damping, 0)
     gradient = linearisation.gradient()
-    newton = stepper.preconditioner.apply([-v for v in gradient])
+    newton = stepper.descent.preconditioner.apply([-v for v in gradient])
     predicted = []
     for memory in range(4):
         stepper.past = [random_direction(system, seed) for seed in range(memory)]

@@ -1,0 +1,244 @@
+"""Steps along δ = −(C + λ)⁻¹ ∇loss, with C the Gramian JᵀJ or an approximation to it.
+
+What C is, and how it is inverted, is a ``Descent``; momentum, step length and damping are the same
+for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pinnkfac.direction import Direction, combine, inner, norm
+from pinnkfac.errors import UserError
+from pinnkfac.linearise import Linearisation, System, TermPoints
+from pinnkfac.settings import Number, Positive
+from pinnkfac.step.base import Report, Stepper
+from pinnkfac.step.damping import Damping
+from pinnkfac.step.model import best_combination
+from pinnkfac.step.search import Accepted, Search
+
+CAUTION = 100.0
+"""Factor on the damping after a divergence, from at least SMALLEST."""
+SMALLEST = 1e-8
+
+
+class Descent:
+    """Curvature in the course of a run: what turns a gradient into a direction.
+
+    A new one overrides ``direction``, and the rest where it keeps something between steps.
+    """
+
+    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
+        """Take in the linearisation of step number ``step``: averages, inverses."""
+
+    def direction(
+        self, linearisation: Linearisation, gradient: Direction, damping: float
+    ) -> Direction:
+        """δ = −(C + damping)⁻¹ gradient."""
+        raise NotImplementedError
+
+    def taken(self, step: Direction | None) -> None:
+        """Learn of the step that was taken, length and momentum included; None: none was."""
+
+    def restart(self) -> str:
+        """Forget what was averaged, after a divergence; returns its name, such as 'factors'."""
+        return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """Step length and momentum from the exact quadratic model (KFAC*).
+
+    ``by_layer`` gives every layer its own length and momentum. ``memory`` is the number of last
+    steps that are directions too (published: 1, the momentum). ``first_length`` scales the first
+    step instead of the model, as published (1e-6); None uses the model from the start. ``damped``
+    adds λ‖step‖²/2 to the model.
+    """
+
+    by_layer: bool = True
+    memory: Number = 1
+    first_length: Positive | None = None
+    damped: bool = True
+
+
+class GaussNewtonStepper(Stepper):
+    """A descent with momentum, search and damping, in the course of a run.
+
+    With ``lengths=None`` the direction is δ + momentum · (last direction), and the search decides
+    how far to go; with ``Automatic`` the quadratic model decides, and the search only checks.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        descent: Descent,
+        search: Search,
+        damping: Damping,
+        *,
+        momentum: float = 0.0,
+        lengths: Automatic | None = None,
+    ) -> None:
+        for group, part, needed in (("search", search, "run"), ("damping", damping, "after")):
+            if not hasattr(part, needed):
+                raise UserError(f"{group}=none fits first-order steps only: choose another option")
+        self.system = system
+        self.descent = descent
+        self.momentum = momentum
+        self.lengths = lengths
+        self.search = search
+        self.schedule = damping
+        self.damping = damping.start
+        self.steps = 0
+        self.past: list[Direction] = []
+        self.last_length: float | None = None
+        self.pending: tuple[float, float] | None = None
+
+    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+        linearisation = self.system.linearise(points)
+        if not math.isfinite(linearisation.loss):
+            return Report(linearisation.losses, linearisation.loss, length=0.0)
+        self._settle(linearisation.loss if same_loss else math.nan)
+        self.descent.prepare(linearisation, self.damping, self.steps)
+        gradient = linearisation.gradient()
+        newton = self.descent.direction(linearisation, gradient, self.damping)
+        direction, predicted = self._direction(newton, gradient, linearisation)
+        slope = inner(gradient, direction)
+        curvature = self._curvature(direction, slope, predicted, linearisation)
+        accepted = self._search(direction, slope, linearisation.loss, points)
+        used, ratio = self.damping, math.nan
+        if self.schedule.needs_ratio:
+            a = accepted.length
+            expected = -(a * slope + 0.5 * a * a * curvature)
+            if math.isnan(accepted.loss):
+                self.pending = (linearisation.loss, expected)
+            else:
+                ratio = self._ratio(linearisation.loss, accepted, expected)
+        if self.pending is None:
+            self.damping = self.schedule.after(self.damping, ratio, self.steps)
+        self._remember(direction, accepted)
+        self.steps += 1
+        return Report(
+            losses=linearisation.losses,
+            trained_loss=linearisation.loss,
+            length=accepted.length,
+            damping=used,
+            ratio=ratio,
+            trials=accepted.trials,
+            direction_norm=norm(direction),
+        )
+
+    def _settle(self, loss: float) -> None:
+        """A step whose loss was not evaluated is judged by the loss of the next one."""
+        if self.pending is not None:
+            before, expected = self.pending
+            if not math.isnan(loss):
+                ratio = (before - loss) / expected if expected > 0 else math.nan
+                self.damping = self.schedule.after(self.damping, ratio, self.steps - 1)
+            self.pending = None
+
+    def _direction(
+        self, newton: Direction, gradient: Direction, linearisation: Linearisation
+    ) -> tuple[Direction, float]:
+        """The direction with its momentum, and the reduction that the model predicts for it (NaN
+        where its length is left to the search)."""
+        lengths = self.lengths
+        if lengths is None:
+            if self.past:
+                newton = combine((1.0, newton), (self.momentum, self.past[0]))
+            return newton, math.nan
+        if self.steps == 0 and lengths.first_length is not None:
+            return [lengths.first_length * v for v in newton], math.nan
+        damping = self.damping if lengths.damped else 0.0
+        sources = [newton, *self.past]
+        return best_combination(
+            linearisation, gradient, sources, damping, by_layer=lengths.by_layer
+        )
+
+    def _search(
+        self, direction: Direction, slope: float, loss_0: float, points: Sequence[TermPoints]
+    ) -> Accepted:
+        """Choose the length and move there."""
+        start = self.system.get_parameters()
+        where = 0.0
+
+        def loss(length: float) -> float:
+            nonlocal where
+            self.system.set_parameters(combine((1.0, start), (length, direction)))
+            where = length
+            return self.system.loss(points)
+
+        last = None if self.lengths is not None else self.last_length
+        accepted = self.search.run(loss, loss_0, slope, last)
+        if loss_0 - accepted.loss < 4 * torch.finfo(self.system.dtype).eps * loss_0:
+            accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
+        if accepted.length == 0.0:
+            self.system.set_parameters(start)
+        elif where != accepted.length:
+            self.system.set_parameters(combine((1.0, start), (accepted.length, direction)))
+        return accepted
+
+    def _curvature(
+        self, direction: Direction, slope: float, predicted: float, linearisation: Linearisation
+    ) -> float:
+        """‖J d‖², from the model's prediction −(slope + ‖J d‖²/2) where there is one."""
+        if not math.isnan(predicted):
+            return -2.0 * (predicted + slope)
+        if not self.schedule.needs_ratio:
+            return math.nan
+        return float(linearisation.jvp(direction).square().sum())
+
+    def _ratio(self, loss: float, accepted: Accepted, expected: float) -> float:
+        """Actual over expected reduction of the loss; NaN where the step was rejected."""
+        if accepted.length == 0.0:
+            return math.nan
+        if self.lengths is not None and accepted.shrunk:
+            return 0.0  # the model's own step did not lower the loss
+        return (loss - accepted.loss) / expected if expected > 0 else math.nan
+
+    def _remember(self, direction: Direction, accepted: Accepted) -> None:
+        lengths = self.lengths
+        step = [accepted.length * v for v in direction] if accepted.length > 0 else None
+        self.descent.taken(step)
+        if step is not None:
+            self.last_length = accepted.length
+        if lengths is None:
+            self.past = [direction] if self.momentum else []
+        elif step is None:
+            self.past = []
+        else:
+            self.past = [step, *self.past][: lengths.memory]
+
+    def recover(self) -> str:
+        before = self.damping
+        forgotten = self.descent.restart()
+        self.past, self.last_length, self.pending = [], None, None
+        self.damping = max(before, SMALLEST) * CAUTION
+        anew = " and ".join(filter(None, ("momentum", forgotten)))
+        return f"damping {before:.1g} → {self.damping:.1g}, {anew} anew"
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {
+            "descent": self.descent.state_dict(),
+            **{name: getattr(self, name) for name in self._plain},
+        }
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = copy.deepcopy(state)
+        self.descent.load_state_dict(state["descent"])
+        for name in self._plain:
+            setattr(self, name, state[name])
+
+    _plain = ("damping", "steps", "past", "last_length", "pending")

@@ -264,7 +264,7 @@ class System:
         )
         if needed > self.memory:
             heads = self.workers.map(lambda piece: self._head(*piece), pieces)
-            return Linearisation(self, tasks, heads)
+            return Linearisation(self, tasks, heads, kept=False)
         with making("the linearisation", "memory, points.scale or net.widths"):
             blocks = self.workers.map(lambda task: task(), tasks)
         heads = [Head(block.term, block.weight, block.residual) for block in blocks]
@@ -315,15 +315,22 @@ class Linearisation:
     """The residual r and products with its Jacobian J, weighted so that the loss is ½‖r‖².
 
     Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
-    are functions that return them: kept, or computed anew at each call; they are valid as long
-    as the net's parameters don't change.
+    are functions that return them: ``kept``, or computed anew at each call; they are valid as long
+    as the net's parameters don't change. ``terms`` are the numbers of their terms.
     """
 
     def __init__(
-        self, system: System, blocks: Sequence[Callable[[], Block]], heads: Sequence[Head]
+        self,
+        system: System,
+        blocks: Sequence[Callable[[], Block]],
+        heads: Sequence[Head],
+        *,
+        kept: bool = True,
     ) -> None:
         self.system = system
         self.blocks = list(blocks)
+        self.kept = kept
+        self.terms = [head.term for head in heads]
         self._sizes = [head.residual.shape for head in heads]
         self.losses = [0.0] * len(system.terms)
         for head in heads:

@@ -21,14 +21,18 @@ import torch
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
+from pinnkfac.curvature.gramian import GramianSettings
 from pinnkfac.curvature.kfac import Factors
 from pinnkfac.curvature.preconditioner import InverseSettings
 from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp
+from pinnkfac.step.base import Step
 from pinnkfac.step.damping import Constant
+from pinnkfac.step.engd import Engd
 from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
 from pinnkfac.step.kfac import Kfac
-from pinnkfac.step.search import Fixed, Grid
+from pinnkfac.step.search import Fixed, Grid, Search
+from pinnkfac.step.spring import Published, Spring
 
 LIMIT = 1e-8
 
@@ -84,7 +88,12 @@ def problem_of(meta: dict[str, Any], data: dict[str, np.ndarray]) -> Problem:
 
 def stepper_of(meta: dict[str, Any], system: System) -> GaussNewtonStepper:
     """The published settings in our words."""
-    h = meta["hyperparameters"]
+    step, search = STEPS[meta["optimizer"]](meta["hyperparameters"])
+    damping = Constant(meta["hyperparameters"]["damping"])
+    return step.start(system, search, damping, Generator().manual_seed(0))
+
+
+def kfac(h: dict[str, Any]) -> tuple[Step, Search]:
     automatic = h["lr"][0] == "auto"
     step = Kfac(
         factors=Factors(
@@ -98,8 +107,28 @@ def stepper_of(meta: dict[str, Any], system: System) -> GaussNewtonStepper:
         momentum=h.get("momentum", 0.0),
         lengths=Automatic(by_layer=False, first_length=h["lr"][1]) if automatic else None,
     )
-    search = Fixed(1.0) if automatic else Grid()
-    return step.start(system, search, Constant(h["damping"]), Generator().manual_seed(0))
+    return step, Fixed(1.0) if automatic else Grid()
+
+
+def engd(h: dict[str, Any]) -> tuple[Step, Search]:
+    names = {"full": "full", "per_layer": "layerwise", "diagonal": "diagonal"}
+    gramian = GramianSettings(
+        approximation=names[h["approximation"]],
+        decay=h["ema_factor"],
+        start="identity" if h.get("initialize_to_identity", False) else "zero",
+    )
+    return Engd(gramian, solver="least-squares"), Grid()
+
+
+def spring(h: dict[str, Any]) -> tuple[Step, Search]:
+    published = Published(h["lr"], h["norm_constraint"], bias_correction=False)
+    return Spring(h["decay_factor"], relative=False, geodesic=False, published=published), Fixed(
+        1.0
+    )
+
+
+STEPS = {"KFAC": kfac, "ENGD": engd, "SPRING": spring}
+"""Optimizers as the files name them, and what turns their settings into ours."""
 
 
 def load_parameters(system: System, data: dict[str, np.ndarray], step: int) -> None:
@@ -124,7 +153,7 @@ def replay(path: Path) -> Deviation:
     with np.load(path) as archive:
         data = {name: archive[name] for name in archive.files}
     meta = json.loads(str(data["meta"]))
-    if meta["optimizer"] != "KFAC":
+    if meta["optimizer"] not in STEPS:
         raise NotImplementedError(f"{meta['optimizer']} is not a step of this version")
     widths = meta["widths"]
     net = Mlp(widths[0], 1, widths[1:-1])

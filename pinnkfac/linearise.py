@@ -232,6 +232,14 @@ class System:
         z, _ = self._forward(term, chunk.points, keep=False)
         return term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
 
+    def weighted_residual(self, points: Sequence[TermPoints]) -> Tensor:
+        """The residual of a linearisation at the same points, flat: the loss is half its square."""
+        pieces = []
+        for number, (term, r) in enumerate(zip(self.terms, self.residuals(points), strict=True)):
+            scaled = r if self.scales is None else r * self.scales[number]
+            pieces.append(math.sqrt(term.residual.term.weight / len(r)) * scaled.reshape(-1))
+        return torch.cat(pieces)
+
     def losses(self, points: Sequence[TermPoints]) -> list[float]:
         """½ · mean over points of Σ residual² for every term, as written by the user."""
         return [0.5 * float(r.square().sum() / len(r)) for r in self.residuals(points)]

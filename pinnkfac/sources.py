@@ -5,16 +5,63 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from torch import Generator
+import torch
+from torch import Generator, Tensor
 
 from pinnkfac.domain import PointSet, Sampling, Uniform
+from pinnkfac.domain.sampling import subset
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.linearise import System, TermPoints
 from pinnkfac.memory import check_fits, making
 from pinnkfac.problem import Term
-from pinnkfac.settings import Count, Number, Positive
+from pinnkfac.settings import Count, NonNegative, Number, Positive, Range
+
+
+@dataclass(frozen=True)
+class ResidualAdaptive:
+    """Residual-based adaptive distribution: new points lie where the residual is large.
+
+    Of ``factor`` times as many candidates, drawn as always, points are kept without replacement
+    with probabilities in proportion to
+
+        |r|^power / mean |r|^power + constant;
+
+    |r| is the norm over the equations of a term, each with the scale that it is trained with. A
+    ``share`` of the points is drawn as always, so that nothing is left uncovered. Terms on given
+    or single points keep theirs. The loss is the mean over these points, as published: an estimate
+    of the integral of r² with more weight where the residual was large, not of the integral
+    itself. Source: RAD of Wu, Zhu, Tan, Kartha & Lu 2023, arXiv:2207.10289, eq. 2 (with share 0).
+    """
+
+    factor: Annotated[int, Range(least=2)] = 10
+    power: NonNegative = 1.0
+    constant: NonNegative = 1.0
+    share: Annotated[float, Range(least=0, most=1)] = 0.2
+
+    def weights(self, residual: Tensor) -> Tensor:
+        """What the probability to be kept is proportional to, [batch], from the residuals at the
+        candidates, [batch, equation]; all equal where they are not finite, or all 0."""
+        size = residual.detach().to("cpu", torch.float64).norm(dim=1)
+        largest = float(size.max())
+        if not 0.0 < largest < math.inf:
+            return torch.ones_like(size)
+        powers = (size / largest) ** self.power  # divided first: powers of small residuals vanish
+        return powers / powers.mean() + self.constant
+
+
+@dataclass(frozen=True)
+class Growth:
+    """More points where the net fits them: ``factor`` times as many whenever they are exchanged
+    because of ``gap``, up to ``most`` times the first number."""
+
+    factor: Annotated[float, Range(least=1)] = 1.0
+    most: Annotated[float, Range(least=1)] = 10.0
+
+    def after(self, size: float) -> float:
+        """The next multiple of the first number of points."""
+        return min(self.most, size * self.factor)
 
 
 @dataclass(frozen=True)
@@ -26,7 +73,8 @@ class PointSettings:
     ``numbers``. ``every``: draw new points every k steps; 0 keeps them. ``gap``: beside that,
     every ``check`` steps the loss is evaluated on new points, and these replace the old ones where
     it exceeds ``gap`` times the loss trained on: the net has begun to fit the points instead of
-    the equation. None: never.
+    the equation. None: never. ``adaptive`` chooses all but the first points among candidates;
+    ``gap`` then compares with the loss on all of these.
     """
 
     sampling: Sampling = field(default_factory=Uniform)
@@ -37,9 +85,11 @@ class PointSettings:
     lower: Count = 200
     scale: Positive = 1.0
     numbers: Mapping[str, Count] = field(default_factory=dict)
+    adaptive: ResidualAdaptive | None = None
+    growth: Growth = field(default_factory=Growth)
 
     def number(self, term: Term, dimension: int) -> int:
-        """How many points a term gets in a problem of that many coordinates."""
+        """How many points a term gets at first, in a problem of that many coordinates."""
         if term.name in self.numbers:
             return self.numbers[term.name]
         full = term.where.dimension == dimension
@@ -59,18 +109,27 @@ class PointSource:
         self.generator = generator
         self.current: list[TermPoints] = []
         self.exchanged = 0
+        self.size = 1.0
+        """The multiple of the first number of points that each term has."""
         names = [t.residual.term.name for t in system.terms]
         for name in settings.numbers:
             if name not in names:
                 raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
 
+    @property
+    def _terms(self) -> list[Term]:
+        return [t.residual.term for t in self.system.terms]
+
     def numbers(self) -> dict[str, int]:
         """How many points each term has, by its name."""
-        terms = [t.residual.term for t in self.system.terms]
         if self.current:
-            return {t.name: len(own) for t, own in zip(terms, self.current, strict=True)}
+            pairs = zip(self._terms, self.current, strict=True)
+            return {term.name: len(own) for term, own in pairs}
+        return {term.name: self._number(term) for term in self._terms}
+
+    def _number(self, term: Term) -> int:
         dimension = len(self.system.problem.coordinates.names)
-        return {t.name: self.settings.number(t, dimension) for t in terms}
+        return max(1, round(self.size * self.settings.number(term, dimension)))
 
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
@@ -78,36 +137,99 @@ class PointSource:
         ``loss`` is the last one that was trained on with the current points.
         """
         settings = self.settings
-        if not self.current or (settings.every and step % settings.every == 0):
-            self.current = self._draw()
+        due = settings.every > 0 and step % settings.every == 0
+        if not self.current or (due and step == 0):
+            self.current = self.system.prepare(self._draw())
+        elif due:
+            self.current = self._anew()
         elif settings.gap is not None and step % settings.check == 0:
-            fresh = self._draw()
-            if self.system.loss(fresh) > settings.gap * loss:
-                self.current = fresh
+            unseen = self._candidates()
+            prepared = self.system.prepare(unseen)
+            residuals = self._residuals(prepared)
+            if self._loss(residuals) > settings.gap * loss:
                 self.exchanged += 1
+                self._exchange(unseen, prepared, residuals)
         return self.current
 
     def state_dict(self) -> dict[str, Any]:
         """The current points, so that a run can go on with them."""
         points = [own.points.state_dict() for own in self.current]
-        return {"points": points, "exchanged": self.exchanged}
+        return {"points": points, "exchanged": self.exchanged, "size": self.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.current = self.system.prepare([PointSet(**points) for points in state["points"]])
         self.exchanged = state["exchanged"]
+        self.size = state.get("size", 1.0)
 
-    def _draw(self) -> list[TermPoints]:
-        return self.system.prepare([self._points(t.residual.term) for t in self.system.terms])
+    # -- new points --------------------------------------------------------------------------------
+    def _exchange(
+        self, unseen: list[PointSet], prepared: list[TermPoints], residuals: list[Tensor]
+    ) -> None:
+        """Take unseen points, or some of them, or more than these."""
+        larger = self.settings.growth.after(self.size)
+        if larger > self.size:
+            self.size = larger
+            self.current = self._anew()
+        elif self.settings.adaptive is not None:
+            self.current = self._kept(self.settings.adaptive, unseen, residuals)
+        else:
+            self.current = prepared
+
+    def _anew(self) -> list[TermPoints]:
+        drawn = self._candidates()
+        adaptive = self.settings.adaptive
+        if adaptive is None:
+            return self.system.prepare(drawn)
+        return self._kept(adaptive, drawn, self._residuals(self.system.prepare(drawn)))
+
+    def _kept(
+        self, adaptive: ResidualAdaptive, candidates: list[PointSet], residuals: list[Tensor]
+    ) -> list[TermPoints]:
+        """Points chosen among candidates by their residuals, and a share drawn as always."""
+        result = []
+        for term, drawn, residual in zip(self._terms, candidates, residuals, strict=True):
+            if term.where.dimension == 0:
+                result.append(drawn)
+                continue
+            number = self._number(term)
+            anywhere = round(adaptive.share * number)
+            rows = subset(adaptive.weights(residual), number - anywhere, self.generator)
+            parts = [drawn[rows]] if len(rows) else []
+            if anywhere:
+                parts.append(self._points(term, anywhere))
+            result.append(PointSet.concatenate(parts))
+        return self.system.prepare(result)
+
+    def _residuals(self, points: list[TermPoints]) -> list[Tensor]:
+        """As they are trained: each equation with its scale."""
+        residuals = self.system.residuals(points)
+        if self.system.scales is None:
+            return residuals
+        return [r * s for r, s in zip(residuals, self.system.scales, strict=True)]
+
+    def _loss(self, residuals: list[Tensor]) -> float:
+        return self.system.weighted([0.5 * float(r.square().sum() / len(r)) for r in residuals])
+
+    # -- drawing -----------------------------------------------------------------------------------
+    def _draw(self, factor: int = 1) -> list[PointSet]:
+        return [self._points(term, factor * self._number(term)) for term in self._terms]
+
+    def _candidates(self) -> list[PointSet]:
+        adaptive = self.settings.adaptive
+        return self._draw(1 if adaptive is None else adaptive.factor)
 
     def _setting(self, term: Term) -> str:
         """What decides how many points a term gets."""
         if term.name in self.settings.numbers:
-            return f"points.numbers.{term.name}"
-        return "points.scale" if term.points else "points.scale, points.interior or points.lower"
+            own = f"points.numbers.{term.name}"
+        else:
+            own = "points.scale" if term.points else "points.scale, points.interior or points.lower"
+        if self.settings.adaptive is not None:
+            own += ", or points.adaptive.factor"
+        return own if self.size == 1.0 else f"{own}, or points.growth.most"
 
-    def _points(self, term: Term) -> PointSet:
+    def _points(self, term: Term, number: int) -> PointSet:
         coordinates = len(self.system.problem.coordinates.names)
-        number = self.settings.number(term, coordinates)
         what, setting = f"{number} points of term '{term.name}'", self._setting(term)
         check_fits(4 * 8 * number * coordinates, what, setting)
         with making(what, setting):

@@ -9,12 +9,9 @@ from oracles import assert_close, flat, jacobian, unflat
 from torch import Generator
 
 from pinnkfac.balance import Balance
+from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
 from pinnkfac.curvature.kfac import Average, Factors
-from pinnkfac.curvature.preconditioner import (
-    InverseSettings,
-    Preconditioner,
-    conjugate_gradients,
-)
+from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner
 from pinnkfac.curvature.traces import mean_square_norms
 from pinnkfac.linearise import System
 from pinnkfac.loop import Progress, Stop, run

@@ -9,7 +9,7 @@ from oracles import assert_close, jacobian
 
 from pinnkfac import UserError
 from pinnkfac.curvature import kernel as module
-from pinnkfac.curvature.kernel import Plan, kernel, plan_kernel
+from pinnkfac.curvature.kernel import Plan, kernel, plan_kernel, points_by_term
 from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp
 
@@ -26,7 +26,7 @@ def plans(linearisation):
         tuple(i % 2 == 0 for i in range(number)),
     ):
         yield Plan(ways, zeros, zeros)
-    yield plan_kernel(linearisation)
+    yield plan_kernel(linearisation.system, points_by_term(linearisation))
 
 
 def check(system, points):
@@ -97,10 +97,10 @@ def test_dense_layers_are_sliced_to_the_budget(monkeypatch):
 
 def test_the_plan_takes_the_cheaper_way_of_every_layer():
     wide = System(poisson(), Mlp(2, 1, [256, 256]))
-    plan = plan_kernel(wide.linearise(points_for(wide, 30, 10)))
+    plan = plan_kernel(wide, [30, 10])
     assert plan.by_rows == (False, True, True)
     narrow = System(poisson(3), Mlp(3, 1, [16, 16]))
-    plan = plan_kernel(narrow.linearise(points_for(narrow, 30, 10)))
+    plan = plan_kernel(narrow, [30, 10])
     assert plan.by_rows == (False, False, False)
     chosen = [min(r, d) for r, d in zip(plan.rows, plan.dense, strict=True)]
     assert plan.multiplications == sum(chosen)

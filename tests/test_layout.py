@@ -44,6 +44,7 @@ LAYERS = (
     "configuration",
     "assembly",
     "checkpoints",
+    "interruption",
     "display",
     "watching",
 )

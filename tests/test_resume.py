@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pinnkfac import Box, Parameter, Problem, Solution, Term, UserError, lap, resume, solve
+from pinnkfac.__main__ import main
 from pinnkfac.run_folder import RunFolder, StoredRun
 
 SMALL = ("net.widths=[8,8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
@@ -30,7 +31,26 @@ def solved(folder, *overrides, pde="poisson2d"):
     return solve(pde, *QUICK, *overrides, folder=folder)
 
 
-STEPS = ("kfac_cg", "kfac", "kfac_star", "adam", "sgd", "lbfgs")
+STEPS = (
+    "kfac_cg",
+    "kfac",
+    "kfac_star",
+    "spring",
+    "spring_published",
+    "engd_w",
+    "engd_w_nystrom",
+    "engd_full",
+    "engd_layerwise",
+    "engd_diagonal",
+    "ekfac",
+    "cg_fac",
+    "gauss_newton_cg",
+    "ssbfgs",
+    "ssbroyden",
+    "adam",
+    "sgd",
+    "lbfgs",
+)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -123,7 +143,14 @@ def test_another_step_brings_its_search_along_and_keeps_the_net(tmp_path, capsys
     said = capsys.readouterr().out
     assert "resumed poisson2d at step 5" in said
     assert "net, coefficients, counters" in said and "state of the step" in said.split(";")[1]
-    assert "choices.step: kfac_cg → adam" in said
+    changes = [line for line in said.splitlines() if " → " in line]
+    assert changes == [
+        "  search: backtracking → none",
+        "  damping: levenberg_marquardt → none",
+        "  step: kfac_cg → adam",
+        "  stop.steps: 5 → 6",
+        "  step.learning_rate: – → 1e-09",
+    ]
     config = StoredRun.open(tmp_path).config
     assert dict(config.choices)["search"] == "none" and config.search == {}
     # One Adam step of length 1e-9 leaves the net where it was.
@@ -150,21 +177,25 @@ def test_changed_points_are_drawn_anew_and_other_things_kept(tmp_path, capsys):
     assert "points.numbers.poisson: – → 33" in said
 
 
+PLATE = """
+from pinnkfac import Box, Problem, Term, lap
+
+
+def plate(load: float = 1.0) -> Problem:
+    box = Box(x=(0, 1), y=(0, 1))
+    plate = Term("plate", box.interior, lambda u, at: lap(u) + load, points=20)
+    edge = Term("edge", box.boundary, lambda u, at: u, points=80)
+    return Problem(fields=("u",), terms=[plate, edge])
+"""
+
+
 def test_a_changed_file_keeps_the_net_and_says_what_is_new(tmp_path, capsys):
     path = tmp_path / "plate.py"
-    text = (
-        "from pinnkfac import Box, Problem, Term, lap\n\n\n"
-        "def plate(load: float = 1.0) -> Problem:\n"
-        "    box = Box(x=(0, 1), y=(0, 1))\n"
-        "    plate = Term('plate', box.interior, lambda u, at: lap(u) + load, points=20)\n"
-        "    edge = Term('edge', box.boundary, lambda u, at: u, points=80)\n"
-        "    return Problem(fields=('u',), terms=[plate, edge])\n"
-    )
-    path.write_text(text)
+    path.write_text(PLATE)
     run = tmp_path / "run"
     first = solve(str(path), *QUICK, "stop.steps=5", "run.quiet=false", folder=run)
     capsys.readouterr()
-    path.write_text(text.replace("points=80", "points=90"))
+    path.write_text(PLATE.replace("points=80", "points=90"))
     second = resume(run, "stop.steps=6")
     said = capsys.readouterr().out
     assert "the problem plate has changed" in said and "edge 9" in said
@@ -239,6 +270,17 @@ class Evil:
         return (Path.touch, (Path(self.target),))
 
 
+def flip(path):
+    """One bit of a weight, as a fault of the disk leaves it: torch reads the file none the less."""
+    content = bytearray(path.read_bytes())
+    net = torch.load(path, weights_only=True)["net"]
+    weight = max(net.values(), key=lambda value: value.numel()).contiguous().numpy().tobytes()
+    content[content.index(weight) + 6] ^= 1
+    path.write_bytes(content)
+    changed = torch.load(path, weights_only=True)["net"]
+    assert any(not torch.equal(net[name], changed[name]) for name in net)
+
+
 def damage(folder, how):
     path = folder / "checkpoint.pt"
     if how == "truncated":
@@ -253,6 +295,8 @@ def damage(folder, how):
         evil = Evil()
         evil.target = str(folder / "executed")
         torch.save({"format": 1, "net": evil}, path)
+    elif how == "bit":
+        flip(path)
     else:
         content = torch.load(path, weights_only=True)
         if how == "newer":
@@ -275,6 +319,7 @@ DAMAGES = {
     "empty": "is not a checkpoint that can be read",
     "foreign": "is not a checkpoint that can be read",
     "hostile": "never executed",
+    "bit": "does not agree with its checksums",
     "list": "is not a checkpoint of pinnkfac",
     "newer": "format 99",
     "without net": "does not fit",
@@ -294,6 +339,24 @@ def test_a_bad_checkpoint_is_refused_and_nothing_of_it_is_run(tmp_path, how):
         resume(tmp_path, "stop.steps=4")
     assert DAMAGES[how] in str(found.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_flipped_bit_is_found_wherever_a_checkpoint_is_read(tmp_path, capsys):
+    """The best state is the way out where it is sound, and only there."""
+    solved(tmp_path / "run", "stop.steps=3")
+    run, file = str(tmp_path / "run"), tmp_path / "run/checkpoint.pt"
+    flip(file)
+    for words in (["plot", run], ["export", run, str(tmp_path / "u.npz")], ["resume", run]):
+        assert main([*words, *(["stop.steps=4"] if words[0] == "resume" else [])]) == 2
+        said = capsys.readouterr().err
+        assert f"{file} is damaged" in said and "--checkpoint best" in said
+    assert main(["export", run, str(tmp_path / "u.npz"), "--checkpoint", "best"]) == 0
+    assert Solution.load(run, "best").u(x=0.5, y=0.5) is not None
+    flip(tmp_path / "run/best.pt")
+    for which in ("last", "best"):
+        with pytest.raises(UserError, match="is damaged") as found:
+            Solution.load(run, which)
+        assert "is sound" not in str(found.value)
 
 
 def test_code_from_outside_is_not_called_unless_the_user_says_so(tmp_path):
@@ -373,6 +436,18 @@ def test_a_change_of_precision_that_is_killed_harms_nothing(tmp_path):
     assert resume(tmp_path, "stop.steps=7").summary["dtype"] == "float32"
 
 
+def test_a_file_without_an_argument_of_the_run_is_named_with_it(tmp_path):
+    """The argument is the run's: another file may not have it."""
+    file, other = tmp_path / "plate.py", tmp_path / "other.py"
+    file.write_text(PLATE)
+    other.write_text(PLATE.replace("load", "weight"))
+    solved(tmp_path / "run", "stop.steps=2", "pde.load=2.0", pde=str(file))
+    with pytest.raises(UserError) as found:
+        resume(tmp_path / "run", f"problem={other}", "stop.steps=4")
+    assert "other.py: plate() has no argument 'load', which the run set" in str(found.value)
+    assert "Known: weight" in str(found.value)
+
+
 def test_another_function_of_the_same_file_or_other_arguments_are_another_problem(tmp_path, capsys):
     path = tmp_path / "two.py"
     path.write_text(
@@ -416,13 +491,28 @@ def test_a_file_that_the_pde_file_imports_belongs_to_it(tmp_path, capsys):
     assert "the problem plate has changed" in capsys.readouterr().out
 
 
-def test_a_damaged_record_costs_that_record_only(tmp_path):
-    solved(tmp_path, "stop.steps=4")
-    path = tmp_path / "metrics.jsonl"
+def test_a_damaged_record_costs_that_record_only_and_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    solved(tmp_path / "run", "stop.steps=4")
+    path = tmp_path / "run/metrics.jsonl"
     first, *rest = path.read_text().splitlines()
     path.write_text("\n".join([first, first[:20] + rest[0], *rest]) + "\n")
-    assert [r["step"] for r in StoredRun.open(tmp_path).history] == [1, 2, 4]
-    assert resume(tmp_path, "stop.steps=6").summary["steps"] == 6
+    said = "run/metrics.jsonl, line 2: damaged, its record is left out"
+    assert [r["step"] for r in StoredRun.open("run").history] == [1, 2, 4]
+    assert StoredRun.open("run").damages == [said]
+    for words in (["plot", "run"], ["compare", "run"], ["resume", "run", "stop.steps=6"]):
+        assert main(words) == 0
+        assert f"warning: {said}\n" in capsys.readouterr().err
+    assert [r["step"] for r in StoredRun.open("run").history] == [1, 2, 4, 6]
+    assert StoredRun.open("run").damages == []
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out_without_a_word(tmp_path):
+    solved(tmp_path, "stop.steps=4")
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-9])
+    stored = StoredRun.open(tmp_path)
+    assert [r["step"] for r in stored.history] == [1, 2] and stored.damages == []
 
 
 def test_numbers_that_were_set_hold_for_another_sampling(tmp_path):

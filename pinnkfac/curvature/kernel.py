@@ -61,33 +61,27 @@ class _Piece:
     where: slice
 
 
-def plan_kernel(linearisation: Linearisation) -> Plan:
-    """The cheaper way for every layer."""
-    system = linearisation.system
-    residuals = len(linearisation.residual)
+def plan_kernel(system: System, numbers: Sequence[int]) -> Plan:
+    """The cheaper way for every layer, for so many points of every term."""
+    shapes = [(t.rows, t.residual.equations) for t in system.terms]
+    residuals = sum(n * e for n, (_, e) in zip(numbers, shapes, strict=True))
+    total = sum(n * e * rows for n, (rows, e) in zip(numbers, shapes, strict=True))
     rows, dense = [], []
-    counts = _active_rows(linearisation)
-    for number, layer in enumerate(system.graph.linears):
-        size = layer.in_features * layer.out_features
-        total = counts[number]
-        rows.append(total**2 / 2 * (layer.in_features + layer.out_features + OVERHEAD))
-        dense.append(residuals**2 / 2 * size + total * size + FORMING * residuals * size)
+    for layer, uses in zip(system.graph.linears, system.graph.uses, strict=True):
+        inputs, outputs, own = layer.in_features, layer.out_features, uses * total
+        rows.append(own**2 / 2 * (inputs + outputs + OVERHEAD))
+        per_row = inputs * outputs
+        dense.append((residuals**2 / 2 + own + FORMING * residuals) * per_row)
     by_rows = tuple(r <= d for r, d in zip(rows, dense, strict=True))
     return Plan(by_rows, tuple(rows), tuple(dense))
 
 
-def _active_rows(linearisation: Linearisation) -> list[int]:
-    """Σ over points and equations of the rows that count, by layer."""
-    counts = [0] * len(linearisation.system.graph.linears)
-    seen: dict[int, list[int]] = {}
-    for make, size, term in zip(
-        linearisation.blocks, linearisation.sizes, linearisation.terms, strict=True
-    ):
-        if term not in seen:
-            seen[term] = [sum(map(len, layer.active)) for layer in make().layers]
-        for number, active in enumerate(seen[term]):
-            counts[number] += size[0] * active
-    return counts
+def points_by_term(linearisation: Linearisation) -> list[int]:
+    """How many points every term has."""
+    numbers = [0] * len(linearisation.system.terms)
+    for term, (batch, _) in zip(linearisation.terms, linearisation.sizes, strict=True):
+        numbers[term] += batch
+    return numbers
 
 
 @torch.no_grad()
@@ -97,7 +91,7 @@ def kernel(linearisation: Linearisation, plan: Plan | None = None) -> Tensor:
     ``plan`` decides for every layer; None takes the cheaper way. Raises UserError where the kernel
     itself does not fit into memory.
     """
-    plan = plan or plan_kernel(linearisation)
+    plan = plan or plan_kernel(linearisation.system, points_by_term(linearisation))
     total = len(linearisation.residual)
     settings = "points.scale, points.interior or points.lower"
     size = torch.finfo(linearisation.residual.dtype).bits // 8

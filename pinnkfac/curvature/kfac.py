@@ -281,7 +281,7 @@ def dense_gramian(linearisation: Linearisation) -> Tensor:
     return total
 
 
-def _equal(a: list[Tensor] | None, b: list[Tensor] | None) -> bool:
+def equal(a: list[Tensor] | None, b: list[Tensor] | None) -> bool:
     """Equal by value: scales that were loaded are other objects with the same numbers."""
     if a is None or b is None:
         return a is b
@@ -305,7 +305,7 @@ class Average:
         Factors B of a term are multiplied by the mean of s_new²/s_old² over its equations; the
         dense block, a sum over terms, starts anew.
         """
-        if _equal(scales, self.scales):
+        if equal(scales, self.scales):
             return
         for number, layers in enumerate(self.pairs):
             new = 1.0 if scales is None else scales[number].square()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pinnkfac.curvature.kfac import Average
+from torch import Generator
+
+from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
+from pinnkfac.curvature.kfac import Average, Factors
 from pinnkfac.curvature.kronecker import (
     DampingKind,
     EigenInverse,
     inverse,
     merge,
 )
-from pinnkfac.direction import Direction, combine, inner
+from pinnkfac.direction import Direction
 from pinnkfac.errors import UserError, check_choice
 from pinnkfac.linearise import Linearisation, System
+from pinnkfac.memory import making
 from pinnkfac.settings import Count, Range
 
 Terms = Literal["merged", "sum"]
@@ -98,32 +102,50 @@ class Preconditioner:
         self._dense = None if state["dense"] is None else EigenInverse(*state["dense"])
 
 
-def conjugate_gradients(
-    linearisation: Linearisation,
-    right: Direction,
-    preconditioner: Preconditioner,
-    damping: float,
-    iterations: int,
-) -> Direction:
-    """Solve (JᵀJ + λ) x = right by preconditioned conjugate gradients from 0.
+class KfacInverse(ApproximateInverse):
+    """Averaged Kronecker factors and their inverse in the course of a run."""
 
-    One iteration costs one product with J and one with Jᵀ; the first iterate is a multiple of
-    C⁻¹·right. Stops early where a search direction has no positive curvature left.
-    """
-    residual = [v.clone() for v in right]
-    preconditioned = preconditioner.apply(residual)
-    search = preconditioned
-    scale = inner(residual, preconditioned)
-    total = [0.0 * v for v in right]
-    for _ in range(iterations):
-        image = linearisation.vjp(linearisation.jvp(search))
-        image = combine((1.0, image), (damping, search))
-        curvature = inner(search, image)
-        if not (curvature > 0 and scale > 0):
-            break
-        total = combine((1.0, total), (scale / curvature, search))
-        residual = combine((1.0, residual), (-scale / curvature, image))
-        preconditioned = preconditioner.apply(residual)
-        scale, before = inner(residual, preconditioned), scale
-        search = combine((1.0, preconditioned), (scale / before, search))
-    return total
+    def __init__(
+        self, factors: Factors, inverse: InverseSettings, system: System, generator: Generator
+    ) -> None:
+        self.factors = factors
+        self.inverse = inverse
+        self.system = system
+        self.generator = generator
+        self.restart()
+
+    def restart(self) -> str:
+        self.average = Average(self.factors)
+        self.preconditioner = Preconditioner(self.inverse, self.system, self.average)
+        return "factors"
+
+    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
+        self.average.rescale(self.system.scales)
+        with making("the Kronecker factors and their eigenvectors", "net.widths"):
+            if not self.average.updates or step % self.factors.every == 0:
+                self.average.update(linearisation, self.generator)
+            self.preconditioner.update(damping, step)
+
+    def apply(self, v: Direction) -> Direction:
+        return self.preconditioner.apply(v)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "average": self.average.state_dict(),
+            "preconditioner": self.preconditioner.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.load_state_dict(state["average"])
+        self.preconditioner.load_state_dict(state["preconditioner"])
+
+
+@dataclass(frozen=True)
+class KroneckerFactors:
+    """P from Kronecker factors, as in the steps of KFAC."""
+
+    factors: Factors = field(default_factory=Factors)
+    inverse: InverseSettings = field(default_factory=InverseSettings)
+
+    def start(self, system: System, generator: Generator) -> ApproximateInverse:
+        return KfacInverse(self.factors, self.inverse, system, generator)

@@ -71,3 +71,13 @@ class Grid:
         axis = (torch.arange(side, dtype=torch.float64) + 0.5) / side
         grid = torch.meshgrid(*[axis] * dimension, indexing="ij")
         return torch.stack([g.reshape(-1) for g in grid], dim=-1)
+
+
+def subset(weights: Tensor, number: int, generator: Generator) -> Tensor:
+    """Indices of ``number`` entries (all, where there are fewer), drawn one after the other without
+    replacement, each with probability in proportion to its weight, [batch], at least 0.
+
+    The first to ring of clocks with these rates (Efraimidis & Spirakis 2006).
+    """
+    times = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator)
+    return (times / weights).topk(min(number, len(weights)), largest=False).indices

@@ -11,14 +11,15 @@ from pinnkfac.settings import Count, Fraction, NonNegative, Positive, Range
 
 
 class Damping(Protocol):
-    """``start`` is λ of step 0; ``after(λ, ratio, step)`` is the next one, where ``ratio`` is the
-    reduction of the loss over the one that the quadratic model predicted (NaN: not known, or the
-    step was rejected). ``needs_ratio``: whether it has to be computed."""
+    """``start`` is λ of step 0; ``after(λ, ratio, step, length)`` is the next one, where ``ratio`` is
+    the reduction of the loss over the one that the quadratic model predicted (NaN: not known, or
+    the step was rejected) and ``length`` the accepted step length (0: rejected). ``needs_ratio``:
+    whether it has to be computed."""
 
     needs_ratio: ClassVar[bool]
     start: float
 
-    def after(self, damping: float, ratio: float, step: int) -> float: ...
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Constant:
     needs_ratio: ClassVar[bool] = False
     start: NonNegative = 1e-6
 
-    def after(self, damping: float, ratio: float, step: int) -> float:
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return damping
 
 
@@ -41,7 +42,7 @@ class Exponential:
     factor: Fraction = 0.99
     lowest: NonNegative = 1e-12
 
-    def after(self, damping: float, ratio: float, step: int) -> float:
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return max(damping * self.factor, self.lowest)
 
 
@@ -55,7 +56,7 @@ class Steps:
     every: Count = 100
     lowest: NonNegative = 1e-12
 
-    def after(self, damping: float, ratio: float, step: int) -> float:
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         if (step + 1) % self.every:
             return damping
         return max(damping * self.factor, self.lowest)
@@ -87,9 +88,44 @@ class LevenbergMarquardt:
                 f"damping.lowest={self.lowest} must not exceed damping.highest={self.highest}"
             )
 
-    def after(self, damping: float, ratio: float, step: int) -> float:
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         if math.isnan(ratio) or ratio < self.bad:
             damping *= self.higher
         elif ratio > self.good:
+            damping *= self.lower
+        return min(max(damping, self.lowest), self.highest)
+
+
+@dataclass(frozen=True)
+class ByLength:
+    """Lower λ where the step was long enough, raise it where the search had to shorten it much.
+
+    λ ← lower·λ where the accepted length is at least ``long``, λ ← higher·λ where it is below
+    ``short`` or the step was rejected, within [lowest, highest]. For steps whose direction is
+    exact, whose best length is far below 1 though a small λ is right: the gain ratio would raise
+    it.
+    """
+
+    needs_ratio: ClassVar[bool] = False
+    start: Positive = 1e-2
+    lower: Fraction = 0.5
+    higher: Annotated[float, Range(above=1)] = 4.0
+    long: Positive = 0.125
+    short: Positive = 0.015625
+    lowest: Positive = 1e-14
+    highest: Positive = 1e4
+
+    def __post_init__(self) -> None:
+        if not self.short <= self.long:
+            raise UserError(f"damping.short={self.short} must not exceed damping.long={self.long}")
+        if not self.lowest <= self.highest:
+            raise UserError(
+                f"damping.lowest={self.lowest} must not exceed damping.highest={self.highest}"
+            )
+
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
+        if length < self.short:
+            damping *= self.higher
+        elif length >= self.long:
             damping *= self.lower
         return min(max(damping, self.lowest), self.highest)

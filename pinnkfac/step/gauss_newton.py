@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pinnkfac.direction import Direction, combine, inner, norm
 from pinnkfac.errors import UserError
@@ -26,6 +27,10 @@ from pinnkfac.step.search import Accepted, Search
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
 SMALLEST = 1e-8
+DIFFERENCE = 0.1
+"""Part of a step over which its second derivative is measured."""
+BENT = 0.75
+"""Largest acceleration: half of it, over the length of the step."""
 
 
 class Descent:
@@ -33,6 +38,9 @@ class Descent:
 
     A new one overrides ``direction``, and the rest where it keeps something between steps.
     """
+
+    unit: float = 1.0
+    """What a damping of 1 is, set by ``prepare``: the damping that a descent is given is absolute."""
 
     def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
         """Take in the linearisation of step number ``step``: averages, inverses."""
@@ -45,6 +53,13 @@ class Descent:
 
     def taken(self, step: Direction | None) -> None:
         """Learn of the step that was taken, length and momentum included; None: none was."""
+
+    def least_squares(self, right: Tensor, damping: float) -> Direction:
+        """The minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual].
+
+        Only exact descents have one.
+        """
+        raise NotImplementedError
 
     def restart(self) -> str:
         """Forget what was averaged, after a divergence; returns its name, such as 'factors'."""
@@ -89,6 +104,7 @@ class GaussNewtonStepper(Stepper):
         *,
         momentum: float = 0.0,
         lengths: Automatic | None = None,
+        geodesic: bool = False,
     ) -> None:
         for group, part, needed in (("search", search, "run"), ("damping", damping, "after")):
             if not hasattr(part, needed):
@@ -97,6 +113,7 @@ class GaussNewtonStepper(Stepper):
         self.descent = descent
         self.momentum = momentum
         self.lengths = lengths
+        self.geodesic = geodesic
         self.search = search
         self.schedule = damping
         self.damping = damping.start
@@ -112,11 +129,13 @@ class GaussNewtonStepper(Stepper):
         self._settle(linearisation.loss if same_loss else math.nan)
         self.descent.prepare(linearisation, self.damping, self.steps)
         gradient = linearisation.gradient()
-        newton = self.descent.direction(linearisation, gradient, self.damping)
+        damping = self.damping * self.descent.unit
+        newton = self.descent.direction(linearisation, gradient, damping)
         direction, predicted = self._direction(newton, gradient, linearisation)
         slope = inner(gradient, direction)
         curvature = self._curvature(direction, slope, predicted, linearisation)
-        accepted = self._search(direction, slope, linearisation.loss, points)
+        bend = self._bend(direction, damping, linearisation, points) if self.geodesic else None
+        accepted = self._search(direction, bend, slope, linearisation.loss, points)
         used, ratio = self.damping, math.nan
         if self.schedule.needs_ratio:
             a = accepted.length
@@ -126,7 +145,7 @@ class GaussNewtonStepper(Stepper):
             else:
                 ratio = self._ratio(linearisation.loss, accepted, expected)
         if self.pending is None:
-            self.damping = self.schedule.after(self.damping, ratio, self.steps)
+            self.damping = self.schedule.after(self.damping, ratio, self.steps, accepted.length)
         self._remember(direction, accepted)
         self.steps += 1
         return Report(
@@ -160,22 +179,53 @@ class GaussNewtonStepper(Stepper):
             return newton, math.nan
         if self.steps == 0 and lengths.first_length is not None:
             return [lengths.first_length * v for v in newton], math.nan
-        damping = self.damping if lengths.damped else 0.0
+        damping = self.damping * self.descent.unit if lengths.damped else 0.0
         sources = [newton, *self.past]
         return best_combination(
             linearisation, gradient, sources, damping, by_layer=lengths.by_layer
         )
 
+    def _bend(
+        self,
+        direction: Direction,
+        damping: float,
+        linearisation: Linearisation,
+        points: Sequence[TermPoints],
+    ) -> Direction:
+        """The acceleration a of the path θ + αδ + ½α²a on which the residual stays linear in α:
+        J a = −∂²r/∂α², by a difference quotient (Transtrum & Sethna 2012, arXiv:1201.5885)."""
+        start = self.system.get_parameters()
+        self.system.set_parameters(combine((1.0, start), (DIFFERENCE, direction)))
+        ahead = self.system.weighted_residual(points)
+        self.system.set_parameters(start)
+        first = (ahead - linearisation.residual) / DIFFERENCE - linearisation.jvp(direction)
+        second = (2.0 / DIFFERENCE) * first
+        if not bool(torch.isfinite(second).all()):
+            return [torch.zeros_like(v) for v in direction]
+        bend = self.descent.least_squares(-second, damping)
+        size, limit = norm(bend), 2.0 * BENT * norm(direction)
+        return bend if size <= limit else [limit / size * v for v in bend]
+
     def _search(
-        self, direction: Direction, slope: float, loss_0: float, points: Sequence[TermPoints]
+        self,
+        direction: Direction,
+        bend: Direction | None,
+        slope: float,
+        loss_0: float,
+        points: Sequence[TermPoints],
     ) -> Accepted:
         """Choose the length and move there."""
         start = self.system.get_parameters()
         where = 0.0
 
+        def moved(length: float) -> Direction:
+            if bend is None:
+                return combine((1.0, start), (length, direction))
+            return combine((1.0, start), (length, direction), (0.5 * length**2, bend))
+
         def loss(length: float) -> float:
             nonlocal where
-            self.system.set_parameters(combine((1.0, start), (length, direction)))
+            self.system.set_parameters(moved(length))
             where = length
             return self.system.loss(points)
 
@@ -186,7 +236,7 @@ class GaussNewtonStepper(Stepper):
         if accepted.length == 0.0:
             self.system.set_parameters(start)
         elif where != accepted.length:
-            self.system.set_parameters(combine((1.0, start), (accepted.length, direction)))
+            self.system.set_parameters(moved(accepted.length))
         return accepted
 
     def _curvature(

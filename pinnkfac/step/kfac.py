@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from torch import Generator
 
-from pinnkfac.curvature.kfac import Average, Factors
-from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner, conjugate_gradients
+from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
+from pinnkfac.curvature.kfac import Factors
+from pinnkfac.curvature.preconditioner import InverseSettings, KfacInverse
 from pinnkfac.direction import Direction
 from pinnkfac.errors import UserError
 from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import making
 from pinnkfac.settings import Number, Range
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper
@@ -51,43 +51,17 @@ class Kfac:
         )
 
 
-class KfacDescent(Descent):
+class KfacDescent(KfacInverse, Descent):
     """Averaged Kronecker factors, and conjugate gradients preconditioned by them."""
 
     def __init__(self, settings: Kfac, system: System, generator: Generator) -> None:
-        self.settings = settings
-        self.system = system
-        self.generator = generator
-        self.restart()
-
-    def restart(self) -> str:
-        self.average = Average(self.settings.factors)
-        self.preconditioner = Preconditioner(self.settings.inverse, self.system, self.average)
-        return "factors"
-
-    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
-        self.average.rescale(self.system.scales)
-        with making("the Kronecker factors and their eigenvectors", "net.widths"):
-            if not self.average.updates or step % self.settings.factors.every == 0:
-                self.average.update(linearisation, self.generator)
-            self.preconditioner.update(damping, step)
+        super().__init__(settings.factors, settings.inverse, system, generator)
+        self.iterations = settings.iterations
 
     def direction(
         self, linearisation: Linearisation, gradient: Direction, damping: float
     ) -> Direction:
         downhill = [-v for v in gradient]
-        if self.settings.iterations == 0:
-            return self.preconditioner.apply(downhill)
-        return conjugate_gradients(
-            linearisation, downhill, self.preconditioner, damping, self.settings.iterations
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "average": self.average.state_dict(),
-            "preconditioner": self.preconditioner.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.average.load_state_dict(state["average"])
-        self.preconditioner.load_state_dict(state["preconditioner"])
+        if self.iterations == 0:
+            return self.apply(downhill)
+        return conjugate_gradients(linearisation, downhill, self, damping, self.iterations)

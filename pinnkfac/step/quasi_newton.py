@@ -1,0 +1,262 @@
+"""References that learn the inverse Hessian from gradients: self-scaled BFGS and Broyden.
+
+H is dense, [param, param]. With the step s, the change of the gradient y, and
+
+    b = sᵀH⁻¹s / yᵀs,   h = yᵀHy / yᵀs,   a = b h − 1 ≥ 0,   v = √(yᵀHy) (s / yᵀs − Hy / yᵀHy),
+
+every method is a choice of τ and φ in
+
+    H ← (H − Hy yᵀH / yᵀHy + φ v vᵀ) / τ + s sᵀ / yᵀs,
+
+which maps y to s (the secant equation). τ = φ = 1 is BFGS; τ = 1, φ = 0 is DFP. Sources: Al-Baali
+1998; Al-Baali & Khalfan 2005; Urbán, Stefanou & Pons 2025, arXiv:2405.04230, sect. 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from pinnkfac.direction import Direction
+from pinnkfac.errors import check_choice
+from pinnkfac.linearise import Linearisation, System, TermPoints
+from pinnkfac.memory import check_fits, making
+from pinnkfac.settings import Count
+from pinnkfac.step.base import Report, Stepper
+from pinnkfac.step.damping import Damping
+from pinnkfac.step.first_order import refuse
+from pinnkfac.step.search import Search
+from pinnkfac.step.wolfe import Wolfe
+
+Scaling = Literal["al-baali", "oren-luenberger", "none"]
+
+
+class Rule(Protocol):
+    """(τ, φ) of the formula in the module's text, for b, h and the number of parameters."""
+
+    def __call__(self, b: float, h: float, size: int) -> tuple[float, float]: ...
+
+
+def bfgs_rule(scaling: Scaling = "al-baali") -> Rule:
+    """φ = 1; τ = min(1, 1/b) (Al-Baali 1998), 1/b (Oren & Luenberger 1974) or 1 (plain BFGS)."""
+
+    def rule(b: float, h: float, size: int) -> tuple[float, float]:
+        return {"al-baali": min(1.0, 1 / b), "oren-luenberger": 1 / b, "none": 1.0}[scaling], 1.0
+
+    return rule
+
+
+def broyden_rule(b: float, h: float, size: int) -> tuple[float, float]:
+    """SSBroyden: φ = (1 − θ) / (1 + a θ) with θ = max(θ⁻, min(θ⁺, (1 − b)/b)), where
+
+        c = √(a / (1 + a)),   ρ = min(1, h (1 − c)),   θ⁻ = (ρ − 1) / a,   θ⁺ = 1 / ρ;
+
+    with σ = 1 + a θ and ω = σ^(−1/(size − 1)), which keeps the determinant,
+
+        τ = min(1, 1/b) min(ω, 1/θ) for θ > 0,   min(min(1, 1/b) ω, σ) for θ ≤ 0.
+
+    Source: Al-Baali & Khalfan 2005; Urbán, Stefanou & Pons 2025, arXiv:2405.04230.
+    """
+    a = max(b * h - 1.0, 1e-15)  # 0 only by rounding, or where the step is Newton's
+    rho = min(1.0, h * (1.0 - math.sqrt(a / (1.0 + a))))
+    theta = max((rho - 1.0) / a, min(1.0 / rho, (1.0 - b) / b))
+    sigma = 1.0 + a * theta
+    smaller = min(1.0, 1.0 / b)
+    root = sigma ** (-1.0 / max(1, size - 1))
+    tau = smaller * min(root, 1.0 / theta) if theta > 0 else min(smaller * root, sigma)
+    return tau, (1.0 - theta) / sigma
+
+
+def update_inverse(
+    inverse: Tensor, s: Tensor, y: Tensor, hy: Tensor, tau: float, phi: float
+) -> None:
+    """Replace H [param, param] by that of the formula in the module's text, in place; ``hy`` is
+    H y."""
+    ys, yhy = float(y @ s), float(y @ hy)
+    basis = torch.stack([s, hy])
+    mixed = -phi / (tau * ys)
+    inner = basis.new_tensor(
+        [[phi * yhy / (tau * ys**2) + 1 / ys, mixed], [mixed, (phi - 1.0) / (tau * yhy)]]
+    )
+    inverse.addmm_(basis.T, inner @ basis, beta=1 / tau)
+
+
+@dataclass(frozen=True)
+class Ssbfgs:
+    """Self-scaled BFGS with a strong Wolfe search; one step is ``iterations`` iterations.
+
+    ``scaling``: 'al-baali' only ever enlarges H, 'oren-luenberger' shrinks it too, 'none' is plain
+    BFGS.
+    """
+
+    iterations: Count = 20
+    scaling: Scaling = "al-baali"
+    search: Wolfe = field(default_factory=Wolfe)
+
+    def __post_init__(self) -> None:
+        check_choice("step.scaling", self.scaling, Scaling)
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> QuasiNewtonStepper:
+        refuse(search, damping)
+        return QuasiNewtonStepper(system, bfgs_rule(self.scaling), self.search, self.iterations)
+
+
+@dataclass(frozen=True)
+class Ssbroyden:
+    """Self-scaled Broyden with a strong Wolfe search; one step is ``iterations`` iterations."""
+
+    iterations: Count = 20
+    search: Wolfe = field(default_factory=Wolfe)
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> QuasiNewtonStepper:
+        refuse(search, damping)
+        return QuasiNewtonStepper(system, broyden_rule, self.search, self.iterations)
+
+
+class Place:
+    """Parameters [param] of a system, with the loss there, and the gradient where it is asked
+    for."""
+
+    def __init__(
+        self, system: System, points: Sequence[TermPoints], parameters: Tensor | None = None
+    ) -> None:
+        like = system.get_parameters()
+        if parameters is None:
+            parameters = flat(like)
+        else:
+            system.set_parameters(unflat(parameters, like))
+        self.parameters = parameters
+        self.linearisation: Linearisation | None = system.linearise(points)
+        self.losses, self.loss = self.linearisation.losses, self.linearisation.loss
+        self._gradient: Tensor | None = None
+
+    @property
+    def gradient(self) -> Tensor:
+        """∇ loss, [param]; valid for the first time only while the system has these parameters."""
+        if self._gradient is None:
+            assert self.linearisation is not None
+            self._gradient = flat(self.linearisation.gradient())
+            self.linearisation = None  # the largest array of all, and of no more use
+        return self._gradient
+
+
+class QuasiNewtonStepper(Stepper):
+    """A dense quasi-Newton method in the course of a run.
+
+    H is kept where points or scales change: only the gradient is of the new loss. It begins anew,
+    with the identity, where no length along its direction lowers the loss. Raises UserError where
+    it does not fit in memory.
+    """
+
+    def __init__(self, system: System, rule: Rule, search: Wolfe, iterations: int) -> None:
+        self.system = system
+        self.rule = rule
+        self.search = search
+        self.iterations = iterations
+        size = system.parameter_number
+        what = f"the inverse Hessian of {size} parameters"
+        setting = "net.widths, or choose step=lbfgs"
+        check_fits(size**2 * torch.finfo(system.dtype).bits // 8, what, setting)
+        with making(what, setting):
+            self.inverse = torch.eye(size, dtype=system.dtype, device=system.device)
+        self.updates = 0
+
+    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+        start = here = Place(self.system, points)
+        trials = 0
+        for _ in range(self.iterations if math.isfinite(start.loss) else 0):
+            there, tried = self._iterate(here, points)
+            trials += tried
+            if there is here:
+                break
+            here = there
+        self.system.set_parameters(unflat(here.parameters, self.system.get_parameters()))
+        return Report(
+            losses=start.losses,
+            trained_loss=start.loss,
+            length=0.0 if here is start else 1.0,
+            trials=trials,
+            direction_norm=float((here.parameters - start.parameters).norm()),
+        )
+
+    def _iterate(self, here: Place, points: Sequence[TermPoints]) -> tuple[Place, int]:
+        """Search along −H ∇ loss, and update H; returns the next place and the number of losses
+        that it took. The place stays where no length lowers the loss."""
+        gradient = here.gradient
+        direction = -(self.inverse @ gradient)
+        slope = float(gradient @ direction)
+        if not slope < 0:
+            self._forget()
+            direction, slope = -gradient, -float(gradient @ gradient)
+        if not slope < 0:
+            return here, 0
+        last = here
+        reached: dict[float, Place] = {}
+
+        def loss(length: float) -> float:
+            nonlocal last
+            last = here  # so that no two linearisations are in memory
+            last = Place(self.system, points, here.parameters + length * direction)
+            return last.loss
+
+        def derivative(length: float) -> float:
+            reached[length] = last
+            return float(last.gradient @ direction)
+
+        first = 1.0 if self.updates else min(1.0, 1.0 / float(gradient.norm()))
+        found = self.search.run(loss, derivative, here.loss, slope, first)
+        if found.length == 0.0:
+            self._forget()
+            return here, found.trials
+        there = reached[found.length]
+        self._learn(here, there, -(found.length**2) * slope)
+        return there, found.trials
+
+    def _learn(self, here: Place, there: Place, shs: float) -> None:
+        """Update H by the step s from here to there; ``shs`` is sᵀH⁻¹s: with s = −α H ∇ loss it
+        is −α² times the slope."""
+        s = there.parameters - here.parameters
+        y = there.gradient - here.gradient
+        ys = float(y @ s)
+        if not ys > torch.finfo(y.dtype).eps * float(s.norm() * y.norm()):
+            return  # the search ended early, at a length of negative curvature
+        hy = self.inverse @ y
+        tau, phi = self.rule(shs / ys, float(y @ hy) / ys, len(s))
+        update_inverse(self.inverse, s, y, hy, tau, phi)
+        self.updates += 1
+
+    def _forget(self) -> None:
+        self.inverse.zero_()
+        self.inverse.fill_diagonal_(1.0)
+        self.updates = 0
+
+    def recover(self) -> str:
+        self._forget()
+        return "inverse Hessian anew"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inverse": self.inverse, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inverse.copy_(state["inverse"])
+        self.updates = state["updates"]
+
+
+def flat(direction: Direction) -> Tensor:
+    """All numbers of a direction, [param]."""
+    return torch.cat([v.reshape(-1) for v in direction])
+
+
+def unflat(vector: Tensor, like: Direction) -> Direction:
+    """A vector [param] in the form of another direction."""
+    pieces = vector.split([v.numel() for v in like])
+    return [piece.view_as(v) for piece, v in zip(pieces, like, strict=True)]

@@ -1,0 +1,175 @@
+"""ENGD-W and SPRING: exact energy natural gradient steps through the kernel of the residuals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Generator, Tensor
+
+from pinnkfac.curvature.jacobian import jacobian_rows
+from pinnkfac.curvature.kernel import kernel
+from pinnkfac.curvature.solve import solve_damped
+from pinnkfac.direction import Direction, combine, norm
+from pinnkfac.errors import Diverged, UserError
+from pinnkfac.linearise import Linearisation, System
+from pinnkfac.memory import check_fits, making
+from pinnkfac.settings import Positive, Range
+from pinnkfac.step.damping import Damping
+from pinnkfac.step.gauss_newton import Descent, GaussNewtonStepper
+from pinnkfac.step.search import Search
+
+POINTS = "points.scale, points.interior or points.lower"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The step length of arXiv:2505.12149, instead of a line search.
+
+    The step is min(``learning_rate``, √``norm_constraint`` / ‖φ‖) · φ, and φ itself, not the step
+    taken, is what the next one remembers; ``bias_correction`` divides φ_k by √(1 − μ^2k).
+    """
+
+    learning_rate: Positive = 0.5
+    norm_constraint: Positive = 1e-3
+    bias_correction: bool = True
+
+
+@dataclass(frozen=True)
+class Spring:
+    """δ = μ φ + Jᵀ (J Jᵀ + λ)⁻¹ (−r − μ J φ) with φ the last step.
+
+    ``decay`` is μ; with μ = 0 this is ENGD-W (arXiv:2505.12149, eq. 5), with μ > 0 SPRING
+    (Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25): among all steps that fit the
+    linearised residual, the one closest to μ φ. ``relative``: λ counts in units of the mean
+    diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
+    along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9). With fewer parameters than
+    residuals, the same step is computed from J by an orthogonal factorisation.
+    """
+
+    decay: Annotated[float, Range(least=0, below=1)] = 0.9
+    relative: bool = True
+    geodesic: bool = False
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        if self.geodesic and self.published is not None:
+            raise UserError("step.geodesic=true needs a line search: set step.published=null")
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> GaussNewtonStepper:
+        descent = SpringDescent(self, system)
+        return GaussNewtonStepper(system, descent, search, damping, geodesic=self.geodesic)
+
+
+class SpringDescent(Descent):
+    """The kernel, or the rows of J where parameters are fewer, and the last step."""
+
+    def __init__(self, settings: Spring, system: System) -> None:
+        self.settings = settings
+        self.system = system
+        self.solver: Dual | Primal | None = None
+        self.past: Direction | None = None
+        self.steps = 0
+
+    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
+        primal = self.system.parameter_number < len(linearisation.residual)
+        self.solver = Primal(linearisation) if primal else Dual(linearisation)
+        self.unit = self.solver.mean_diagonal() if self.settings.relative else 1.0
+
+    def direction(
+        self, linearisation: Linearisation, gradient: Direction, damping: float
+    ) -> Direction:
+        decay, past = self.settings.decay, self.past
+        right = -linearisation.residual
+        if past is not None and decay:
+            right = right - decay * linearisation.jvp(past)
+        phi = self.least_squares(right, damping)
+        if past is not None and decay:
+            phi = combine((1.0, phi), (decay, past))
+        published = self.settings.published
+        if published is None:
+            return phi
+        self.past = phi
+        self.steps += 1
+        correction = 1.0
+        if published.bias_correction:
+            correction = math.sqrt(1.0 - decay ** (2 * self.steps))
+        size = norm(phi) / correction
+        limit = math.sqrt(published.norm_constraint) / size if size > 0 else math.inf
+        return [min(published.learning_rate, limit) / correction * v for v in phi]
+
+    def least_squares(self, right: Tensor, damping: float) -> Direction:
+        """The minimiser x of ‖J x − right‖² + damping ‖x‖², for right [residual]."""
+        assert self.solver is not None
+        return self.solver.solve(right, damping)
+
+    def taken(self, step: Direction | None) -> None:
+        if self.settings.published is None:
+            self.past = step if self.settings.decay else None
+
+    def restart(self) -> str:
+        self.past, self.steps = None, 0
+        return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"past": self.past, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.past, self.steps = state["past"], state["steps"]
+
+
+class Dual:
+    """x = Jᵀ (J Jᵀ + λ)⁻¹ right."""
+
+    def __init__(self, linearisation: Linearisation) -> None:
+        self.linearisation = linearisation
+        self.kernel = kernel(linearisation)
+
+    def mean_diagonal(self) -> float:
+        return float(self.kernel.trace()) / len(self.kernel)
+
+    def solve(self, right: Tensor, damping: float) -> Direction:
+        with making("the factor of the kernel", POINTS):
+            weights = solve_damped(self.kernel, right, damping)
+        return self.linearisation.vjp(weights)
+
+
+class Primal:
+    """The same x by a QR factorisation of J over √λ: the condition number is not squared."""
+
+    def __init__(self, linearisation: Linearisation) -> None:
+        self.system = linearisation.system
+        self.sizes = [v.numel() for v in self.system.zeros()]
+        number, columns = len(linearisation.residual), sum(self.sizes)
+        bytes_each = linearisation.residual.element_size()
+        check_fits(
+            3 * bytes_each * (number + columns) * columns,
+            f"the rows of J of {number} residuals and {columns} parameters",
+            POINTS,
+        )
+        with making("the rows of J", POINTS):
+            make = self.system.workers.map
+            rows = make(lambda block: jacobian_rows(block(), self.sizes), linearisation.blocks)
+            self.jacobian = torch.cat(rows)
+
+    def mean_diagonal(self) -> float:
+        return float(self.jacobian.square().sum()) / len(self.jacobian)
+
+    def solve(self, right: Tensor, damping: float) -> Direction:
+        if not (math.isfinite(damping) and bool(torch.isfinite(right).all())):
+            raise Diverged("the residual is NaN or infinite: training diverged")
+        columns = self.jacobian.shape[1]
+        rounding = columns * torch.finfo(self.jacobian.dtype).eps * float(self.jacobian.norm())
+        below = torch.eye(columns).to(self.jacobian) * max(math.sqrt(damping), rounding)
+        above = torch.cat([self.jacobian, below])
+        with making("the factor of J", POINTS):
+            q, r = torch.linalg.qr(above)
+        projected = (q[: len(right)].T @ right)[:, None]
+        solution = torch.linalg.solve_triangular(r, projected, upper=True)[:, 0]
+        like = self.system.zeros()
+        pieces = solution.split(self.sizes)
+        return [p.view_as(v) for p, v in zip(pieces, like, strict=True)]

@@ -1,0 +1,444 @@
+"""Dense rows of J, Gramians, damped solves and the steps of ENGD against dense algebra."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from examples import (
+    FLOAT,
+    PROBLEMS,
+    allen_cahn,
+    flow,
+    inverse,
+    linear,
+    net_for,
+    points_for,
+    poisson,
+)
+from oracles import (
+    assert_close,
+    deviation,
+    flat,
+    jacobian,
+    layer_blocks,
+    layer_jacobian,
+    random_spd,
+    unflat,
+)
+from torch import nn
+
+from pinnkfac import UserError, memory
+from pinnkfac.curvature import gramian as gramian_module
+from pinnkfac.curvature import jacobian as jacobian_module
+from pinnkfac.curvature.gramian import (
+    GramianAverage,
+    GramianSettings,
+    diagonal_gramian,
+    gramian,
+    layer_gramians,
+)
+from pinnkfac.curvature.kernel import kernel
+from pinnkfac.curvature.layer_kernels import layer_alone
+from pinnkfac.curvature.solve import solve_damped
+from pinnkfac.errors import Diverged
+from pinnkfac.linearise import System
+from pinnkfac.nets import Scale
+from pinnkfac.step.damping import Constant, LevenbergMarquardt
+from pinnkfac.step.engd import Engd
+from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.search import Backtracking, Fixed
+
+KINDS = ("full", "layerwise", "diagonal")
+
+
+def system_of(name, **arguments):
+    problem = PROBLEMS[name]()
+    system = System(problem, net_for(problem), **arguments)
+    return system, points_for(system, 6, 5, 4)
+
+
+def with_coefficients(device="cpu"):
+    net = nn.Sequential(linear(2, 4), Scale(4), nn.Tanh(), linear(4, 1)).to(device)
+    system = System(inverse(), net)
+    points = points_for(system, 6)
+    assert [len(p) for p in points] == [6, 7] and system.dense_size == 6
+    return system, points
+
+
+def identity(size):
+    return torch.eye(size, dtype=FLOAT)
+
+
+# -- rows of J -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_rows_of_the_jacobian(name):
+    system, points = system_of(name)
+    sizes = [v.numel() for v in system.get_parameters()]
+    blocks = list(system.linearise(points))
+    found = torch.cat([jacobian_module.jacobian_rows(block, sizes) for block in blocks])
+    assert_close(found, jacobian(system, points), 1e-11)
+    for block in blocks:
+        for layer in block.layers:
+            for e in range(block.equations):
+                rows = jacobian_module.layer_jacobian(layer, e)
+                assert rows.shape == (block.batch, layer.gradients[e].shape[-1], len(rows[0, 0]))
+                if len(layer.gradients[e]):
+                    expected = layer_jacobian(layer, e, layer.has_bias)
+                    assert_close(rows.flatten(1), expected, 1e-13)
+                else:
+                    assert not rows.any()
+
+
+def test_a_layer_without_bias_has_no_column_for_it():
+    net = nn.Sequential(linear(2, 4, False), nn.Tanh(), linear(4, 1))
+    system = System(poisson(), net)
+    block = next(iter(system.linearise(points_for(system, 5))))
+    assert jacobian_module.layer_jacobian(block.layers[0], 0).shape == (5, 4, 2)
+    assert jacobian_module.layer_jacobian(block.layers[1], 0, 2.0).shape == (5, 1, 5)
+    twice = jacobian_module.layer_jacobian(block.layers[1], 0, 2.0)
+    assert_close(twice, 2.0 * jacobian_module.layer_jacobian(block.layers[1], 0), 0.0)
+
+
+@pytest.mark.parametrize("active", [1, 2, 3, 4, 6])
+def test_sums_of_squares_with_few_and_many_rows(active, monkeypatch):
+    monkeypatch.setattr(jacobian_module, "CACHED", 40)  # several pieces
+    g, z = torch.randn(active, 9, 4, dtype=FLOAT), torch.randn(active, 9, 3, dtype=FLOAT)
+    expected = torch.einsum("sbo,sbi->boi", g, z).square().sum(0)
+    kept = g.clone()
+    for few in (0, 99):
+        monkeypatch.setattr(jacobian_module, "FEW", few)
+        assert_close(jacobian_module.square_sum(g, z), expected, 1e-13)
+    assert_close(g, kept, 0.0)
+
+
+# -- Gramians ------------------------------------------------------------------------------------
+def check_gramians(system, points):
+    j = jacobian(system, points)
+    exact = j.T @ j
+    linearisation = system.linearise(points)
+    found = gramian(linearisation)
+    assert_close(found, exact, 1e-10)
+    assert torch.equal(found, found.T)
+    blocks = layer_gramians(linearisation)
+    for block, expected in zip(blocks, layer_blocks(exact, system), strict=True):
+        assert_close(block, expected, 1e-10)
+    assert_close(flat(diagonal_gramian(linearisation)), exact.diagonal(), 1e-10)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_gramians(name, monkeypatch):
+    monkeypatch.setattr(gramian_module, "PANEL", 7)
+    check_gramians(*system_of(name))
+
+
+def test_gramians_in_pieces_threads_and_blocks_that_are_not_kept(monkeypatch):
+    monkeypatch.setattr(jacobian_module, "PIECE", 200)
+    for arguments in ({"workers": 2}, {"memory": 1.0}, {"workers": 3, "chunk_bytes": 100}):
+        problem = PROBLEMS["flow"]()
+        system = System(problem, net_for(problem), **arguments)
+        check_gramians(system, points_for(system, 40, 20, 1))
+
+
+def test_gramians_carry_the_scales_of_equations():
+    system, points = system_of("flow")
+    plain = jacobian(system, points)
+    system.scales = [torch.full((n,), 2.0 + n, dtype=FLOAT) for n in (3, 2, 1)]
+    rows = [len(p) * n for p, n in zip(points, (3, 2, 1), strict=True)]
+    factors = torch.cat([torch.full((k,), 2.0 + n) for k, n in zip(rows, (3, 2, 1), strict=True)])
+    j = plain * factors[:, None]
+    assert_close(gramian(system.linearise(points)), j.T @ j, 1e-10)
+
+
+def test_gramian_and_kernel_have_the_same_eigenvalues():
+    system, points = system_of("poisson")
+    found = torch.linalg.eigvalsh(gramian(system.linearise(points)))
+    j = jacobian(system, points)
+    assert len(j) == 11 < len(found)
+    assert_close(found[-11:], torch.linalg.eigvalsh(j @ j.T), 1e-11)
+    assert found[:-11].abs().max() < 1e-12 * found[-1]
+
+
+# -- averages ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+def test_averages(kind):
+    system, points = with_coefficients()
+    linearisation = system.linearise(points)
+    last = GramianAverage(GramianSettings(kind))
+    last.update(linearisation)
+    exact = last.values
+    assert last.state_dict() == {}
+    constant = GramianAverage(GramianSettings(kind, 0.9))
+    for _ in range(3):
+        constant.update(linearisation)
+        for x, y in zip(constant.values, exact, strict=True):
+            assert_close(x, y, 1e-13)
+    begun = GramianAverage(GramianSettings(kind, 0.9, "identity"))
+    zero = GramianAverage(GramianSettings(kind, 0.9, "zero"))
+    for _ in range(2):
+        begun.update(linearisation)
+        zero.update(linearisation)
+    for x, y, z in zip(begun.values, zero.values, exact, strict=True):
+        one = torch.ones_like(z) if kind == "diagonal" else identity(len(z))
+        assert_close(y, 0.19 * z, 1e-13)
+        assert_close(x, 0.81 * one + 0.19 * z, 1e-13)
+
+
+def test_an_average_begins_anew_with_new_scales():
+    system, points = system_of("poisson")
+    average = GramianAverage(GramianSettings("diagonal", 0.9))
+    average.update(system.linearise(points))
+    system.scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 3.0)]
+    linearisation = system.linearise(points)
+    average.update(linearisation)
+    assert average.updates == 1
+    assert_close(flat(average.values), flat(diagonal_gramian(linearisation)), 1e-13)
+    other = GramianAverage(GramianSettings("diagonal", 0.9))
+    other.load_state_dict(copy.deepcopy(average.state_dict()))
+    system.scales = [s.clone() for s in system.scales]
+    other.update(linearisation)
+    assert other.updates == 2
+
+
+# -- damped solves -------------------------------------------------------------------------------
+@pytest.mark.parametrize("jacobi", [False, True])
+@pytest.mark.parametrize("damping", [0.0, 1e-3, 10.0])
+def test_damped_solves(damping, jacobi, device):
+    matrix = random_spd(12, 0).to(device)
+    before = matrix.clone()
+    right = torch.randn(12, 3, dtype=FLOAT, device=device)
+    expected = torch.linalg.solve(matrix + damping * identity(12).to(device), right)
+    assert_close(solve_damped(matrix, right, damping, jacobi=jacobi), expected, 1e-10)
+    one = solve_damped(matrix, right[:, 0], damping, jacobi=jacobi)
+    assert_close(one, expected[:, 0], 1e-10)
+    assert torch.equal(matrix, before)
+
+
+def test_jacobi_scaling_bears_parameters_of_very_different_scales():
+    scale = torch.logspace(-12, 12, 12, dtype=FLOAT)
+    inner, solution = random_spd(12, 1), torch.randn(12, dtype=FLOAT)
+    matrix = torch.outer(scale, scale) * inner
+    right = scale * (inner @ solution)
+    found = solve_damped(matrix, right, 0.0, jacobi=True)
+    assert_close(found * scale, solution, 1e-10)
+
+
+@pytest.mark.parametrize("jacobi", [False, True])
+@pytest.mark.parametrize("damping", [0.0, 1e-300, 1e-20, 1e-14])
+def test_a_singular_matrix_gives_a_finite_solution_of_the_range(damping, jacobi):
+    matrix = random_spd(20, 2, rank=6)
+    right = matrix @ torch.randn(20, dtype=FLOAT)
+    found = solve_damped(matrix, right, damping, jacobi=jacobi)
+    assert torch.isfinite(found).all()
+    assert_close(matrix @ found, right, 1e-6)
+    zero = solve_damped(torch.zeros(4, 4, dtype=FLOAT), torch.zeros(4, dtype=FLOAT), damping)
+    assert not zero.any()
+
+
+def test_a_matrix_far_from_positive_is_solved_by_its_eigenvalues():
+    values = torch.tensor([-1e6, 0.0, 1.0, 4.0], dtype=FLOAT)
+    base = torch.linalg.qr(torch.randn(4, 4, dtype=FLOAT)).Q
+    matrix = (base * values) @ base.T
+    matrix = (matrix + matrix.T) / 2
+    right = base[:, 2:].sum(1)
+    expected = base[:, 2] / 1.5 + base[:, 3] / 4.5
+    assert_close(solve_damped(matrix, right, 0.5), expected, 1e-8)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_solve_without_finite_numbers_says_so(bad):
+    good, right = identity(3), torch.ones(3, dtype=FLOAT)
+    matrix, wrong = good.clone(), right.clone()
+    matrix[0, 1], wrong[2] = bad, bad
+    for arguments in ((matrix, right, 0.1), (good, wrong, 0.1), (good, right, bad)):
+        with pytest.raises(Diverged, match="diverged"):
+            solve_damped(*arguments)
+
+
+def test_solves_in_single_precision_stay_finite():
+    matrix = random_spd(30, 3, rank=10).float()
+    right = matrix @ torch.randn(30)
+    found = solve_damped(matrix, right, 0.0)
+    assert found.dtype == torch.float32 and torch.isfinite(found).all()
+    assert_close(matrix @ found, right, 1e-2)
+
+
+# -- steps ---------------------------------------------------------------------------------------
+def started(system, *, search=Fixed(1.0), damping=Constant(1e-2), **settings):  # noqa: B008
+    kind = settings.pop("kind", "full")
+    gramian_settings = GramianSettings(kind, settings.pop("decay", 0.0))
+    step = Engd(gramian_settings, **settings)
+    return step.start(system, search, damping, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "jacobi", "least-squares"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_solves_with_the_damped_gramian(kind, solver):
+    system, points = with_coefficients()
+    j, start = jacobian(system, points), flat(system.get_parameters())
+    gradient = flat(system.linearise(points).gradient())
+    exact = j.T @ j
+    parts = {
+        "full": exact,
+        "layerwise": torch.block_diag(*layer_blocks(exact, system)),
+        "diagonal": exact.diagonal().diag(),
+    }
+    started(system, kind=kind, solver=solver).update(points)
+    found = flat(system.get_parameters()) - start
+    for name, matrix in parts.items():
+        expected = -torch.linalg.solve(matrix + 1e-2 * identity(len(matrix)), gradient)
+        if name == kind:
+            assert_close(found, expected, 1e-9, name)
+        else:
+            assert deviation(found, expected) > 1e-3
+
+
+def test_primal_and_dual_agree():
+    system, points = system_of("poisson")
+    j, linearisation = jacobian(system, points), system.linearise(points)
+    stepper = started(system)
+    stepper.descent.prepare(linearisation, 1e-3, 0)
+    found = stepper.descent.direction(linearisation, linearisation.gradient(), 1e-3)
+    kernel = j @ j.T + 1e-3 * identity(len(j))
+    assert_close(flat(found), -j.T @ torch.linalg.solve(kernel, linearisation.residual), 1e-10)
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "jacobi"])
+@pytest.mark.parametrize("build", [poisson, allen_cahn, flow, inverse])
+def test_layers_are_solved_through_their_kernels_where_residuals_are_fewer(build, solver):
+    problem = build()
+    system = System(problem, net_for(problem, (9, 8)))
+    points = points_for(system, 5, 4, 2)
+    linearisation = system.linearise(points)
+    gradient = linearisation.gradient()
+    descent = started(system, kind="layerwise", solver=solver).descent
+    descent.prepare(linearisation, 1e-3, 0)
+    found = descent.direction(linearisation, gradient, 1e-3)
+    assert descent.average.total == []  # no Gramian was made
+    exact = layer_gramians(linearisation)
+    for x, block, g in zip(found, exact, gradient, strict=True):
+        assert_close(x.flatten(), -solve_damped(block, g.flatten(), 1e-3), 1e-9)
+    assert not descent._by_kernels(system.linearise(points_for(system, 90)))
+    for other in ({"decay": 0.5}, {"solver": "least-squares"}, {"kind": "full"}):
+        settings = {"kind": "layerwise", **other}
+        assert not started(system, **settings).descent._by_kernels(linearisation)
+
+
+def test_a_layer_alone_has_the_kernel_of_its_columns():
+    system, points = system_of("allen-cahn")
+    linearisation = system.linearise(points)
+    j = jacobian(system, points)
+    columns = j.split([v.numel() for v in system.get_parameters()], dim=1)
+    for number, own in enumerate(columns):
+        alone = layer_alone(linearisation, number)
+        assert_close(kernel(alone), own @ own.T, 1e-11)
+        images = alone.vjp(linearisation.residual)
+        assert_close(images[number].flatten(), own.T @ linearisation.residual, 1e-11)
+        assert not any(v.any() for i, v in enumerate(images) if i != number)
+    assert_close(flat(linearisation.gradient()), j.T @ linearisation.residual, 1e-11)
+
+
+def test_one_layer_is_the_whole():
+    net = nn.Sequential(linear(2, 1))
+    system = System(poisson(), net)
+    points = points_for(system, 6)
+    start = copy.deepcopy(net.state_dict())
+    found = []
+    for kind in ("full", "layerwise"):
+        net.load_state_dict(start)
+        started(system, kind=kind).update(points)
+        found.append(flat(system.get_parameters()))
+    assert_close(found[1], found[0], 1e-12)
+
+
+def test_a_linear_problem_is_solved_in_one_step():
+    """The loss of the last layer alone is quadratic: its minimum is that of least squares."""
+    net = nn.Sequential(linear(2, 1))
+    system = System(poisson(), net)
+    points = points_for(system, 6)
+    theta, linearisation = flat(system.get_parameters()), system.linearise(points)
+    j = jacobian(system, points)
+    best = torch.linalg.lstsq(j, (j @ theta - linearisation.residual)[:, None], driver="gelsd")
+    started(system, damping=Constant(0.0)).update(points)
+    expected = 0.5 * (j @ best.solution[:, 0] - (j @ theta - linearisation.residual)).square().sum()
+    assert system.loss(points) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("lengths", [None, Automatic()], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_steps_lower_the_loss(kind, lengths):
+    system, points = with_coefficients()
+    stepper = started(
+        system, kind=kind, lengths=lengths, search=Backtracking(), damping=LevenbergMarquardt()
+    )
+    losses = [system.loss(points)]
+    for _ in range(8):
+        stepper.update(points)
+        losses.append(system.loss(points))
+        assert losses[-1] <= losses[-2] * (1 + 1e-12)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(kind, decay, tmp_path):
+    settings = {"kind": kind, "decay": decay, "search": Backtracking(), "lengths": Automatic()}
+    system, points = with_coefficients()
+    stepper = started(system, **settings)
+    for _ in range(2):
+        stepper.update(points)
+    torch.save([stepper.state_dict(), system.get_parameters()], tmp_path / "state.pt")
+    state, parameters = torch.load(tmp_path / "state.pt", weights_only=True)
+    for _ in range(3):
+        stepper.update(points)
+    whole = flat(system.get_parameters())
+    system.set_parameters(parameters)
+    resumed = started(system, **settings)
+    resumed.load_state_dict(state)
+    for _ in range(3):
+        resumed.update(points)
+    assert_close(flat(system.get_parameters()), whole, 0.0)
+
+
+def test_after_a_divergence_the_average_is_new():
+    system, points = with_coefficients()
+    stepper = started(system, decay=0.9)
+    stepper.update(points)
+    assert "Gramian anew" in stepper.recover()
+    assert stepper.descent.average.updates == 0 and stepper.damping == 1.0
+    assert "Gramian" not in started(system).recover()
+    bad = unflat(torch.full((23,), float("nan"), dtype=FLOAT), system.get_parameters())
+    linearisation = system.linearise(points)
+    for kind in KINDS:
+        descent = started(system, kind=kind).descent
+        descent.prepare(linearisation, 0.1, 0)
+        with pytest.raises(Diverged):
+            descent.direction(linearisation, bad, 0.1)
+
+
+@pytest.mark.parametrize(("kind", "instead"), [("full", "layerwise"), ("layerwise", "diagonal")])
+def test_a_gramian_that_does_not_fit_is_refused(kind, instead, monkeypatch):
+    system, _ = system_of("poisson")
+    linearisation = system.linearise(points_for(system, 60))
+    monkeypatch.setattr(memory, "available", lambda: 1000.0)
+    with pytest.raises(UserError) as caught:
+        started(system, kind=kind).descent.prepare(linearisation, 1e-3, 0)
+    assert f"Gramian of {system.parameter_number} parameters" in str(caught.value)
+    assert f"step.gramian.approximation={instead}" in str(caught.value)
+    started(system, kind="diagonal")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GramianSettings("ful"), ["step.gramian.approximation=ful", "'full'"]),
+        (lambda: GramianSettings(start="one"), ["step.gramian.start=one", "identity"]),
+        (lambda: Engd(solver="qr"), ["step.solver=qr", "cholesky, jacobi, least-squares"]),
+    ],
+)
+def test_unknown_options_are_refused_with_the_known_ones(make, words):
+    with pytest.raises(UserError) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)

@@ -1,0 +1,382 @@
+"""Points where the residual is large, and more of them: distributions, counts, states."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from examples import FLOAT, PROBLEMS, net_for
+from oracles import assert_close
+from torch import Generator
+
+from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
+from pinnkfac.assembly import check_settings
+from pinnkfac.configuration import compose
+from pinnkfac.domain import Grid, PointSet
+from pinnkfac.domain.sampling import subset
+from pinnkfac.linearise import System
+from pinnkfac.sources import Growth, PointSettings, PointSource, ResidualAdaptive
+
+
+def generator(seed=0):
+    return Generator().manual_seed(seed)
+
+
+def chi_square(counts, expected):
+    return float(((counts - expected).square() / expected).sum())
+
+
+# -- drawing by weight -----------------------------------------------------------------------------
+def test_one_entry_is_drawn_with_probability_in_proportion_to_its_weight():
+    weights = torch.tensor([1.0, 2.0, 0.0, 5.0, 0.5], dtype=FLOAT)
+    g, number = generator(), 20_000
+    found = torch.stack([subset(weights, 1, g)[0] for _ in range(number)])
+    counts = torch.bincount(found, minlength=5).double()
+    assert counts[2] == 0
+    used = weights > 0
+    expected = number * weights[used] / weights.sum()
+    assert chi_square(counts[used], expected) < 16.3  # 3 degrees of freedom, probability 1e-3
+    assert chi_square(counts[used], expected.mean().expand(4)) > 1000
+
+
+def test_entries_are_drawn_one_after_the_other_without_replacement():
+    """Ordered pairs (i, j) have the probability p_i p_j / (1 − p_i)."""
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=FLOAT)
+    g, number = generator(1), 20_000
+    pairs = torch.stack([subset(7.0 * p, 2, g) for _ in range(number)])
+    counts = torch.bincount(3 * pairs[:, 0] + pairs[:, 1], minlength=9).double().view(3, 3)
+    expected = number * p[:, None] * p[None, :] / (1 - p[:, None])
+    others = ~torch.eye(3, dtype=torch.bool)
+    assert counts.diagonal().sum() == 0
+    assert chi_square(counts[others], expected[others]) < 20.5  # 5 degrees, probability 1e-3
+    independent = number * p[:, None] * p[None, :]
+    assert chi_square(counts[others], independent[others]) > 1000
+
+
+def test_where_there_are_fewer_entries_than_wanted_all_are_taken():
+    weights = torch.tensor([1.0, 0.0, 3.0], dtype=FLOAT)
+    assert sorted(subset(weights, 9, generator()).tolist()) == [0, 1, 2]
+    assert len(subset(weights, 0, generator())) == 0
+    assert 1 not in subset(weights, 2, generator()).tolist()
+
+
+def test_weights_are_those_of_the_paper():
+    r = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]], dtype=FLOAT)
+    size = torch.tensor([5.0, 1.0, 0.0], dtype=FLOAT)
+    for power, constant in ((1.0, 1.0), (2.0, 0.0), (0.5, 3.0)):
+        expected = size**power / (size**power).mean() + constant
+        assert_close(ResidualAdaptive(power=power, constant=constant).weights(r), expected, 1e-14)
+    tiny = ResidualAdaptive(power=3.0).weights(1e-150 * r)
+    assert_close(tiny, ResidualAdaptive(power=3.0).weights(r), 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("settings", "residual"),
+    [
+        (ResidualAdaptive(power=0.0), torch.arange(5.0)[:, None]),
+        (ResidualAdaptive(power=2.0, constant=0.0), torch.full((5, 1), -3.0)),
+        (ResidualAdaptive(constant=1e16), torch.arange(5.0)[:, None]),
+        (ResidualAdaptive(constant=0.0), torch.zeros(5, 1)),
+        (ResidualAdaptive(), torch.tensor([1.0, math.nan, 2.0, 3.0, 4.0])[:, None]),
+        (ResidualAdaptive(), torch.tensor([1.0, math.inf, 2.0, 3.0, 4.0])[:, None]),
+    ],
+    ids=["power 0", "constant residual", "large constant", "no residual", "nan", "infinite"],
+)
+def test_weights_are_all_equal_where_nothing_is_to_be_preferred(settings, residual):
+    weights = settings.weights(residual)
+    assert_close(weights / weights.mean(), torch.ones(5, dtype=FLOAT), 1e-14)
+
+
+# -- in a system -----------------------------------------------------------------------------------
+def ramp():
+    """A net that is 0 and the residual x² on the interior, and x on two faces, linked points."""
+    box = Box(x=(0, 1), y=(0, 1))
+    data = Points({"x": [0.1, 0.9], "y": [0.5, 0.5]}, measured=[1.0, 2.0])
+    problem = Problem(
+        fields=("u",),
+        terms=[
+            Term("inside", box.interior, lambda u, at: u + at.x**2),
+            Term("faces", box.faces("y"), lambda u, at: u + at.x),
+            Term("periodic", box.opposite("x"), lambda u, at: u - u(at.opposite) + at.y),
+            Term("corner", box.at(x=0, y=0), lambda u, at: u - 1.0),
+            Term("data", data, lambda u, at: u - at.measured),
+        ],
+    )
+    net = net_for(problem)
+    for p in net.parameters():
+        p.data.zero_()
+    return System(problem, net)
+
+
+def source_of(system, adaptive, seed=0, **settings):
+    given = {"interior": 4000, "lower": 3000, "every": 5, "gap": None, **settings}
+    return PointSource(system, PointSettings(adaptive=adaptive, **given), generator(seed))
+
+
+def coordinates(points):
+    return [own.points.coordinates for own in points]
+
+
+def kept_density(edges, density, factor):
+    """The expected share of the kept points by bin of x where one of ``factor`` candidates is kept,
+    from 1 − exp(−t w) with t for the right number (the limit of many points)."""
+    x = (torch.arange(200_000, dtype=FLOAT) + 0.5) / 200_000
+    w = density(x)
+    low, high = 0.0, 1e4
+    for _ in range(200):
+        t = (low + high) / 2
+        if float((1 - torch.exp(-t * w)).mean()) < 1 / factor:
+            low = t
+        else:
+            high = t
+    kept = 1 - torch.exp(-t * w)
+    bins = torch.bucketize(x, edges[1:-1])
+    return torch.zeros(len(edges) - 1, dtype=FLOAT).index_add_(0, bins, kept) / kept.sum()
+
+
+@pytest.mark.parametrize("factor", [2, 30])
+@pytest.mark.parametrize("term", [0, 1, 2])
+def test_kept_points_are_distributed_as_the_weights_say(term, factor):
+    """Interior, faces and linked faces; with few candidates the best of them run short."""
+    system = ramp()
+    source = source_of(system, ResidualAdaptive(share=0.0, factor=factor), sampling=Uniform())
+    source.at(0)
+    points = source.at(5)[term].points
+    x = points.coordinates[:, 1 if term == 2 else 0]
+    edges = torch.linspace(0, 1, 9, dtype=FLOAT)
+    counts = torch.histogram(x, edges).hist
+    size = (lambda x: x**2) if term == 0 else (lambda x: x)
+    mean = 1 / 3 if term == 0 else 1 / 2
+    expected = len(x) * kept_density(edges, lambda x: size(x) / mean + 1.0, factor)
+    assert chi_square(counts, expected) < 24.3  # 7 degrees of freedom, probability 1e-3
+    assert chi_square(counts, expected.mean().expand(8)) > 100
+
+
+def test_the_share_stays_as_it_is_drawn_always():
+    system = ramp()
+    source = source_of(system, ResidualAdaptive(share=0.4, constant=0.0, power=8.0, factor=50))
+    source.at(0)
+    x = source.at(5)[0].points.coordinates[:, 0]
+    assert len(x) == 4000
+    # Of the chosen ones, hardly any lies below 1/2.
+    below = int((x < 0.5).sum())
+    assert below == pytest.approx(800, abs=100)
+    plain = source_of(system, ResidualAdaptive(share=1.0))
+    plain.at(0)
+    x = plain.at(5)[0].points.coordinates[:, 0]
+    counts = torch.histogram(x, torch.linspace(0, 1, 9, dtype=FLOAT)).hist
+    assert chi_square(counts, counts.mean().expand(8)) < 24.3
+
+
+@pytest.mark.parametrize("sampling", [Uniform(), Sobol(), Grid()], ids=lambda s: type(s).__name__)
+def test_numbers_faces_links_and_given_points_are_kept(sampling):
+    system = ramp()
+    source = source_of(system, ResidualAdaptive(), interior=400, lower=90, sampling=sampling)
+    first = source.at(0)
+    second = source.at(5)
+    assert source.at(6) is second is not first
+    numbers = [len(own) for own in second]
+    assert numbers[3:] == [1, 2]
+    if not isinstance(sampling, Grid):  # which gives what it can
+        assert numbers == [len(own) for own in first] == [400, 90, 90, 1, 2]
+        assert source.numbers()["periodic"] == 90
+    inside, faces, periodic, corner, data = (own.points for own in second)
+    assert ((inside.coordinates >= 0) & (inside.coordinates <= 1)).all()
+    y = faces.coordinates[:, 1]
+    assert set(y.tolist()) == {0.0, 1.0}
+    assert torch.equal(faces.normals[:, 1], 2 * y - 1)
+    assert torch.equal(
+        periodic.links["opposite"], periodic.coordinates + torch.tensor([1.0, 0.0], dtype=FLOAT)
+    )
+    assert corner.coordinates.tolist() == [[0.0, 0.0]]
+    assert data.values["measured"].tolist() == [1.0, 2.0]
+    for term, own in zip(system.terms, second, strict=True):  # what depends on the points alone
+        expected = term.residual.remainder(own.points)
+        assert (own.remainder is None) == (expected is None)
+        assert own.remainder is None or torch.equal(own.remainder, expected)
+
+
+def test_the_first_points_are_those_without_adaption():
+    """Whether they are drawn once or twice before the first step."""
+    system = ramp()
+    for every in (0, 5):
+        plain, adaptive = (
+            source_of(system, a, interior=50, lower=9, every=every)
+            for a in (None, ResidualAdaptive())
+        )
+        for _ in range(2):
+            for a, b in zip(coordinates(plain.at(0)), coordinates(adaptive.at(0)), strict=True):
+                assert torch.equal(a, b)
+
+
+def test_scales_decide_between_the_equations_of_a_term():
+    box = Box(x=(0, 1))
+    both = Term("both", box.interior, lambda u, at: (u + at.x, u + 1 - at.x))
+    problem = Problem(fields=("u",), terms=[both])
+    means = []
+    for scales in ([1.0, 0.01], [1.0, 1.0], [0.01, 1.0]):
+        net = net_for(problem)
+        for p in net.parameters():
+            p.data.zero_()
+        system = System(problem, net)
+        system.scales = [torch.tensor(scales, dtype=FLOAT)]
+        source = source_of(system, ResidualAdaptive(constant=0.0, share=0.0, power=2.0))
+        source.at(0)
+        means.append(float(source.at(5)[0].points.coordinates.mean()))
+    assert means[0] > 0.65 > 0.55 > means[1] > 0.45 > 0.35 > means[2]
+
+
+def test_points_in_many_dimensions_and_systems_can_be_adapted():
+    for name in ("poisson 3d", "flow", "inverse", "linked", "high order"):
+        problem = PROBLEMS[name]()
+        system = System(problem, net_for(problem))
+        source = source_of(system, ResidualAdaptive(), interior=30, lower=12)
+        first, second = source.at(0), source.at(5)
+        assert [len(a) for a in second] == [len(a) for a in first]
+        for term, before, after in zip(system.terms, first, second, strict=True):
+            same = torch.equal(before.points.coordinates, after.points.coordinates)
+            assert same == (term.residual.term.where.dimension == 0)
+
+
+# -- when, and how many ----------------------------------------------------------------------------
+def test_the_gap_is_that_of_the_loss_on_all_candidates():
+    """Points where the residual is large would exceed it at once."""
+    system = ramp()
+    adaptive = ResidualAdaptive(power=8.0, constant=0.0, share=0.0, factor=20)
+    source = source_of(system, adaptive, every=0, gap=1.5, numbers={"inside": 2000})
+    first = source.at(0)
+    fair = system.loss(first)
+    assert source.at(10, fair) is first
+    assert source.exchanged == 0
+    chosen = source.at(20, fair / 3)
+    assert chosen is not first and source.exchanged == 1
+    assert system.losses(chosen)[0] > 2 * system.losses(first)[0]
+
+
+@pytest.mark.parametrize("adaptive", [None, ResidualAdaptive()], ids=["plain", "adaptive"])
+def test_points_grow_where_the_net_fits_them(adaptive):
+    system = ramp()
+    growth = Growth(factor=1.5, most=2.0)
+    source = source_of(system, adaptive, interior=100, lower=20, every=7, gap=3.0, growth=growth)
+    fair = system.loss(source.at(0))
+    sizes = []
+    for step, loss in ((7, 0.0), (10, fair), (20, 1e-3 * fair), (30, 1e-3 * fair), (40, 0.0)):
+        sizes.append(tuple(len(own) for own in source.at(step, loss)))
+    assert sizes == [
+        (100, 20, 20, 1, 2),  # due, which is not for the gap
+        (100, 20, 20, 1, 2),
+        (150, 30, 30, 1, 2),
+        (200, 40, 40, 1, 2),
+        (200, 40, 40, 1, 2),
+    ]
+    assert source.exchanged == 3 and source.size == 2.0
+    assert source.numbers() == dict(
+        zip(("inside", "faces", "periodic", "corner", "data"), sizes[-1], strict=True)
+    )
+    assert tuple(len(own) for own in source.at(42)) == sizes[-1]
+
+
+def test_without_growth_and_adaption_points_are_drawn_as_ever():
+    """One draw of all terms a check, whether its points are taken or not."""
+    system = ramp()
+    source = source_of(system, None, interior=50, lower=9, every=0, gap=3.0)
+    g = generator()
+
+    def draw():
+        return [t.where.draw(n, Uniform(), g) for t, n in numbers]
+
+    numbers = list(zip(system.problem.terms, (50, 9, 9, 1, 2), strict=True))
+    fair = system.loss(source.at(0))
+    draw()
+    source.at(10, fair)
+    draw()
+    for found, expected in zip(source.at(20, 1e-9 * fair), draw(), strict=True):
+        assert torch.equal(found.points.coordinates, expected.coordinates)
+
+
+def test_the_state_of_a_source_is_all_that_it_needs():
+    system = ramp()
+    growth = Growth(factor=2.0, most=8.0)
+
+    def made(seed):
+        return source_of(
+            system, ResidualAdaptive(), seed, interior=40, lower=8, every=7, gap=2.0, growth=growth
+        )
+
+    source = made(1)
+    source.at(0)
+    source.at(20, 0.0)
+    assert source.size == 2.0
+    state, drawn = source.state_dict(), source.generator.get_state()
+    expected = [source.at(step, 1e-9) for step in (35, 40, 50, 56, 57)]
+    other = made(2)
+    other.load_state_dict(state)
+    other.generator.set_state(drawn)
+    found = [other.at(step, 1e-9) for step in (35, 40, 50, 56, 57)]
+    for a, b in zip(found, expected, strict=True):
+        for own, reference in zip(coordinates(a), coordinates(b), strict=True):
+            assert torch.equal(own, reference)
+    assert (other.size, other.exchanged) == (source.size, source.exchanged)
+
+
+SMALL = ("net.widths=[8]", "points.scale=0.05", "threads=1", "run.plot=false", "run.quiet=true")
+
+
+def test_a_run_with_adapted_and_growing_points_goes_on_bit_for_bit(tmp_path):
+    pde = PROBLEMS["allen-cahn"]
+    choice = (
+        *SMALL, "points=adaptive", "points.every=6", "points.check=4", "points.gap=1e-3",
+        "points.growth.factor=1.2", "points.growth.most=1.7", "run.checkpoint=0",
+    )  # fmt: skip
+    whole = solve(pde, *choice, "stop.steps=20", folder=tmp_path / "whole")
+    solve(pde, *choice, "stop.steps=9", folder=tmp_path / "parts")
+    parts = resume(tmp_path / "parts", "stop.steps=20", pde=pde)
+    assert parts.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    assert parts.history[-1]["points_exchanged"] == whole.history[-1]["points_exchanged"] > 1
+
+
+# -- settings --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("points=adaptive", "points.adaptive.factor=1"), "points.adaptive.factor=1: give"),
+        (("points=adaptive", "points.adaptive.share=1.5"), "points.adaptive.share=1.5: give"),
+        (("points=adaptive", "points.adaptive.powr=2"), "points.adaptive.power"),
+        (("points.growth.factor=0.5",), "points.growth.factor=0.5: give"),
+        (("points.growth.most=0",), "points.growth.most=0: give"),
+        (("points.adaptive=3",), "points.adaptive=3: give a ResidualAdaptive or null"),
+    ],
+)
+def test_wrong_settings_are_named(overrides, message):
+    with pytest.raises(UserError) as found:
+        check_settings(compose("any", {}, overrides))
+    assert message in str(found.value)
+
+
+def test_options_have_the_same_keys_and_the_defaults_of_the_class():
+    keys = {
+        option: set(compose("any", {}, [f"points={option}"]).points)
+        for option in ("uniform", "sobol", "grid", "adaptive")
+    }
+    assert len({frozenset(v) for v in keys.values()}) == 1
+    nodes = compose("any", {}, ["points=adaptive"]).points
+    for node, settings in ((nodes.adaptive, ResidualAdaptive()), (nodes.growth, Growth())):
+        assert {k: v for k, v in node.items() if k != "_target_"} == vars(settings)
+
+
+def test_too_many_candidates_are_refused_with_what_to_lower():
+    system = ramp()
+    source = source_of(system, ResidualAdaptive(factor=10**12), interior=40, lower=8)
+    source.at(0)
+    with pytest.raises(UserError, match=r"points of term 'inside'.*points\.adaptive\.factor"):
+        source.at(5)
+
+
+def test_a_subset_of_points_keeps_all_that_belongs_to_them():
+    x = torch.rand(6, 2, dtype=FLOAT)
+    points = PointSet(x, 2 * x, {"far": 3 * x}, {"value": x[:, 0]})
+    part = points[torch.tensor([4, 1])]
+    assert torch.equal(part.normals, 2 * part.coordinates)
+    assert torch.equal(part.links["far"], 3 * x[[4, 1]])
+    assert torch.equal(part.values["value"], part.coordinates[:, 0])

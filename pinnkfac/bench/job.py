@@ -1,0 +1,82 @@
+"""The process of one job: ``python -m pinnkfac.bench.job FOLDER PDE OVERRIDE...``
+
+A job has a process of its own, so that its peak memory is its own and its death costs no other.
+Beside the files of a run it writes measured.json: peak memory, and what measuring errors costs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pinnkfac.__main__ import message_of
+from pinnkfac.accuracy import ErrorMeter
+from pinnkfac.assembly import one_thread_in_torch
+from pinnkfac.memory import keep_freed_memory
+from pinnkfac.run_folder import RunFolder, StoredRun
+from pinnkfac.solving import Result, solve
+from pinnkfac.summary import failure
+
+MEASURED = "measured.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    folder, pde, *overrides = arguments
+    keep_freed_memory()
+    try:
+        result = solve(pde, *overrides, folder=folder)
+    except Exception as error:
+        message = message_of(error)
+        print(f"error: {message}", file=sys.stderr)
+        with RunFolder(folder) as own:
+            own.write_summary(failure(pde, message, overrides))
+        return 1
+    memory = peak_memory()
+    with RunFolder(folder) as own:
+        own.write_json(MEASURED, {"peak_memory": memory, **_cost_of_errors(result, folder)})
+    return 0
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process has held at most; None where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _cost_of_errors(result: Result, folder: str) -> dict[str, Any]:
+    """How often errors were measured while training, and the seconds that one takes."""
+    meter = ErrorMeter(result.problem, StoredRun.open(folder).config.run.error_points)
+    with one_thread_in_torch(torch.device(result.summary["device"])):
+        begin = time.perf_counter()
+        meter.measure(result.solution)
+        taken = time.perf_counter() - begin
+    return {"measurements": len(result.history), "seconds_a_measurement": taken}
+
+
+def read_measured(folder: Path) -> dict[str, Any]:
+    """The content of measured.json; empty for a job that did not get that far."""
+    try:
+        content = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

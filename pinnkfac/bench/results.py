@@ -1,0 +1,304 @@
+"""What came of the jobs: one entry for each case and step, over all seeds; JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pinnkfac.bench.folder import FORMAT, read_json, read_mark, status_of, write_text
+from pinnkfac.bench.job import read_measured
+from pinnkfac.bench.published import Figure, best_by_source, published
+from pinnkfac.bench.running import JOB
+from pinnkfac.bench.suites import Case, Suite
+from pinnkfac.errors import UserError
+from pinnkfac.run_folder import StoredRun
+from pinnkfac.sweep import MARKS_OF_A_RUN, Row, rows
+
+THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+COUNTED = ("finished", "diverged", "failed", "unreadable")
+"""Statuses of jobs that have ended by themselves; the others say nothing yet."""
+CURVES = ("step", "seconds", "rms_error", "relative_l2_error", "loss")
+MIB = 2**20
+
+History = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One job: its row, its records, and the rest of what its folder tells."""
+
+    row: Row
+    history: History
+    settings: tuple[str, ...]
+    budget: float
+    summary: Mapping[str, Any]
+    measured: Mapping[str, Any]
+
+    def error(self, measure: str) -> float | None:
+        """Of the final net."""
+        return self.row.rms_error if measure == "rms_error" else self.row.error
+
+    def reached(self, measure: str, threshold: float) -> tuple[float, int] | None:
+        """(seconds, steps) of the first record whose error is at most ``threshold``."""
+        for record in self.history:
+            error = record.get(measure)
+            if error is not None and error <= threshold:
+                return record["seconds"], record["step"]
+        return None
+
+    @property
+    def measuring(self) -> float | None:
+        """The share of the seconds of training that measuring errors took."""
+        seconds = self.row.seconds
+        if not seconds or not self.measured:
+            return None
+        taken = self.measured["measurements"] * self.measured["seconds_a_measurement"]
+        return float(taken / seconds)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case with a step: the outcomes of all seeds, and what stands beside them.
+
+    Where there are several, numbers are medians; a job that failed counts as infinite.
+    """
+
+    case: Case
+    step: str
+    measure: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def counted(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.row.status in COUNTED]
+
+    @property
+    def errors(self) -> list[float]:
+        """Final errors, lowest first; of failed jobs there is none."""
+        found = [outcome.error(self.measure) for outcome in self.counted]
+        return sorted(error for error in found if error is not None)
+
+    @property
+    def error(self) -> float | None:
+        return middle([outcome.error(self.measure) for outcome in self.counted])
+
+    @property
+    def budget(self) -> float:
+        return max(outcome.budget for outcome in self.outcomes)
+
+    @property
+    def goal(self) -> float | None:
+        return self.case.goal(self.budget)
+
+    @property
+    def goal_met(self) -> bool | None:
+        """None where there is no goal, or no job has ended."""
+        return _below(self, self.goal)
+
+    @property
+    def published(self) -> list[Figure]:
+        """The best published figure of each source, the one to pass first."""
+        return best_by_source(self.case.name)
+
+    @property
+    def lower(self) -> list[bool | None]:
+        """Whether the final error is lower than each of ``published``, best on the way."""
+        return [_below(self, figure.error_best) for figure in self.published]
+
+    def median(self, name: str) -> float | None:
+        """Of ``seconds``, ``steps`` or ``parameters``, over the jobs that have it."""
+        found = [getattr(outcome.row, name) for outcome in self.counted]
+        return middle([value for value in found if value is not None])
+
+    def reached(self, threshold: float) -> tuple[float, float] | None:
+        """Median seconds and steps to an error; None where half of the seeds do not get there."""
+        found = [outcome.reached(self.measure, threshold) for outcome in self.counted]
+        seconds = middle([None if one is None else one[0] for one in found])
+        steps = middle([None if one is None else one[1] for one in found])
+        return None if seconds is None or steps is None else (seconds, steps)
+
+    @property
+    def peak_memory(self) -> float | None:
+        """Bytes, the most of all seeds."""
+        found = [outcome.measured.get("peak_memory") for outcome in self.counted]
+        return max((value for value in found if value is not None), default=None)
+
+    @property
+    def measuring(self) -> float | None:
+        return middle([o.measuring for o in self.counted if o.measuring is not None])
+
+
+def _below(entry: Entry, bound: float | None) -> bool | None:
+    if bound is None or not entry.counted:
+        return None
+    return entry.error is not None and entry.error < bound
+
+
+def middle(values: Sequence[float | None]) -> float | None:
+    """The median, where None counts as infinite; None where it is infinite, or of nothing."""
+    if not values:
+        return None
+    found = statistics.median(math.inf if value is None else value for value in values)
+    return found if math.isfinite(found) else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the folder of a benchmark tells."""
+
+    suite: Suite
+    root: Path
+    overrides: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for entry in self.entries for outcome in entry.outcomes]
+
+
+# -- reading ---------------------------------------------------------------------------------------
+def read_report(suite: Suite, root: Path) -> Report:
+    """All jobs in a folder, in the order of the suite, steps and seeds in their own.
+
+    Raises UserError where it holds no benchmark of the suite, or no job.
+    """
+    overrides = read_mark(root, suite)
+    entries = []
+    for case in suite.cases:
+        found = sorted((root / case.name).glob(f"*/[0-9]*/{JOB}"), key=_order)
+        by_step: dict[str, list[Outcome]] = {}
+        for path in found:
+            by_step.setdefault(path.parts[-3], []).append(_outcome(path.parent))
+        entries += [
+            Entry(case, step, suite.measure, tuple(outcomes)) for step, outcomes in by_step.items()
+        ]
+    if not entries:
+        raise UserError(f"{root} holds no job yet: run 'bench {suite.name}' without --report first")
+    return Report(suite, root, tuple(overrides), tuple(entries))
+
+
+def _order(path: Path) -> tuple[str, int]:
+    step, seed = path.parts[-3:-1]
+    return step, int(seed)
+
+
+def _outcome(folder: Path) -> Outcome:
+    job = read_json(folder / JOB)
+    row = Row("", folder, "unfinished", "it was stopped, or is still going on")
+    if any((folder / name).exists() for name in MARKS_OF_A_RUN):
+        (row,) = rows(folder)
+    return Outcome(
+        row,
+        _history(folder),
+        tuple(job.get("settings") or ()),
+        float(job.get("seconds") or 0.0),
+        status_of(folder)[1],
+        read_measured(folder),
+    )
+
+
+def _history(folder: Path) -> History:
+    try:
+        return StoredRun.open(folder).history
+    except UserError:  # it failed before it began, or is damaged: its row says so
+        return []
+
+
+# -- writing ---------------------------------------------------------------------------------------
+def write_results(report: Report) -> list[Path]:
+    """results.json, with all there is, and results.csv, with one line a case and step."""
+    content = json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n"
+    return [
+        write_text(report.root / "results.json", content),
+        write_text(report.root / "results.csv", as_csv(report)),
+    ]
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """All that the jobs told, for JSON: no NaN, no infinity."""
+    cases = list(dict.fromkeys(entry.case.name for entry in report.entries))
+    return {
+        "format": FORMAT,
+        "suite": report.suite.name,
+        "measure": report.suite.measure,
+        "overrides": list(report.overrides),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "entries": [flat(entry) for entry in report.entries],
+        "jobs": [_job(entry, one) for entry in report.entries for one in entry.outcomes],
+        "published": {case: [asdict(figure) for figure in published(case)] for case in cases},
+    }
+
+
+def _job(entry: Entry, outcome: Outcome) -> dict[str, Any]:
+    row = outcome.row
+    told = ("threads", "device", "dtype", "versions", "machine", "written")
+    return {
+        "case": entry.case.name,
+        "step": entry.step,
+        "seed": int(row.folder.name),
+        "budget": outcome.budget,
+        "settings": list(outcome.settings),
+        "status": row.status,
+        "message": row.message,
+        "parameters": row.parameters,
+        "steps": row.steps,
+        "seconds": row.seconds,
+        "rms_error": row.rms_error,
+        "relative_l2_error": row.error,
+        "peak_memory": outcome.measured.get("peak_memory"),
+        "share_measuring": outcome.measuring,
+        **{key: outcome.summary.get(key) for key in told},
+        "history": {key: [record.get(key) for record in outcome.history] for key in CURVES},
+    }
+
+
+def flat(entry: Entry) -> dict[str, Any]:
+    """The numbers of a case and step by name, for JSON and CSV."""
+    figures, lower, errors = entry.published, entry.lower, entry.errors
+    memory = entry.peak_memory
+    content: dict[str, Any] = {
+        "case": entry.case.name,
+        "step": entry.step,
+        "seeds": len(entry.counted),
+        "unfinished": len(entry.outcomes) - len(entry.counted),
+        "parameters": entry.median("parameters"),
+        "steps": entry.median("steps"),
+        "seconds": entry.median("seconds"),
+        "error": entry.error,
+        "error_lowest": errors[0] if errors else None,
+        "error_highest": errors[-1] if errors else None,
+        "goal": entry.goal,
+        "goal_met": entry.goal_met,
+        "peak_memory_mib": None if memory is None else round(memory / MIB, 1),
+        "share_measuring": entry.measuring,
+    }
+    for number, name in enumerate(("published", "newer")):
+        figure = figures[number] if number < len(figures) else None
+        content |= {
+            name: figure.error_best if figure else None,
+            f"{name}_by": figure.optimizer if figure else None,
+            f"{name}_seconds": figure.seconds if figure else None,
+            f"{name}_in": figure.source.where if figure else None,
+            f"lower_than_{name}": lower[number] if figure else None,
+        }
+    for threshold in THRESHOLDS:
+        seconds, steps = entry.reached(threshold) or (None, None)
+        content |= {f"seconds_to_{threshold:.0e}": seconds, f"steps_to_{threshold:.0e}": steps}
+    return content
+
+
+def as_csv(report: Report) -> str:
+    lines = [flat(entry) for entry in report.entries]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if v is None else v for k, v in line.items()} for line in lines)
+    return text.getvalue()

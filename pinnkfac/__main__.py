@@ -16,6 +16,7 @@ COMMANDS = {
     "new": "write a commented PDE file to start from",
     "plot": "draw the pictures of a run, or an animation",
     "compare": "compare runs in a table and a picture",
+    "bench": "solve a suite of problems, beside published results",
     "export": "write a solution to .npz, .csv, .vtu or .pt2",
 }
 
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {stopped} has ended the sweep; its jobs are saved", file=sys.stderr)
         return EXIT_CODES[str(stopped)]
     except KeyboardInterrupt:
-        print("error: stopped at once; what was saved last is kept", file=sys.stderr)
+        print("error: stopped at once", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone, as in 'list | head'
         sys.stdout = None  # type: ignore[assignment]

@@ -147,7 +147,7 @@ class Assembly:
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
-            progress.trained_loss = float("inf")
+            progress.trained_loss = progress.reached = float("inf")
             progress.first_loss = float("inf")
             progress.best = Best()
         return progress
@@ -187,6 +187,8 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     step: Step = build(config.step, "step")
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
+    if hasattr(step, "share_of_points"):
+        source.size = step.share_of_points(system, list(source.numbers().values()))
     search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)
@@ -271,10 +273,13 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _device(name: str) -> torch.device:
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(
+            f"device={name} is not supported: choose cpu, or cuda (cuda:1 for the second one) for "
+            "a GPU of NVIDIA"
+        )
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("not supported here")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         line = str(error).splitlines()[0][:120]

@@ -117,7 +117,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match and "To append to your config" in str(error):
-        return _unknown_key(match.group(1), _known(overrides))
+        return _unknown_key(match.group(1), _chosen(overrides))
     if match:
         return f"the setting '{match.group(1)}' cannot take that value: {' '.join(lines[1:3])}"
     match = re.search(r"Could not find '([^']+)'", str(error))
@@ -127,29 +127,61 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return f"{group}={name} does not exist. {suggest(name, options)}"
     match = re.search(r"Could not (?:override|append to|delete).*?'([^']+)'", str(error))
     if match:
-        return _unknown_key(match.group(1).split("@")[0], _known(overrides))
+        return _unknown_key(match.group(1).split("@")[0], _chosen(overrides))
     return " ".join(lines[:2])
 
 
-def _known(overrides: Sequence[str]) -> list[str]:
-    """The settings that there are with the options of groups among the overrides."""
+def _chosen(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with the options of groups among the overrides; empty where they cannot
+    be."""
     groups = [o for o in overrides if o.partition("=")[0] in GROUPS and "," not in o]
     try:
-        return list(keys(_compose([*groups, "problem=any"])))
+        return _compose([*groups, "problem=any"])
     except (HydraException, OmegaConfBaseException):
-        return []
+        return OmegaConf.create({})
 
 
-def _unknown_key(key: str, known: Sequence[str]) -> str:
-    known = [k for k in known if k != key]
+def _unknown_key(key: str, config: DictConfig) -> str:
+    """In words, that there is no such setting in a configuration, and what was meant."""
+    own = _of_another_option(key, config)
+    if own:
+        return f"the setting '{key}' does not exist: {own}"
+    known = [k for k in keys(config) if k != key and not key.startswith(f"{k}.")]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     found = near or leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f" Did you mean '{found[0]}'?" if found else ""
     return (
-        f"the setting '{key}' does not exist.{hint} 'solve NAME --cfg job' prints all settings, "
+        f"the setting '{key}' does not exist.{hint} 'list settings' shows those of every run, "
         "'list' the options of each group and the arguments of each PDE"
     )
+
+
+def _of_another_option(key: str, config: DictConfig) -> str:
+    """Why a setting of a group, or an argument of a PDE, is none here; '' for another mistake."""
+    group, dot, name = key.partition(".")
+    if group == "pde" and dot and not config.get("pde"):
+        return "the PDE's function has no arguments"
+    if group not in GROUPS or not dot or "choices" not in config:
+        return ""
+    files = sorted(Path(config_folder(), group).glob("*.yaml"))
+    others = [file.stem for file in files if name in _keys_of_option(group, file)]
+    if not others and list(keys(config[group])):
+        return ""
+    chosen = f"{group}={config.choices[group]}"
+    step = Path(config_folder(), "step", f"{config.choices.step}.yaml")
+    if step.is_file() and f"override /{group}: {config.choices[group]}\n" in step.read_text():
+        chosen = f"step={config.choices.step} brings {chosen}, which"
+    if not others:
+        return f"{chosen} has no settings"
+    return f"{chosen} has no setting '{name}'; it is one of {group}={', '.join(others)}"
+
+
+def _keys_of_option(group: str, file: Path) -> list[str]:
+    """The settings of an option, as they are named in its group."""
+    node = OmegaConf.load(file)
+    assert isinstance(node, DictConfig)
+    return list(keys(node[group] if "@package _global_" in file.read_text("utf-8") else node))
 
 
 def keys(config: DictConfig) -> Iterable[str]:
@@ -198,7 +230,13 @@ def swept_configs(overrides: Sequence[str]) -> Iterator[tuple[str, DictConfig]]:
         if not override.is_sweep_override():
             continue
         name = str(override.get_key_element())
-        for value in _values_of(override):
+        values = list(_values_of(override))
+        if not values:
+            raise UserError(
+                f"{override.input_line} is empty: range(FIRST,END) leaves the end out, so that END "
+                "is above FIRST"
+            )
+        for value in values:
             words = [*fixed, f"{name}={value}"]
             try:
                 yield words[-1], _compose([*opened(words), "problem=any"])
@@ -262,20 +300,28 @@ def changed(
         open_key = key.startswith("points.numbers.")
         own_class = key.endswith("_target_") and OmegaConf.select(result, key) is not None
         if key not in known and not open_key and not own_class:
-            raise UserError(_unknown_key(key, list(keys(result))))
+            raise UserError(_unknown_key(key, result))
         if OmegaConf.is_dict(OmegaConf.select(result, key)) and override.value() is not None:
             raise UserError(f"{override.input_line}: '{key}' is a group of settings; set one of it")
         OmegaConf.update(result, key, override.value(), force_add=open_key)
     return result
 
 
-def differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """'key: old → new' for every setting that differs."""
+def differences(old: DictConfig, new: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
+    """'key: old → new' for every setting that differs; of a group whose option was exchanged, the
+    option and what was set by ``overrides``."""
     before, after = _flat(old), _flat(new)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+
+    def is_said(key: str) -> bool:
+        group = key.partition(".")[0]
+        exchanged = old.choices.get(group) != new.choices.get(group)
+        return not key.endswith("_target_") and (not exchanged or key in given)
+
     return [
-        f"{key}: {before.get(key, '–')} → {after.get(key, '–')}"
-        for key in dict.fromkeys((*before, *after))
-        if before.get(key) != after.get(key) and not key.endswith("_target_")
+        f"{key.removeprefix('choices.')}: {before.get(key, '–')} → {after.get(key, '–')}"
+        for key in sorted({**before, **after}, key=lambda key: not key.startswith("choices."))
+        if before.get(key) != after.get(key) and is_said(key)
     ]
 
 

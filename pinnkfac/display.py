@@ -9,10 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pinnkfac.interruption import write_at_once
+
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds a step takes, and seconds left (None where no setting says when the run ends)."""
+    """Seconds a step takes, and seconds left (None where no setting says when the run ends, and at
+    its end)."""
 
     step: float
     left: float | None
@@ -37,7 +40,13 @@ class Display(Protocol):
         """A line that matters, on stderr or in colour."""
         ...
 
-    def close(self) -> None: ...
+    def notice(self, line: str) -> None:
+        """A line that is shown at once, from a handler of signals."""
+        ...
+
+    def close(self) -> None:
+        """The end of what ``show`` renews; lines may follow."""
+        ...
 
 
 def make_display(*, quiet: bool) -> Display:
@@ -80,6 +89,9 @@ class Guarded:
     def warn(self, line: str) -> None:
         self._try(lambda: self.display.warn(line))
 
+    def notice(self, line: str) -> None:
+        self.display.notice(line)
+
     def close(self) -> None:
         self._try(self.display.close)
 
@@ -95,6 +107,9 @@ class Quiet:
 
     def warn(self, line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    def notice(self, line: str) -> None:
+        write_at_once(line)
 
     def close(self) -> None:
         pass
@@ -152,6 +167,15 @@ class Live(Quiet):
 
     def warn(self, line: str) -> None:
         self.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+
+    def notice(self, line: str) -> None:
+        if not self._started:
+            return write_at_once(line)
+        # In place of the table's last line: another line would move the cursor away from where
+        # the table is renewed.
+        shown = f"\r\x1b[2K{line[: self.console.width - 1]}"
+        with suppress(OSError, ValueError):
+            os.write(self.console.file.fileno(), shown.encode())
 
     def close(self) -> None:
         if self._started:

@@ -17,11 +17,11 @@ class Diverged(UserError):
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
-    """One sentence that lists the known names, nearest first where one is close."""
+    """One sentence that lists the known names; before it the nearest one where it is close."""
     known = [str(name) for name in known]
     near = difflib.get_close_matches(given, known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"Known: {', '.join(known) if known else 'none'}.{hint}"
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {', '.join(known) if known else 'none'}."
 
 
 def counted(number: int, what: str) -> str:

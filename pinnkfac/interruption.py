@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -20,13 +21,15 @@ class Stopped(KeyboardInterrupt):
 
 class Interruption:
     """Within ``with Interruption() as interruption``, ``interruption.by`` names the signal that
-    asked for an end, or is ''.
+    asked for an end, or is ''; the user is told by ``notice(line)``, which is called while a step
+    is under way, in the middle of whatever it does.
 
     Only the main thread of a process gets signals; in another one nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notice: Callable[[str], None] | None = None) -> None:
         self.by = ""
+        self.notice = notice or write_at_once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -47,6 +50,10 @@ class Interruption:
         if self.by:
             raise KeyboardInterrupt
         self.by = SIGNALS[signal.Signals(number).name]
-        line = f"\n{self.by}: stopping after this step; once more to stop at once, unsaved\n"
-        with suppress(OSError):  # stderr itself may be closed, or in the middle of a write
-            os.write(2, line.encode())
+        self.notice(f"{self.by}: stopping after this step; once more to stop at once, unsaved")
+
+
+def write_at_once(line: str) -> None:
+    """A line on stderr, past all buffers: what a handler of signals may do."""
+    with suppress(OSError):  # stderr itself may be closed, or in the middle of a write
+        os.write(2, f"\n{line}\n".encode())

@@ -115,10 +115,21 @@ class PdeFile:
             )
         return problem
 
+    @property
+    def _takes_any(self) -> bool:
+        parameters = inspect.signature(self.function).parameters.values()
+        return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
     def _check_kinds(self, arguments: dict[str, Any]) -> None:
-        """Raise UserError for an argument of another kind than its default value."""
+        """Raise UserError for an argument that is unknown, or of another kind than its default."""
         defaults = self.defaults if arguments else {}
         for name, value in arguments.items():
+            if name not in defaults and not self._takes_any:
+                raise UserError(
+                    f"{self._where}{self.name}() has no argument '{name}', which the run set "
+                    f"(pde.{name}={value}). {suggest(name, defaults)} Give the file with that "
+                    "argument, or start a new run"
+                )
             default = defaults.get(name)
             for kinds, words in KINDS:
                 if isinstance(default, kinds) and not isinstance(value, kinds):

@@ -67,20 +67,24 @@ class Best:
 class Progress:
     """Where a run is: counters, losses before the last step, its report, and the best state.
 
+    ``reached`` is the trained loss after the last step, where the step has evaluated it.
+
     ``attempts`` counts the divergences since the best state was found. ``recovered`` says in words
     what was tried after each divergence, ``resumed`` what was changed each time the run was
-    resumed.
+    resumed, ``notes`` what the step has decided by itself.
     """
 
     step: int = 0
     seconds: float = 0.0
     loss: float = math.inf
     trained_loss: float = math.inf
+    reached: float = math.inf
     first_loss: float = math.inf
     rejected: int = 0
     attempts: int = 0
     recovered: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     report: Report | None = None
 
@@ -128,6 +132,12 @@ def run(
             progress.attempts = 0
         progress.step += 1
         progress.trained_loss = report.trained_loss
+        known = math.isfinite(report.reached)
+        progress.reached = report.reached if known else report.trained_loss
+        if report.growth > 1.0:
+            source.grow(report.growth)
+        if report.note:
+            progress.notes.append(f"step {progress.step}: {report.note}")
         progress.rejected = progress.rejected + 1 if report.length == 0 else 0
         progress.seconds = time.perf_counter() - begin
         error = watch(progress)
@@ -145,7 +155,7 @@ def _step(
 ) -> Report:
     """One step; raises Diverged where a loss is not finite, or has blown up."""
     before = source.current
-    points = source.at(progress.step, progress.trained_loss)
+    points = source.at(progress.step, progress.reached)
     best = progress.best
     if points is not before and best.parameters and progress.step - best.judged >= JUDGE_AGAIN:
         best.loss, best.judged = _loss_at(system, best.parameters, points), progress.step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -30,10 +30,10 @@ class Parameter:
     __array_ufunc__ = None
 
     def __init__(self, name: str, initial: float) -> None:
-        if not name.isidentifier():
-            raise UserError(f"Parameter: '{name}' is not a name; use letters and digits")
-        if not math.isfinite(initial):
-            raise UserError(f"Parameter '{name}': initial={initial}; give a finite number")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(f"Parameter: {name!r} is not a name; use letters and digits")
+        if not _is_finite(initial):
+            raise UserError(f"Parameter '{name}': initial={initial!r}; give a finite number")
         self.name = name
         self.initial = float(initial)
 
@@ -135,10 +135,10 @@ class Term:
             )
         if not callable(self.residual):
             raise UserError(f"term '{self.name}': residual must be a function (u, at) -> number")
-        if not (math.isfinite(self.weight) and self.weight > 0):
-            raise UserError(f"term '{self.name}': weight={self.weight}; give a positive number")
+        if not (_is_finite(self.weight) and self.weight > 0):
+            raise UserError(f"term '{self.name}': weight={self.weight!r}; give a positive number")
         if self.points is not None and not isinstance(self.points, Integral):
-            raise UserError(f"term '{self.name}': points={self.points}; give a whole number")
+            raise UserError(f"term '{self.name}': points={self.points!r}; give a whole number")
         if self.points is not None and self.points < 1:
             raise UserError(
                 f"term '{self.name}': points={self.points}: a term without points cannot hold "
@@ -146,6 +146,39 @@ class Term:
             )
         if isinstance(self.where, Points) and self.where.number == 0:
             raise UserError(f"term '{self.name}' has no points: its Points are empty")
+
+
+EXAMPLES = {
+    "fields": "('u',)",
+    "terms": "[Term(name, where, residual)]",
+    "parameters": "(kappa,)",
+    "units": "{'u': 'K'}",
+    "vectors": "{'velocity': ('u', 'v')}",
+}
+
+
+def _several(what: str, given: Any, kind: type) -> tuple[Any, ...]:
+    """The entries of an argument of Problem; raises UserError where they are not all ``kind``."""
+    example = f"{what}={EXAMPLES[what]}"
+    if isinstance(given, kind | str) or not isinstance(given, Iterable):
+        raise UserError(
+            f"Problem: {what} is {type(given).__name__}; give a tuple or a list, {example}"
+        )
+    entries = tuple(given)
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, kind):
+            name = "a string" if kind is str else f"a {kind.__name__}"
+            raise UserError(
+                f"Problem: {what}[{number}] is {type(entry).__name__}, not {name}; give {example}"
+            )
+    return entries
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError):
+        return False
 
 
 class Problem:
@@ -173,11 +206,22 @@ class Problem:
         vectors: Mapping[str, Sequence[str]] | None = None,
         source: str = "",
     ) -> None:
-        self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
-        self.terms = tuple(terms)
+        self.fields = _several("fields", (fields,) if isinstance(fields, str) else fields, str)
+        self.terms = _several("terms", terms, Term)
         self.solution = solution
-        self.parameters = tuple(parameters)
+        self.parameters = _several("parameters", parameters, Parameter)
         self.source = source
+        if domain is not None and not isinstance(domain, Box):
+            raise UserError(
+                f"Problem: domain={domain!r} is {type(domain).__name__}; give a Box, such as "
+                "Box(x=(0, 1))"
+            )
+        for what, mapping in (("units", units), ("vectors", vectors)):
+            if mapping is not None and not isinstance(mapping, Mapping):
+                raise UserError(
+                    f"Problem: {what}={mapping!r} is {type(mapping).__name__}; give a dictionary, "
+                    f"{what}={EXAMPLES[what]}"
+                )
         if not self.fields:
             raise UserError("Problem: fields is empty; name at least one, such as fields=('u',)")
         if not self.terms:

@@ -127,6 +127,11 @@ def explain(error: Exception, fields: int) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, TypeError) and "positional argument" in text:
         return f"{text}. A residual takes one argument per field ({fields} here), then `at`"
+    if "called random operation" in text:
+        return (
+            "random numbers must not be drawn here, there is one value at a point: draw them once, "
+            "outside, or give them with their points, Points({...}, NAME=values)"
+        )
     if "data-dependent control flow" in text or "vmap: It looks like you're" in text:
         return (
             "a branch (if, min, max, float()) on a value, or a function of math: values differ "

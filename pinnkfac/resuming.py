@@ -16,7 +16,7 @@ from pinnkfac.errors import UserError, counted
 from pinnkfac.loading import stored_pde
 from pinnkfac.loop import Progress, ending_of
 from pinnkfac.run_folder import NODES, RunFolder, StoredRun
-from pinnkfac.solving import Given, Result, Task, begin, given_pde, go
+from pinnkfac.solving import Given, Result, Task, begin, check_given, given_pde, go
 from pinnkfac.version import __version__
 
 
@@ -37,6 +37,7 @@ def resume(
 
     Raises UserError for every mistake of the user's, and where nothing is left to do.
     """
+    check_given(overrides, net, folder)
     StoredRun.open(folder)  # before a lock is made in what is no run
     with RunFolder(folder) as own:
         stored = StoredRun.open(folder)
@@ -45,6 +46,8 @@ def resume(
         display = make_display(quiet=run_settings(task.config).quiet)
         parts = assemble(task.config, task.problem, task.net)
         progress = Progress()
+        for damage in stored.damages:
+            display.warn(damage)
         if state is None:
             display.say("the run was stopped before its first checkpoint: it starts at step 0")
         else:
@@ -128,7 +131,7 @@ def _continued(
         scales=same and old.balance == new.balance,
     )
     progress = parts.load_state_dict(state, carried)
-    changes = differences(old, new)
+    changes = differences(old, new, task.overrides)
     if not same:
         changes.insert(0, f"the problem {task.name} has changed")
     if not same or any(old[group] != new[group] for group in GROUPS):

@@ -17,8 +17,9 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,7 +180,8 @@ class StoredRun:
     """A run as its folder tells it, without running any code that it may hold.
 
     ``config`` is the configuration, ``problem`` the content of problem.json, ``summary`` that of
-    summary.json (None for a run that did not end), ``history`` the records of metrics.jsonl.
+    summary.json (None for a run that did not end), ``history`` the records of metrics.jsonl,
+    ``damages`` says which of its lines are none.
     """
 
     path: Path
@@ -188,6 +190,7 @@ class StoredRun:
     signature: Signature
     summary: dict[str, Any] | None
     history: list[dict[str, Any]]
+    damages: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -228,7 +231,7 @@ class StoredRun:
             problem,
             signature,
             _read_json(summary) if summary.is_file() else None,
-            _read_metrics(folder / "metrics.jsonl"),
+            *_read_metrics(folder / "metrics.jsonl"),
         )
 
     def has_checkpoint(self, which: Which = "last") -> bool:
@@ -237,8 +240,8 @@ class StoredRun:
     def checkpoint(self, which: Which = "last") -> dict[str, Any]:
         """The content of a checkpoint, on the CPU; no code in it is executed.
 
-        Raises UserError where it is missing, truncated, of another version or holds anything but
-        tensors and plain values.
+        Raises UserError where it is missing, truncated, changed by a fault of the disk, of another
+        version or holds anything but tensors and plain values.
         """
         if which not in CHECKPOINTS:
             raise UserError(f"checkpoint '{which}' is unknown: choose 'last' or 'best'")
@@ -248,23 +251,35 @@ class StoredRun:
                 f"{path} is missing: the run was stopped before its first checkpoint, or the file "
                 "was removed"
             )
+        if not _is_sound(path):
+            raise UserError(
+                f"{path} is damaged: what it holds does not agree with its checksums, as after a "
+                f"fault of the disk or a copy that went wrong{self._way_out(which)}"
+            )
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a foreign file may cause
             raise UserError(
                 f"{path} is not a checkpoint that can be read: it is truncated, or holds more than "
                 f"tensors and numbers, which is never executed ({type(error).__name__}); the other "
-                f"files of the run are kept{self._other(which)}"
+                f"files of the run are kept{self._way_out(which)}"
             ) from error
         if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
             raise UserError(f"{path} is not a checkpoint of pinnkfac")
         _check_format(path, content)
         return content
 
-    def _other(self, which: Which) -> str:
-        if which == "last" and self.has_checkpoint("best"):
-            return ", and best.pt holds the net of the lowest loss"
-        return ""
+    def _way_out(self, which: Which) -> str:
+        """The other checkpoint, as far as it can take the place of one that cannot be read."""
+        other: Which = "best" if which == "last" else "last"
+        if not self.has_checkpoint(other) or not _is_sound(self.path / CHECKPOINTS[other]):
+            return ""
+        if which == "best":
+            return ", and checkpoint.pt, the last net, is sound"
+        return (
+            ", and best.pt, the net of the lowest loss, is sound: plot and export take it with "
+            "--checkpoint best, Solution.load(folder, 'best') in Python"
+        )
 
 
 def jobs(path: str | Path) -> list[Path]:
@@ -308,17 +323,44 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records; lines that a kill or a full disk has damaged are left out."""
+def _is_sound(path: Path) -> bool:
+    """Whether the parts of a checkpoint agree with their checksums, which torch does not compare.
+
+    A file of another kind has none: to refuse it is left to torch.
+    """
+    if not zipfile.is_zipfile(path):
+        return True
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # whatever a damaged file may cause
+        return False
+
+
+def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """All records, and which lines are none.
+
+    A last line without its end is what a kill leaves: nothing is said of it.
+    """
     if not path.is_file():
-        return []
+        return [], []
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    bad: list[str] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        record = None
         with contextlib.suppress(ValueError):
             record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-    return records
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        elif line.strip() and number < len(lines):
+            bad.append(str(number))
+    if not bad:
+        return records, []
+    what = "line" if len(bad) == 1 else "lines"
+    shown = ", ".join(bad if len(bad) <= 5 else [*bad[:4], "…", bad[-1]])
+    one = "its record is" if len(bad) == 1 else "their records are"
+    return records, [f"{path}, {what} {shown}: damaged, {one} left out"]
 
 
 def _without_interpolation(path: Path) -> str:

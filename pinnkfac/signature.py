@@ -51,9 +51,14 @@ class Signature:
     def coordinates(self) -> Coordinates:
         return self.domain.coordinates
 
+    @property
+    def shown_units(self) -> dict[str, str]:
+        """The units that are shown: '1', of what has none, is not."""
+        return {name: unit for name, unit in self.units.items() if unit and unit != "1"}
+
     def label(self, name: str) -> str:
         """A name with its unit, such as 'u [K]'."""
-        unit = self.units.get(name)
+        unit = self.shown_units.get(name)
         return f"{name} [{unit}]" if unit else name
 
     def as_dict(self) -> dict[str, Any]:

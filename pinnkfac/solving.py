@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def solve(
 
     Raises UserError for every mistake of the user's.
     """
+    check_given(overrides, net, folder)
     found = given_pde(pde)
     config = compose(found.name, found.defaults, overrides)
     problem = found.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
@@ -108,6 +109,28 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
             if not own.has("summary.json"):
                 own.write_summary(failure(task.name, str(error), task.overrides))
             raise
+
+
+def check_given(overrides: Sequence[Any], net: Any, folder: Any) -> None:
+    """Raise UserError where an argument from Python is of another type than it has to be."""
+    for override in overrides:
+        if not isinstance(override, str):
+            raise UserError(
+                f"the override {override!r} is {type(override).__name__}: give each as a string of "
+                'its own, KEY=VALUE, such as "stop.steps=100"'
+            )
+    if net is not None and not isinstance(net, nn.Module):
+        raise UserError(
+            f"net={net!r} is {_kind(net)}: give a torch.nn.Module that maps coordinates "
+            "[batch, coord] to fields [batch, field]; the configured net is set by overrides, such "
+            'as "net.widths=[32,32]"'
+        )
+    if folder is not None and not isinstance(folder, str | Path):
+        raise UserError(f"folder={folder!r} is {_kind(folder)}: give the path of a folder")
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def given_pde(pde: Given) -> PdeFile:
@@ -171,7 +194,7 @@ def go(
             keep(progress)
         return error
 
-    with Interruption() as interruption:
+    with Interruption(display.notice) as interruption:
         try:
             with one_thread_in_torch(parts.system.device):
                 progress, ending = run(
@@ -188,14 +211,14 @@ def go(
                 ending, losses = settled(
                     parts.system, parts.stepper, parts.source, progress, ending
                 )
-        except Exception:
-            if folder is not None and keep is not None and keep.written:
+            result = _written(task, parts, folder, progress, ending, losses, watcher, keep)
+        except (Exception, KeyboardInterrupt):
+            if folder is not None and folder.has("checkpoint.pt"):
                 where = _shown(folder.path)
                 display.warn(f"the last checkpoint is kept: resume {where} goes on from it")
             raise
         finally:
             display.close()
-        result = _written(task, parts, folder, progress, ending, losses, watcher, keep)
     if folder is not None and settings.plot and result.refused is None:
         _plot(task, result.solution, watcher, folder, display)
     _conclude(task, result, display, ending)

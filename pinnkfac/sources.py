@@ -70,11 +70,13 @@ class PointSettings:
 
     A term's number is ``numbers[name]``, else the term's own ``points``, else ``interior`` for a
     region of full dimension and ``lower`` for faces and slices; ``scale`` multiplies all but
-    ``numbers``. ``every``: draw new points every k steps; 0 keeps them. ``gap``: beside that,
-    every ``check`` steps the loss is evaluated on new points, and these replace the old ones where
-    it exceeds ``gap`` times the loss trained on: the net has begun to fit the points instead of
-    the equation. None: never. ``adaptive`` chooses all but the first points among candidates;
-    ``gap`` then compares with the loss on all of these.
+    ``numbers``. ``every``: draw new points every k steps; 0 keeps them. ``gap``: beside that, the
+    loss is now and then evaluated on new points, and these replace the old ones where it exceeds
+    ``gap`` times the loss reached on those: the net has begun to fit the points instead of the
+    equation. Checks are as frequent as that happens: after an exchange half as many steps apart
+    as before, down to every step, else twice as many, up to ``check``. None: never. ``adaptive``
+    chooses all but the first points among candidates; ``gap`` then compares with the loss on all
+    of these.
     """
 
     sampling: Sampling = field(default_factory=Uniform)
@@ -111,6 +113,9 @@ class PointSource:
         self.exchanged = 0
         self.size = 1.0
         """The multiple of the first number of points that each term has."""
+        self.interval = 1
+        self.next_check = 1
+        """Steps between checks, and the step of the next one."""
         names = [t.residual.term.name for t in system.terms]
         for name in settings.numbers:
             if name not in names:
@@ -134,7 +139,7 @@ class PointSource:
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
 
-        ``loss`` is the last one that was trained on with the current points.
+        ``loss`` is the last one that was reached on the current points.
         """
         settings = self.settings
         due = settings.every > 0 and step % settings.every == 0
@@ -142,24 +147,37 @@ class PointSource:
             self.current = self.system.prepare(self._draw())
         elif due:
             self.current = self._anew()
-        elif settings.gap is not None and step % settings.check == 0:
+        elif settings.gap is not None and step >= self.next_check:
             unseen = self._candidates()
             prepared = self.system.prepare(unseen)
             residuals = self._residuals(prepared)
             if self._loss(residuals) > settings.gap * loss:
                 self.exchanged += 1
+                self.interval = max(1, self.interval // 2)
                 self._exchange(unseen, prepared, residuals)
+            else:
+                self.interval = min(settings.check, 2 * self.interval)
+            self.next_check = step + self.interval
         return self.current
+
+    def grow(self, factor: float) -> None:
+        """Take so many times the points, all of them new, from the next step on."""
+        self.size *= factor
+        self.current = []
 
     def state_dict(self) -> dict[str, Any]:
         """The current points, so that a run can go on with them."""
         points = [own.points.state_dict() for own in self.current]
-        return {"points": points, "exchanged": self.exchanged, "size": self.size}
+        plain = {name: getattr(self, name) for name in self._plain}
+        return {"points": points, **plain}
+
+    _plain = ("exchanged", "size", "interval", "next_check")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.current = self.system.prepare([PointSet(**points) for points in state["points"]])
-        self.exchanged = state["exchanged"]
-        self.size = state.get("size", 1.0)
+        stored = [PointSet(**points) for points in state["points"]]
+        self.current = self.system.prepare(stored) if stored else []
+        for name in self._plain:
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     # -- new points --------------------------------------------------------------------------------
     def _exchange(

@@ -46,6 +46,7 @@ def summarise(
         "seconds_a_step": progress.seconds / max(1, progress.step),
         "best": {"step": progress.best.step, "loss": progress.best.loss},
         "recovered": progress.recovered,
+        "notes": progress.notes,
         "resumed": progress.resumed,
         "parameters": system.parameter_number,
         "parameters_sha256": parameters_sha256(system.get_parameters()),

@@ -65,12 +65,29 @@ def rows(folders: str | Path | Sequence[str | Path]) -> list[Row]:
     for path, name in zip(paths, _short_names(paths), strict=True):
         inside = _jobs_of(path)
         read = [_read(folder) for folder in inside or [path]]
-        keys = swept_keys(read)
+        keys = list(dict.fromkeys((*_asked_for(path), *swept_keys(read))))
         for row in read:
             row = _with_configured(row, keys)
             label = _job_label(row, keys, name, alone=len(paths) == 1) if inside else name
             found.setdefault(row.folder.resolve(), replace(row, label=label))
     return _told_apart(list(found.values()))
+
+
+def _asked_for(folder: Path) -> list[str]:
+    """The keys that a sweep was to vary: some have one value yet where it was interrupted."""
+    path = folder / "multirun.yaml"
+    if not path.is_file():
+        return []
+    from omegaconf import OmegaConf
+
+    from pinnkfac.configuration import parse
+
+    try:
+        asked: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        words = [str(word) for word in asked["hydra"]["overrides"]["task"]]
+        return [str(o.key_or_group) for o in parse(words) if o.is_sweep_override()]
+    except Exception:  # whatever a damaged file may cause: then it tells nothing
+        return []
 
 
 def _job_label(row: Row, keys: Sequence[str], sweep: str, *, alone: bool) -> str:
@@ -226,12 +243,15 @@ class Column:
     number: bool = True
 
 
-def show(read: Sequence[Row], console: Console | None = None) -> None:
+def show(
+    read: Sequence[Row], console: Console | None = None, asked_for: Sequence[str] = ()
+) -> None:
     """The table of a sweep: what was swept, status, error, loss, seconds and steps of each job.
 
-    Below it stands why jobs did not finish, once for all jobs with the same message.
+    ``asked_for`` are keys that have a column even where no two jobs differ by them. Below the table
+    stands why jobs did not finish, once for all jobs with the same message.
     """
-    keys = swept_keys(read)
+    keys = list(dict.fromkeys((*asked_for, *swept_keys(read))))
     swept = [
         Column(key.replace(".", ".\n"), [row.overrides.get(key, "?") for row in read], number=False)
         for key in keys
@@ -335,7 +355,7 @@ def finish_sweep(folder: str | Path) -> list[Row]:
     Returns the rows. Raises UserError where the folder holds no job or the disk refuses.
     """
     read = rows(folder)
-    show(read)
+    show(read, asked_for=_asked_for(Path(folder)))
     print(f"written to {write_csv(read, Path(folder) / 'sweep.csv')}")
     print(f"written to {save(draw_sweep(read), Path(folder) / 'sweep.png')}")
     return read

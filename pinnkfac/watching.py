@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from pinnkfac.accuracy import ErrorMeter
@@ -23,6 +24,8 @@ class Watcher:
     """
 
     interval = 1.0
+    share = 20.0
+    """Records are so many times further apart than they take: measuring errors is training time."""
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Watcher:
         self._last: tuple[int, float] | None = None
         self._seconds_a_step = 0.0
         self._recovered = len(progress.recovered)
+        self._noted = len(progress.notes)
         self._refused = False
 
     def __call__(self, progress: Progress) -> float | None:
@@ -53,11 +57,17 @@ class Watcher:
         for what in progress.recovered[self._recovered :]:
             self.display.warn(f"training diverged: {what}")
         self._recovered = len(progress.recovered)
+        for what in progress.notes[self._noted :]:
+            self.display.say(what)
+        self._noted = len(progress.notes)
         power_of_two = progress.step & (progress.step - 1) == 0
         if not power_of_two and progress.seconds < self._next:
             return None
-        self._next = progress.seconds + self.interval
-        return self.record(progress)
+        begin = time.monotonic()
+        error = self.record(progress)
+        taken = time.monotonic() - begin
+        self._next = progress.seconds + max(self.interval, self.share * taken)
+        return error
 
     def finish(self, progress: Progress, ending: Ending) -> None:
         """Record the last step too, unless it was undone."""
@@ -82,7 +92,7 @@ class Watcher:
             left.append(self.stop.seconds - progress.seconds)
         if self.stop.steps is not None:
             left.append((self.stop.steps - progress.step) * mean)
-        return Pace(mean, max(0.0, min(left)) if left else None)
+        return Pace(mean, min(left) if left and min(left) > 0 else None)
 
     def record(self, progress: Progress) -> float | None:
         """Make a record now; returns the relative L2 error where it is known."""

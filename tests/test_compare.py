@@ -146,6 +146,23 @@ def test_a_job_without_a_summary_is_labelled_from_its_configuration(sweep):
     assert rows(sweep)[3].label == "3"
 
 
+def test_an_interrupted_sweep_shows_what_it_was_to_vary(tmp_path, capsys):
+    """One job has run, so that nothing differs yet."""
+    path = tmp_path / "sweep"
+    stored(path / "0", status="interrupted", overrides=["step=kfac", "seed=0", "threads=1"])
+    (path / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: ['step=kfac,adam', 'seed=range(0,2)', 'threads=1']}}\n"
+    )
+    (row,) = rows(path)
+    assert row.label == "step=kfac seed=0"
+    finish_sweep(path)
+    header, line = (text.split() for text in capsys.readouterr().out.splitlines()[:3:2])
+    assert header[:4] == ["job", "step", "seed", "status"]
+    assert line[:4] == ["0", "kfac", "0", "interrupted"]
+    (path / "multirun.yaml").write_text("hydra: [")
+    assert rows(path)[0].label == "0"
+
+
 def test_several_folders_are_told_apart_and_come_once(sweep, tmp_path):
     one = stored(tmp_path / "x" / "run")
     two = stored(tmp_path / "y" / "run")
@@ -270,6 +287,10 @@ def test_a_sweep_stands_for_its_jobs_and_a_killed_run_for_its_last_record(sweep,
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
     killed = next(line for line in out.splitlines() if "step=adam seed=1" in line)
     assert killed.split()[-6:-2] == ["2.5e-01", "1.0e-03", "2.0", "2"]
+    assert (
+        "337 parameters" not in out
+    )  # the configured net is another one than that of the summaries
+    assert killed.split()[-7] == "9809"
     joined = " ".join(out.split())
     assert "step=adam seed=0 failed: net.widths=[0]: a width is at least 1" in joined
     assert "step=adam seed=1 unfinished" in joined

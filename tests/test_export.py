@@ -210,6 +210,7 @@ def test_a_program_holds_for_any_number_of_points(tmp_path, settings):
     for number in (1, 2, 4, 5, 1000):
         x = torch.rand(number, 3, dtype=torch.float64)
         assert torch.allclose(program(x), solution(x), rtol=1e-14, atol=1e-15)
+        assert program(x).numpy().shape == (number, 3)  # no graph of autograd hangs on it
     assert Signature.from_dict(json.loads(extra["signature.json"])).as_dict() == FLOW.as_dict()
     assert solution.net.training and next(solution.net.parameters()).requires_grad
 

@@ -444,6 +444,8 @@ REFUSED = {
     "an integer tensor": (lambda u, v, at: torch.round(u).long(), ["dtype torch.int64"]),
     "complex numbers": (lambda u, v, at: torch.complex(u, v), ["complex"]),
     "no field": (lambda u, v, at: at.x - 1, ["does not depend on any field"]),
+    "random numbers": (lambda u, v, at: u - torch.randn(2)[0], ["random", "once, outside"]),
+    "random numbers like a field": (lambda u, v, at: u - torch.rand_like(v), ["random", "outside"]),
     "no field in one of two nonlinear equations": (
         lambda u, v, at: (u * v, at.x),
         ["equation 2", "any field"],

@@ -611,6 +611,11 @@ def test_periodic_nets_and_second_time_derivatives_have_their_own_hints(tmp_path
     assert "differentiated 2 times by t, and has only 1 condition" in line
     terms[2] = Term("start", box.at(t=0), lambda u, at: (u, u.t))
     assert missing(terms) == []
+    places = {"t": [0.1, 0.5], "x": [0.2, 0.6]}
+    terms[2] = Term("data", Points(places, seen=[1.0, 0.5]), lambda u, at: u - at.seen)
+    assert missing(terms) == []  # measurements stand in for a start
+    terms[2] = Term("places", Points(places), lambda u, at: u.tt - u.xx)
+    assert len(missing(terms)) == 1
 
 
 def test_a_constant_is_free_only_where_no_slot_feels_it():

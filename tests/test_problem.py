@@ -108,6 +108,32 @@ BAD = {
         ["'data'", "no points"],
     ),
     "Parameter without a name": (lambda: Parameter("2k", 1.0), ["'2k'", "name"]),
+    "weight that is no number": (
+        lambda: Term("heat", BOX.interior, residual, weight="big"),
+        ["'heat'", "weight='big'", "positive number"],
+    ),
+    "Parameter whose name is none": (lambda: Parameter(3, 1.0), ["Parameter: 3", "name"]),
+    "Parameter that begins with a word": (
+        lambda: Parameter("k", initial="one"),
+        ["'k'", "initial='one'", "finite number"],
+    ),
+    "a Parameter alone": (
+        lambda: problem(parameters=Parameter("k", 1.0)),
+        ["parameters is Parameter", "give a tuple", "parameters=(kappa,)"],
+    ),
+    "a term alone": (
+        lambda: problem(terms=Term("heat", BOX.interior, residual)),
+        ["terms is Term", "give a tuple or a list"],
+    ),
+    "a tuple in place of a term": (
+        lambda: problem(terms=[("heat", BOX.interior, residual)]),
+        ["terms[0] is tuple, not a Term", "Term(name, where, residual)"],
+    ),
+    "fields by number": (lambda: problem(fields=(1,)), ["fields[0] is int, not a string"]),
+    "how many fields": (lambda: problem(fields=1), ["fields is int", "fields=('u',)"]),
+    "domain that is a number": (lambda: problem(domain=3), ["domain=3 is int", "give a Box"]),
+    "units in a list": (lambda: problem(units=["m"]), ["units=['m'] is list", "dictionary"]),
+    "vectors in a word": (lambda: problem(vectors="uv"), ["vectors='uv' is str", "dictionary"]),
     "Parameter that is not finite": (lambda: Parameter("k", math.nan), ["'k'", "finite"]),
 }
 

@@ -6,12 +6,15 @@ import io
 import json
 import math
 import os
+import pty
+import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -196,6 +199,87 @@ def test_ctrl_c_ends_a_sweep_with_its_table(tmp_path):
     assert read(tmp_path / "sweep/0/summary.json")["status"] == "interrupted"
     assert not (tmp_path / "sweep/1/problem.json").exists()
     assert (tmp_path / "sweep/sweep.csv").exists() and "interrupted" in out
+
+
+def test_a_signal_before_the_first_step_says_nothing_of_what_was_saved(tmp_path):
+    slow = "import time\nfrom pathlib import Path\nPath('here').write_text('.')\ntime.sleep(60)\n"
+    (tmp_path / "slow.py").write_text(slow)
+    process = start("solve", "slow.py", *SMALL[:-1], "run.dir=run", cwd=tmp_path)
+    wait_for(tmp_path / "here", process)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert err == "error: stopped at once\n" and not (tmp_path / "run").exists()
+
+
+# -- a terminal --------------------------------------------------------------------------------
+
+
+def in_terminal(*arguments, cwd, keys=None):
+    """What the command writes to a terminal, and its exit code; ``keys`` are pressed as soon as a
+    table is there."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(cwd)
+        os.environ.update(TERM="xterm", COLUMNS="100", LINES="40")
+        os.execv(sys.executable, [sys.executable, "-m", "pinnkfac", *arguments])
+    written = b""
+    with suppress(OSError):  # what reading ends with, where the other side is closed
+        while piece := os.read(terminal, 65536):
+            written += piece
+            if keys and b"a step" in written:
+                os.write(terminal, keys)
+                keys = None
+    status = os.waitpid(pid, 0)[1]
+    os.close(terminal)
+    return written.decode(), os.waitstatus_to_exitcode(status)
+
+
+def on_screen(written):
+    """The lines that a terminal shows, moving the cursor as told."""
+    rows, row, column, i = [[]], 0, 0, 0
+    while i < len(written):
+        match = re.match(r"\x1b\[([?0-9;]*)([A-Za-z])", written[i:])
+        if match:
+            i += match.end()
+            if match[2] == "A":
+                row = max(0, row - int(match[1] or 1))
+            elif match[2] == "K":
+                rows[row] = []
+            continue
+        sign, i = written[i], i + 1
+        if sign == "\r":
+            column = 0
+        elif sign == "\n":
+            row += 1
+            rows += [[] for _ in range(row + 1 - len(rows))]
+        else:
+            rows[row] += [" "] * (column + 1 - len(rows[row]))
+            rows[row][column] = sign
+            column += 1
+    return ["".join(line).rstrip() for line in rows]
+
+
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
+@pytest.mark.parametrize("keys", [None, b"\x03"], ids=["to the end", "Ctrl-C"])
+def test_a_terminal_is_left_as_it_was_with_the_table_above_the_last_lines(tmp_path, keys):
+    limit = "stop.steps=3" if keys is None else "stop.seconds=30"
+    for words in (
+        ("solve", "poisson2d", *SMALL[:-1], limit, "run.dir=run"),
+        ("resume", "run", "stop.steps=5" if keys is None else "stop.seconds=40"),
+    ):
+        written, code = in_terminal(*words, cwd=tmp_path, keys=keys)
+        assert code == (0 if keys is None else 130), written
+        assert written.count(HIDE) == written.count(SHOW) == 1
+        assert written.endswith("\n")
+        lines = [line for line in on_screen(written) if line]
+        assert sum("seconds" in line and "damping" in line for line in lines) == 1, lines
+        last = [line.split()[0] for line in lines].index("stopped:")
+        assert "a step" in lines[last - 1] and ("left" in lines[last - 1]) == (keys is not None)
+        assert lines[-1].startswith("written to run"), lines
+        assert not any("a step" in line or "─" in line for line in lines[last:]), lines
 
 
 # -- the disk ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from pinnkfac.plots import draw_comparison, draw_history, draw_sweep, save
 from pinnkfac.plots.sweep import swept_keys
@@ -120,6 +121,7 @@ class Job:
     error: float | None = None
     status: str = "finished"
     loss: float | None = None
+    pde: str = "heat1d"
     label: str = field(default="")
 
     def __post_init__(self):
@@ -168,6 +170,26 @@ def test_swept_names_have_a_dot_for_every_job():
     assert np.allclose(dots.get_data(), [[0, 0, 1], [1e-3, 3e-3, 1e-5]])
     (median,) = axes.collections
     assert np.allclose(median.get_segments()[0][:, 1], 2e-3)
+
+
+@pytest.mark.parametrize("key", ["damping.start", "step"])
+def test_a_job_that_was_interrupted_has_an_open_marker(key):
+    values = ("1e-3", "1e-5", "1e-7") if key == "damping.start" else ("kfac", "adam", "sgd")
+    statuses = ("finished", "interrupted", "finished")
+    jobs = [Job({key: v}, 0.1**i, s) for i, (v, s) in enumerate(zip(values, statuses, strict=True))]
+    figure = draw_sweep(jobs)
+    (axes,) = panels(figure)
+    (early,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"][:-1]
+    place = 1e-5 if key == "damping.start" else 1
+    assert np.allclose(early.get_data(), [[place], [0.1]])
+    assert early.get_color() == axes.lines[0].get_color()
+    assert texts(figure.legends[0])[-1] == "interrupted"
+    assert not draw_sweep([jobs[0], jobs[2]]).legends
+
+
+def test_the_picture_of_a_sweep_names_its_problem():
+    (axes,) = panels(draw_sweep([Job({"seed": str(i)}, 1e-3) for i in range(2)]))
+    assert axes.get_title() == "heat1d"
 
 
 def test_jobs_without_a_result_are_left_out_and_said():

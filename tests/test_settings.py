@@ -61,14 +61,14 @@ def test_what_the_types_allow_passes(values):
         ({"flag": 1}, "true or false"),
         ({"flag": "yes"}, "true or false"),
         ({"word": 3}, "give a word"),
-        ({"kind": "lft"}, "Known: left, right. Did you mean 'left'?"),
+        ({"kind": "lft"}, "Did you mean 'left'? Known: left, right."),
         ({"widths": 3}, "give a list"),
         ({"widths": "32"}, "give a list"),
         ({"widths": [1, 0]}, "in the list, give a whole number at least 1"),
         ({"numbers": [1]}, "a mapping"),
         ({"numbers": {"a": 0}}, "at least 1"),
         ({"between": 2.5}, "at least 1 and at most 2"),
-        ({"psitive": 1}, "'x.psitive' does not exist. Known: positive"),
+        ({"psitive": 1}, "'x.psitive' does not exist. Did you mean 'positive'? Known: positive"),
     ],
 )
 def test_what_they_do_not_is_named_with_what_is_allowed(values, message):

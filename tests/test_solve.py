@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from functools import partial
 
 import pytest
 import torch
 
-from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, solve
+from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, resume, solve
 from pinnkfac.assembly import assemble
 from pinnkfac.configuration import compose
 from pinnkfac.loop import Stop, run
@@ -184,13 +186,38 @@ def test_points_are_drawn_as_configured(option):
         (("threads=0",), "at least 1"),
         (("net.fourier_features=3",), "even number"),
         (("device=meta",), "device=meta"),
-        (("step=adam", "damping.start=5"), "damping.start"),
+        (("device=gpu",), "choose cpu, or cuda"),
+        (("step=adam", "damping.start=5"), "'damping.start' does not exist: step=adam brings"),
+        (("step=adam", "search.foo=2"), "step=adam brings search=none, which has no settings"),
+        (("damping=constant", "damping.good=2"), "damping=constant has no setting 'good'; it is"),
+        (
+            ("step=kfac", "step.beta1=0.5"),
+            "step=kfac has no setting 'beta1'; it is one of step=adam",
+        ),
+        (("pde.kappa=1",), "the PDE's function has no arguments"),
         (("points.numbers.innside=5",), "Did you mean 'inside'"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_message(overrides, message):
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         solve(poisson, *SMALL, "stop.steps=1", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "message"),
+    [
+        (("stop.steps=1",), {"net": 3}, "net=3 is int: give a torch.nn.Module"),
+        (("stop.steps=1",), {"net": torch.nn.Linear}, "is the class Linear: give"),
+        (({"stop.steps": 1},), {}, "{'stop.steps': 1} is dict: give each as a string"),
+        ((["stop.steps=1"],), {}, "is list: give each as a string"),
+        (("stop.steps=1",), {"folder": 3}, "folder=3 is int: give the path"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_named(arguments, more, message, tmp_path):
+    for call in (partial(solve, poisson), partial(resume, more.get("folder", tmp_path))):
+        given = {k: v for k, v in more.items() if k != "folder" or call.func is solve}
+        with pytest.raises(UserError, match=re.escape(message)):
+            call(*arguments, **given)
 
 
 def test_every_stop_says_why():

@@ -129,7 +129,7 @@ def closest(j, r, past, damping, decay):
 @pytest.mark.parametrize("make", [allen_cahn, flow, inverse])
 @pytest.mark.parametrize("numbers", [(5, 4), (60, 20)], ids=["dual", "primal"])
 def test_spring_stays_close_to_the_last_step(make, numbers):
-    step = Spring(decay=0.7, relative=False)
+    step = Spring(decay=0.7, least_length=0.0, relative=False)
     system, points, stepper = started(make(), *numbers, step=step)
     past = torch.zeros(system.parameter_number).to(system.linearise(points).residual)
     for _ in range(3):
@@ -141,8 +141,17 @@ def test_spring_stays_close_to_the_last_step(make, numbers):
         assert_close(flat(stepper.descent.past), past, 1e-7)
 
 
+def test_a_short_step_is_not_remembered():
+    """Two steps of the same length: below and above what is asked for."""
+    for least, kept in ((0.5, True), (0.50001, False)):
+        step = Spring(decay=0.7, least_length=least)
+        _, points, stepper = started(poisson(), 6, 5, step=step, search=Fixed(0.5))
+        stepper.update(points)
+        assert (stepper.descent.past is not None) == kept
+
+
 def test_a_rejected_step_is_not_remembered():
-    step = Spring(decay=0.7)
+    step = Spring(decay=0.7, least_length=0.0)
     _, points, stepper = started(poisson(), 6, 5, step=step, search=Backtracking())
     stepper.update(points)
     assert stepper.descent.past is not None
@@ -219,7 +228,7 @@ def test_the_bend_is_at_most_as_long_as_allowed(monkeypatch):
 
 def test_steps_follow_the_bent_path():
     """θ + αδ + ½α²a at the length that the search accepted."""
-    step = Spring(decay=0.5, geodesic=True)
+    step = Spring(decay=0.5, least_length=0.0, geodesic=True)
     search = Backtracking(longest=0.5)
     system, points, stepper = started(poisson(), 6, 5, step=step, search=search, damping=1e-6)
     bends, directions = [], []
@@ -288,7 +297,7 @@ def test_a_state_goes_on_bit_for_bit(geodesic):
 
 
 def test_a_restart_forgets_the_last_step():
-    _, points, stepper = started(poisson(), 6, 5, step=Spring(decay=0.9))
+    _, points, stepper = started(poisson(), 6, 5, step=Spring(decay=0.9, least_length=0.0))
     stepper.update(points)
     text = stepper.recover()
     assert "momentum" in text and stepper.descent.past is None

@@ -12,6 +12,7 @@ from pinnkfac.command_line import Parser
 from pinnkfac.errors import UserError
 
 if TYPE_CHECKING:
+    from pinnkfac.run_folder import StoredRun
     from pinnkfac.sweep import Column, Row
 
 GOALS = (1e-2, 1e-4, 1e-6)
@@ -92,8 +93,12 @@ def _compared(row: Row) -> Compared:
             print(f"note: {error}", file=sys.stderr)
         return Compared(row, [], {})
     assert isinstance(arguments, dict)
+    for damage in run.damages:
+        print(f"warning: {damage}", file=sys.stderr)
     if row.status == "unfinished":
         row = _as_recorded(row, run.name, run.history)
+    if row.status != "finished":
+        row = _as_configured(row, run)
     return Compared(row, run.history, {str(key): value for key, value in arguments.items()})
 
 
@@ -114,6 +119,27 @@ def _as_recorded(row: Row, pde: str, history: Sequence[Mapping[str, Any]]) -> Ro
         loss=last("loss"),
         seconds=last("seconds"),
         steps=None if steps is None else int(steps),
+    )
+
+
+def _as_configured(row: Row, run: StoredRun) -> Row:
+    """A run with the step, the seed and the number of parameters that its configuration tells,
+    where its summary does not."""
+    from pinnkfac.nets.settings import stored_settings
+
+    choice, seed = run.config.choices.get("step"), run.config.get("seed")
+    parameters = row.parameters
+    if parameters is None and run.problem.get("net") is None:  # the net is the configured one
+        try:
+            net = stored_settings(run.config.net).make(run.signature, 0)
+            parameters = sum(p.numel() for p in net.parameters()) + len(run.signature.parameters)
+        except Exception:  # whatever a damaged file may cause: then it tells nothing
+            parameters = None
+    return replace(
+        row,
+        step=row.step or str(choice or ""),
+        seed=seed if row.seed is None and isinstance(seed, int) else row.seed,
+        parameters=parameters,
     )
 
 

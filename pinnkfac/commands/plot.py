@@ -22,7 +22,9 @@ def main(arguments: list[str]) -> int:
     parser = Parser(
         "plot",
         "Draw the pictures of a run from its folder: the solution beside the exact one and the\n"
-        "error, and how training went. A sweep folder: the errors over what was swept.",
+        "error, and how training went. A sweep folder: the errors over what was swept.\n"
+        "The PDE file that the folder names is imported, for its exact solution; nothing else in\n"
+        "the folder is run.",
         "plot outputs/heat1d/run --format pdf --output figures",
         "plot outputs/heat1d/run --animate",
     )
@@ -91,6 +93,8 @@ def _plot_run(run: StoredRun, output: Path, ending: str, animation: str, which: 
 
     if animation:
         check_animation(run.signature, output / f"solution.{animation}")
+    for damage in run.damages:
+        print(f"warning: {damage}", file=sys.stderr)
     # First: it needs no net, and is there even where the net cannot be read.
     print(save(draw_history(run.history, run.name), output / f"history.{ending}"))
     solution = Solution.load(run, which)  # type: ignore[arg-type]

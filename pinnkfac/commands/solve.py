@@ -31,6 +31,8 @@ examples:
   python -m pinnkfac solve poisson2d -m step=kfac,adam seed=0,1"""
 
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info")
+OPTIONS = ("-m", "--multirun", "--cfg", "--help")
+"""Those that a user may need; the others are Hydra's own."""
 PRINTS = ("-c", "--cfg", "-i", "--info")
 """Flags that show the configuration and start nothing."""
 EXIT_CODES = {"finished": 0, "diverged": 1}
@@ -130,7 +132,10 @@ def _sorted_words(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
             names.append(word)
         elif word.startswith("-"):
             if word.partition("=")[0] not in FLAGS:
-                raise UserError(f"solve: {word} is no option. {suggest(word, FLAGS)}")
+                raise UserError(
+                    f"solve: {word} is no option. {suggest(word, OPTIONS)} Settings have no "
+                    "dashes: KEY=VALUE"
+                )
             flags.append(word)
             if word in ("-c", "--cfg", "-p", "--package"):
                 flags.append(next(words, ""))

@@ -21,8 +21,7 @@ from torch import Generator, Tensor
 from pinnkfac.block import Block
 from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
 from pinnkfac.curvature.jacobian import inputs_with_bias, square_sum
-from pinnkfac.curvature.kfac import Average, Factors
-from pinnkfac.curvature.kfac import equal
+from pinnkfac.curvature.kfac import Average, Factors, equal
 from pinnkfac.curvature.kronecker import EigenInverse, floored, inverse, merge, symmetric_eigen
 from pinnkfac.direction import Direction
 from pinnkfac.linearise import Linearisation, System

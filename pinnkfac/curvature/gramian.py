@@ -16,8 +16,7 @@ from torch import Tensor
 
 from pinnkfac.block import Block
 from pinnkfac.curvature.jacobian import inputs_with_bias, jacobian_rows, pieces, square_sum
-from pinnkfac.curvature.kfac import Start
-from pinnkfac.curvature.kfac import equal
+from pinnkfac.curvature.kfac import Start, equal
 from pinnkfac.direction import Direction
 from pinnkfac.errors import check_choice
 from pinnkfac.linearise import Linearisation, System

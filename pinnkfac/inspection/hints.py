@@ -76,7 +76,10 @@ def _patches(term: Term) -> list[tuple[list[int], list[float]]]:
 def missing_start(
     problem: Problem, residuals: Sequence[Residual], periodic: Sequence[str]
 ) -> Iterator[str]:
-    """Fields with derivatives by time, and fewer conditions at the start than these need."""
+    """Fields with derivatives by time, and fewer conditions at the start than these need.
+
+    Values at given points stand in for such conditions, as in an inverse problem.
+    """
     time = problem.coordinates.time
     if time is None or time in periodic:
         return
@@ -89,7 +92,16 @@ def missing_start(
             fixed == [t] and values[0] in (start, end) for fixed, values in _patches(residual.term)
         )
     ]
+    measured = {
+        field
+        for residual in residuals
+        if isinstance(residual.term.where, Points) and residual.term.where.values
+        for fields in fields_read(residual)
+        for field in fields
+    }
     for k, name in enumerate(problem.fields):
+        if k in measured:
+            continue
         orders = [
             alpha[t] for r in residuals for s in r.slots for (field, _, alpha), _ in s if field == k
         ]

@@ -11,6 +11,7 @@ from subprocess import CalledProcessError
 from matplotlib import animation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pinnkfac.errors import UserError
 from pinnkfac.plots.panels import (
@@ -25,7 +26,7 @@ from pinnkfac.plots.panels import (
     value_lines,
     value_map,
 )
-from pinnkfac.plots.saving import checked_ending, image
+from pinnkfac.plots.saving import checked_ending, drawn_image, in_few_colours, palette_of
 from pinnkfac.plots.slices import (
     Array,
     Exact,
@@ -56,9 +57,11 @@ def check_animation(signature: Signature, path: str | Path, frames: int = 60) ->
     ending = checked_ending(path, FORMATS)
     coordinates = signature.coordinates
     if coordinates.time is None:
+        names = ", ".join(coordinates.names[:6])
+        why = " (Box(..., time=None) says so of t)" if "t" in coordinates.names else ""
         raise UserError(
-            f"an animation needs time, but the coordinates are {', '.join(coordinates.names[:6])}: "
-            "draw the solution as a picture"
+            f"an animation needs a coordinate that is time, but none of {names} is{why}: draw the "
+            "solution as a picture"
         )
     if frames < 2:
         raise UserError(f"frames={frames}: an animation has at least 2")
@@ -94,10 +97,12 @@ def animate(
 
 def _write_gif(figure: Figure, update: Update, frames: int, path: Path) -> None:
     # With a palette of its own for each frame, the file would be twice as large.
-    images = []
-    for i in range(frames):
+    def at(i: int) -> Image.Image:
         update(i)
-        images.append(image(figure, DOTS))
+        return drawn_image(figure, DOTS)
+
+    palette = palette_of([at(i) for i in (0, frames // 2, frames - 1)])
+    images = [in_few_colours(at(i), palette) for i in range(frames)]
     pause = round(1000 / PER_SECOND)
     images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0)
 
@@ -130,7 +135,7 @@ def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
     known = sliced.exact is not None
     columns = (2 if lines else 3) if known else 1
     plane = tuple(sliced.axes)[1:]
-    width, height, _ = (4.4, 3.0, False) if lines else panel_size(sliced.signature, plane)
+    width, height, _ = (4.4, 3.0, None) if lines else panel_size(sliced.signature, plane)
     size = (width * columns, height * len(quantities) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(quantities), columns, squeeze=False)
@@ -151,7 +156,7 @@ def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
 
 def _clock(figure: Figure, sliced: Slice) -> Update:
     time, times = next(iter(sliced.axes.items()))
-    unit = sliced.signature.units.get(time, "")
+    unit = sliced.signature.shown_units.get(time, "")
     note = fixed_note(sliced.signature, tuple(sliced.axes))
     title = figure.suptitle("t")
     step = float(times[1] - times[0])

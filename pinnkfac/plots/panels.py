@@ -28,6 +28,8 @@ from pinnkfac.signature import Signature
 
 ARROWS = 13
 """Arrows along the longer side of a map."""
+INCHES_A_NUMBER = 0.45
+"""Room that a number below a map takes."""
 Limits = tuple[float, float]
 
 
@@ -126,12 +128,14 @@ def _bar(image: AxesImage, axes: Axes) -> Colorbar:
     return axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
 
 
-def set_plane(axes: Axes, signature: Signature, names: Sequence[str], *, equal: bool) -> None:
-    """Labels of the two axes of a map, and the same scale on both where that is asked for."""
+def set_plane(axes: Axes, signature: Signature, names: Sequence[str], width: float | None) -> None:
+    """Labels of the two axes of a map; where its ``width`` in inches is given, both have the same
+    scale, and as many numbers stand below it as there is room for."""
     axes.set(xlabel=signature.label(names[0]), ylabel=signature.label(names[1]))
     axes.locator_params(nbins=5)
-    if equal:
+    if width is not None:
         axes.set_aspect("equal")
+        axes.locator_params(axis="x", nbins=max(1, min(5, int(width / INCHES_A_NUMBER))))
 
 
 def thinned(plane: Sequence[Array]) -> tuple[slice, slice]:

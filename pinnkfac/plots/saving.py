@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pinnkfac.errors import UserError
-from pinnkfac.plots.style import BLACK, COLOURS, DIFFERENCES, MAGNITUDES, VALUES, styled
+from pinnkfac.plots.style import styled
 from pinnkfac.whole import whole
 
 FORMATS = ("png", "pdf", "svg")
 DOTS = 130.0
 MOST_PIXELS = 1.3e6
+MOST_BYTES = 200_000
+ALMOST_WHITE = 246
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -31,8 +32,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
     def write(aside: Path) -> None:
         if ending == "png":
-            dots = _dots(figure)
-            image(figure, dots).save(aside, "PNG", optimize=True, dpi=(dots, dots))
+            _png(figure, aside)
         else:
             figure.savefig(aside, format=ending)
 
@@ -44,24 +44,45 @@ def save(figure: Figure, path: str | Path) -> Path:
         raise UserError(f"{path}: a label of the picture cannot be set: {line}") from error
 
 
-def image(figure: Figure, dots: float) -> Image.Image:
-    """The figure in the 250 colours of these pictures: a third of the room, and no visible step."""
+def _png(figure: Figure, path: Path) -> None:
+    """In its own colours where these take no more than ``MOST_BYTES``, else in 256."""
+    dots = _dots(figure)
+    drawn = drawn_image(figure, dots)
+    for each in (drawn, in_few_colours(drawn, palette_of([drawn]))):
+        each.save(path, "PNG", optimize=True, dpi=(dots, dots))
+        if path.stat().st_size <= MOST_BYTES:
+            break
+
+
+def drawn_image(figure: Figure, dots: float) -> Image.Image:
+    """The figure as it is, before it is written, with so many dots per inch."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots, pil_kwargs={"compress_level": 1})
-    return Image.open(buffer).convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE)
+    return Image.open(buffer).convert("RGB")
 
 
-def _palette() -> Image.Image:
-    """Levels of the colour maps, greys, and the colours of lines fading into white."""
-    levels = {VALUES: 96, DIFFERENCES: 73, MAGNITUDES: 40}
-    parts = [colormaps[name](np.linspace(0, 1, n))[:, :3] for name, n in levels.items()]
-    parts.append(np.linspace(0, 1, 17)[:, None].repeat(3, axis=1))
-    lines = np.array([to_rgb(colour) for colour in COLOURS if colour != BLACK])
-    parts += [1 - share * (1 - lines) for share in (1.0, 0.75, 0.5, 0.25)]
-    colours = np.concatenate(parts)
-    image = Image.new("P", (1, 1))
-    image.putpalette(np.round(255 * colours).astype(np.uint8).reshape(-1).tolist())
-    return image
+def palette_of(images: Sequence[Image.Image]) -> Image.Image:
+    """256 colours of which each colour of the images is near to one.
+
+    They are those of the images themselves: in a fixed palette, the edge of a line on a map would
+    take the colour of something else.
+    """
+    together = Image.new("RGB", (images[0].width, sum(one.height for one in images)))
+    top = 0
+    for one in images:
+        together.paste(one, (0, top))
+        top += one.height
+    found = together.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colours = np.array(found.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    # The paper stays exactly as white as it is.
+    colours[(colours >= ALMOST_WHITE).all(axis=1)] = 255
+    found.putpalette(colours.reshape(-1).tolist())
+    return found
+
+
+def in_few_colours(drawn: Image.Image, palette: Image.Image) -> Image.Image:
+    """An image in the colours of a palette: a third of the room."""
+    return drawn.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def _dots(figure: Figure) -> float:

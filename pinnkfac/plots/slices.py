@@ -90,7 +90,7 @@ class Slice:
 
     def quantities(self) -> list[Quantity]:
         """Every field, then every vector of two or more components."""
-        units = self.signature.units
+        units = self.signature.shown_units
         result = [
             Quantity(
                 plain(name),
@@ -107,7 +107,7 @@ class Slice:
 
     def _vector(self, name: str, components: Sequence[str]) -> Quantity:
         signature = self.signature
-        units = {signature.units.get(c, "") for c in components}
+        units = {signature.shown_units.get(c, "") for c in components}
         place = [signature.fields.index(c) for c in components]
         own = self.own[..., place]
         exact = None if self.exact is None else self.exact[..., place]

@@ -68,17 +68,18 @@ def shown_plane(signature: Signature) -> tuple[str, ...]:
     return (coordinates.time, coordinates.space[0])
 
 
-def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float, bool]:
-    """Width and height of a map in inches, and whether both axes have the same scale."""
+def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float, float | None]:
+    """Width and height of a panel in inches, and the width of the map in it where both its axes
+    have the same scale."""
     if signature.coordinates.time in plane:
-        return 3.4, 2.7, False
+        return 3.4, 2.7, None
     low, high = zip(*(signature.domain.ranges[name] for name in plane), strict=True)
     ratio = (high[1] - low[1]) / (high[0] - low[0])
     if not 1 / 3 <= ratio <= 3:
-        return 3.4, 2.7, False
+        return 3.4, 2.7, None
     side = 2.3
     width, height = (side, side * ratio) if ratio < 1 else (side / ratio, side)
-    return max(width, 1.5) + 1.1, max(height, 1.3) + 0.6, True
+    return max(width, 1.5) + 1.1, max(height, 1.3) + 0.6, width
 
 
 def _draw(solution: SolutionLike, exact: Exact | None, note: str) -> Figure:
@@ -113,7 +114,7 @@ def _arrange(rows: Sequence[Sequence[Panel]], sliced: Slice) -> Figure:
         rows = [rows[0][:2], rows[0][2:]]
     columns = max(map(len, rows))
     plane = tuple(sliced.axes)
-    width, height, _ = panel_size(sliced.signature, plane) if len(plane) == 2 else (4.4, 3.2, False)
+    width, height, _ = panel_size(sliced.signature, plane) if len(plane) == 2 else (4.4, 3.2, None)
     figure = Figure(figsize=(width * columns, height * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, places in zip(rows, grid, strict=True):
@@ -172,7 +173,7 @@ def _error_panel(_: Figure, axes: Axes, sliced: Slice, quantity: Quantity) -> No
 def label_plane(axes: Axes, sliced: Slice) -> None:
     """Labels and scales of a map over the last two axes of a slice."""
     plane = tuple(sliced.axes)[-2:]
-    set_plane(axes, sliced.signature, plane, equal=panel_size(sliced.signature, plane)[2])
+    set_plane(axes, sliced.signature, plane, panel_size(sliced.signature, plane)[2])
 
 
 # -- one coordinate of space, and time -------------------------------------------------------------

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import fill
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pinnkfac.plots.style import COLOURS, MARKERS, light_grid, line_style, plain, say_empty, styled
+from pinnkfac.plots.style import (
+    BLACK,
+    COLOURS,
+    MARKERS,
+    light_grid,
+    line_style,
+    plain,
+    say_empty,
+    styled,
+)
 
 SEED = "seed"
 DONE = ("finished", "interrupted")
+OPEN: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": MARKERS[0],
+    "markersize": 6.5,
+    "markerfacecolor": "white",
+    "zorder": 5,
+}
+"""The marker of a job that was interrupted, on top of that of a finished one."""
 
 
 class SweepRow(Protocol):
     """What a picture needs of a job of a sweep."""
 
+    @property
+    def pde(self) -> str: ...
     @property
     def label(self) -> str: ...
     @property
@@ -41,6 +60,8 @@ class Group:
     label: str
     values: dict[str, list[float]]
     """Errors of all seeds, by the value on the horizontal axis."""
+    early: list[tuple[str, float]] = field(default_factory=list)
+    """(value on the horizontal axis, error) of the jobs that were interrupted."""
 
 
 @styled()
@@ -50,7 +71,8 @@ def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
     A swept number is the horizontal axis (the one with most values, where there are several),
     with one line for every combination of the other swept keys; without one, there is a dot for
     every job above the name that was swept. Seeds are one point: their median, with their range.
-    Jobs that failed or have no number are left out, and counted below the picture.
+    A job that was interrupted has an open marker. Jobs that failed or have no number are left out,
+    and counted below the picture.
     """
     key = "error" if any(_finite(row.error) for row in rows) else "loss"
     used = [row for row in rows if row.status in DONE and _finite(getattr(row, key))]
@@ -68,10 +90,17 @@ def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
         if all(getattr(row, key) > 0 for row in used):
             axes.set_yscale("log")
         light_grid(axes)
-        if len(groups) > 1:
-            figure.legend(loc="outside lower center", ncols=_columns(groups))
+        early = any(group.early for group in groups)
+        if early:
+            axes.plot([], [], **OPEN, color=BLACK, label="interrupted")
+        if early or len(groups) > 1:
+            handles, labels = axes.get_legend_handles_labels()
+            columns = _columns(labels)
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     else:
         say_empty(axes, "no job has a result")
+    names = list(dict.fromkeys(row.pde for row in rows if row.pde))
+    axes.set_title(plain(", ".join(names)))
     notes = _left_out(rows, used, key)
     if any(len(errors) > 1 for group in groups for errors in group.values.values()):
         spread = "their median and range" if numbers else "a dot each, a dash at their median"
@@ -121,6 +150,8 @@ def _groups(
         group = found.setdefault(label, Group(label, {}))
         value = row.overrides.get(over, "")
         group.values.setdefault(value, []).append(getattr(row, measure))
+        if row.status != "finished":
+            group.early.append((value, getattr(row, measure)))
     return list(found.values())
 
 
@@ -141,6 +172,9 @@ def _number_lines(axes: Axes, groups: Sequence[Group], over: str) -> None:
         spread = np.stack([middle - low, high - middle]) if several else None
         label = plain(group.label)
         axes.errorbar(x, middle, yerr=spread, capsize=3, elinewidth=1.0, label=label, **style)
+        own = {"color": style["color"], "marker": style["marker"]}
+        for value, error in group.early:
+            axes.plot(_as_number(value), error, **{**OPEN, **own})
     if logarithmic:
         axes.set_xscale("log")
     axes.set_xlabel(plain(over))
@@ -160,6 +194,8 @@ def _category_dots(axes: Axes, groups: Sequence[Group], over: str) -> None:
         colour = COLOURS[number % len(COLOURS)]
         style = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6.5}
         axes.plot(places, errors, linestyle="none", label=plain(group.label), **style)  # type: ignore
+        for name, error in group.early:
+            axes.plot(names.index(name) + shift, error, **{**OPEN, **style})
         for name, own in group.values.items():
             if len(own) > 1:
                 place, middle = names.index(name) + shift, float(np.median(own))
@@ -171,9 +207,8 @@ def _category_dots(axes: Axes, groups: Sequence[Group], over: str) -> None:
 
 
 # -- notes -----------------------------------------------------------------------------------------
-def _columns(groups: Sequence[Group]) -> int:
-    longest = max(len(group.label) for group in groups)
-    return max(1, min(len(groups), 85 // (longest + 8)))
+def _columns(labels: Sequence[str]) -> int:
+    return max(1, min(len(labels), 85 // (max(map(len, labels)) + 8)))
 
 
 def _left_out(rows: Sequence[SweepRow], used: Sequence[SweepRow], key: str) -> list[str]:

@@ -120,7 +120,8 @@ def _pt2(solution: Solution, path: Path, wanted: Wanted) -> list[Path]:
             f"export to {path}: .pt2 holds the net, which has no grid: leave out "
             f"{', '.join(wanted.axes)}"
         )
-    net = copy.deepcopy(solution.net).cpu().eval()
+    # Not to be trained: what the program returns would carry a graph of autograd.
+    net = copy.deepcopy(solution.net).cpu().eval().requires_grad_(False)
     domain = solution.signature.domain
     # Not 1 point: torch.export takes an axis of length 1 for a constant.
     example = next(net.parameters()).new_tensor([domain.low, domain.high, domain.low, domain.high])

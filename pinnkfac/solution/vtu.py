@@ -132,7 +132,7 @@ def _point_data(grid: FieldsOnGrid, values: Mapping[str, Array]) -> dict[str, Ar
         if len(components) <= 3:
             parts = [values[c].reshape(-1) for c in components]
             parts += [np.zeros_like(parts[0])] * (3 - len(parts))
-            units = {signature.units.get(c) for c in components}
+            units = {signature.shown_units.get(c) for c in components}
             unit = units.pop() if len(units) == 1 else None
             data[f"{name} [{unit}]" if unit else name] = np.stack(parts, axis=1)
     return data

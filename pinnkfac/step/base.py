@@ -15,7 +15,8 @@ from pinnkfac.linearise import System, TermPoints
 @dataclass(frozen=True)
 class Report:
     """What a step did. ``losses`` are those of the terms before it, as written by the user;
-    ``trained_loss`` is the sum that the step lowers, with weights and scales."""
+    ``trained_loss`` is the sum that the step lowers, with weights and scales, and ``reached`` what
+    it is after the step (NaN: not evaluated)."""
 
     losses: list[float]
     trained_loss: float
@@ -24,6 +25,11 @@ class Report:
     ratio: float = math.nan
     trials: int = 0
     direction_norm: float = math.nan
+    reached: float = math.nan
+    growth: float = 1.0
+    """How many times the points the step asks for from now on."""
+    note: str = ""
+    """What a step has decided that a user should know, such as another method."""
 
 
 class Stepper(Protocol):
@@ -48,6 +54,9 @@ class Stepper(Protocol):
 
 
 class Step(Protocol):
-    """The settings of a step; ``start`` gives it a system to work on."""
+    """The settings of a step; ``start`` gives it a system to work on.
+
+    A step that chooses its number of points has ``share_of_points(system, numbers)`` besides.
+    """
 
     def start(self, system: System, search: Any, damping: Any, generator: Generator) -> Stepper: ...

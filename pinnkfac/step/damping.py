@@ -11,7 +11,7 @@ from pinnkfac.settings import Count, Fraction, NonNegative, Positive, Range
 
 
 class Damping(Protocol):
-    """``start`` is λ of step 0; ``after(λ, ratio, step, length)`` is the next one, where ``ratio`` is
+    """``start`` is λ of step 0; ``after(λ, ratio, step, length)`` the next one, where ``ratio`` is
     the reduction of the loss over the one that the quadratic model predicted (NaN: not known, or
     the step was rejected) and ``length`` the accepted step length (0: rejected). ``needs_ratio``:
     whether it has to be computed."""
@@ -108,7 +108,7 @@ class ByLength:
 
     needs_ratio: ClassVar[bool] = False
     start: Positive = 1e-2
-    lower: Fraction = 0.5
+    lower: Fraction = 0.25
     higher: Annotated[float, Range(above=1)] = 4.0
     long: Positive = 0.125
     short: Positive = 0.015625

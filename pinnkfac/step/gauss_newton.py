@@ -40,7 +40,7 @@ class Descent:
     """
 
     unit: float = 1.0
-    """What a damping of 1 is, set by ``prepare``: the damping that a descent is given is absolute."""
+    """What a damping of 1 is, set by ``prepare``; a descent is given absolute dampings."""
 
     def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
         """Take in the linearisation of step number ``step``: averages, inverses."""
@@ -51,8 +51,9 @@ class Descent:
         """δ = −(C + damping)⁻¹ gradient."""
         raise NotImplementedError
 
-    def taken(self, step: Direction | None) -> None:
-        """Learn of the step that was taken, length and momentum included; None: none was."""
+    def taken(self, step: Direction | None, length: float) -> None:
+        """Learn of the step that was taken, length and momentum included, and of its length in
+        units of the direction; None: none was."""
 
     def least_squares(self, right: Tensor, damping: float) -> Direction:
         """The minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual].
@@ -156,6 +157,7 @@ class GaussNewtonStepper(Stepper):
             ratio=ratio,
             trials=accepted.trials,
             direction_norm=norm(direction),
+            reached=accepted.loss,
         )
 
     def _settle(self, loss: float) -> None:
@@ -221,7 +223,7 @@ class GaussNewtonStepper(Stepper):
         def moved(length: float) -> Direction:
             if bend is None:
                 return combine((1.0, start), (length, direction))
-            return combine((1.0, start), (length, direction), (0.5 * length**2, bend))
+            return combine((1.0, start), (length, direction), (0.5 * length * length, bend))
 
         def loss(length: float) -> float:
             nonlocal where
@@ -260,7 +262,7 @@ class GaussNewtonStepper(Stepper):
     def _remember(self, direction: Direction, accepted: Accepted) -> None:
         lengths = self.lengths
         step = [accepted.length * v for v in direction] if accepted.length > 0 else None
-        self.descent.taken(step)
+        self.descent.taken(step, accepted.length)
         if step is not None:
             self.last_length = accepted.length
         if lengths is None:
@@ -269,6 +271,11 @@ class GaussNewtonStepper(Stepper):
             self.past = []
         else:
             self.past = [step, *self.past][: lengths.memory]
+
+    def forget_steps(self) -> None:
+        """Begin without momentum: the parameters were changed by another method."""
+        self.past, self.last_length, self.pending = [], None, None
+        self.descent.taken(None, 0.0)
 
     def recover(self) -> str:
         before = self.damping

@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 
 from pinnkfac.curvature.jacobian import jacobian_rows
 from pinnkfac.curvature.kernel import kernel
-from pinnkfac.curvature.solve import solve_damped
+from pinnkfac.curvature.solve import Damped
 from pinnkfac.direction import Direction, combine, norm
 from pinnkfac.errors import Diverged, UserError
 from pinnkfac.linearise import Linearisation, System
 from pinnkfac.memory import check_fits, making
-from pinnkfac.settings import Positive, Range
+from pinnkfac.settings import NonNegative, Positive, Range
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search
@@ -43,13 +43,16 @@ class Spring:
 
     ``decay`` is μ; with μ = 0 this is ENGD-W (arXiv:2505.12149, eq. 5), with μ > 0 SPRING
     (Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25): among all steps that fit the
-    linearised residual, the one closest to μ φ. ``relative``: λ counts in units of the mean
+    linearised residual, the one closest to μ φ. After a step whose accepted length is below
+    ``least_length``, or that was rejected, φ = 0: momentum helps where the residual is almost
+    linear along a step, and hurts where it is not. ``relative``: λ counts in units of the mean
     diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
     along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9). With fewer parameters than
     residuals, the same step is computed from J by an orthogonal factorisation.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
+    least_length: NonNegative = 0.25
     relative: bool = True
     geodesic: bool = False
     published: Published | None = None
@@ -107,9 +110,10 @@ class SpringDescent(Descent):
         assert self.solver is not None
         return self.solver.solve(right, damping)
 
-    def taken(self, step: Direction | None) -> None:
+    def taken(self, step: Direction | None, length: float) -> None:
         if self.settings.published is None:
-            self.past = step if self.settings.decay else None
+            kept = self.settings.decay > 0 and length >= self.settings.least_length
+            self.past = step if kept else None
 
     def restart(self) -> str:
         self.past, self.steps = None, 0
@@ -128,13 +132,16 @@ class Dual:
     def __init__(self, linearisation: Linearisation) -> None:
         self.linearisation = linearisation
         self.kernel = kernel(linearisation)
+        self._inverse: Damped | None = None
 
     def mean_diagonal(self) -> float:
         return float(self.kernel.trace()) / len(self.kernel)
 
     def solve(self, right: Tensor, damping: float) -> Direction:
         with making("the factor of the kernel", POINTS):
-            weights = solve_damped(self.kernel, right, damping)
+            if self._inverse is None or self._inverse.damping != damping:
+                self._inverse = Damped(self.kernel, damping)
+            weights = self._inverse.solve(right)
         return self.linearisation.vjp(weights)
 
 
@@ -143,6 +150,7 @@ class Primal:
 
     def __init__(self, linearisation: Linearisation) -> None:
         self.system = linearisation.system
+        self._factors: tuple[float, Tensor, Tensor] | None = None
         self.sizes = [v.numel() for v in self.system.zeros()]
         number, columns = len(linearisation.residual), sum(self.sizes)
         bytes_each = linearisation.residual.element_size()
@@ -162,14 +170,20 @@ class Primal:
     def solve(self, right: Tensor, damping: float) -> Direction:
         if not (math.isfinite(damping) and bool(torch.isfinite(right).all())):
             raise Diverged("the residual is NaN or infinite: training diverged")
-        columns = self.jacobian.shape[1]
-        rounding = columns * torch.finfo(self.jacobian.dtype).eps * float(self.jacobian.norm())
-        below = torch.eye(columns).to(self.jacobian) * max(math.sqrt(damping), rounding)
-        above = torch.cat([self.jacobian, below])
-        with making("the factor of J", POINTS):
-            q, r = torch.linalg.qr(above)
+        q, r = self._factorise(damping)
         projected = (q[: len(right)].T @ right)[:, None]
         solution = torch.linalg.solve_triangular(r, projected, upper=True)[:, 0]
         like = self.system.zeros()
         pieces = solution.split(self.sizes)
         return [p.view_as(v) for p, v in zip(pieces, like, strict=True)]
+
+    def _factorise(self, damping: float) -> tuple[Tensor, Tensor]:
+        """Q and R of J over √λ; λ is at least what rounding makes of 0."""
+        if self._factors is None or self._factors[0] != damping:
+            columns = self.jacobian.shape[1]
+            rounding = columns * torch.finfo(self.jacobian.dtype).eps * float(self.jacobian.norm())
+            below = torch.eye(columns).to(self.jacobian) * max(math.sqrt(damping), rounding)
+            with making("the factor of J", POINTS):
+                q, r = torch.linalg.qr(torch.cat([self.jacobian, below]))
+            self._factors = damping, q, r
+        return self._factors[1:]

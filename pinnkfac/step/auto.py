@@ -1,0 +1,240 @@
+"""The step that chooses among steps: exact ones where they are affordable, KFAC elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Generator
+
+from pinnkfac.curvature.cost import (
+    conjugate_gradient_step,
+    exact_bytes,
+    exact_step,
+    residual_number,
+)
+from pinnkfac.linearise import System, TermPoints
+from pinnkfac.settings import Count, NonNegative, Positive
+from pinnkfac.step.base import Report, Stepper
+from pinnkfac.step.damping import Damping, LevenbergMarquardt
+from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
+from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.search import Search
+from pinnkfac.step.spring import Spring
+
+EXACT, FACTORED = "exact", "factored"
+WORDS = {EXACT: "exact steps", FACTORED: "KFAC with conjugate gradients"}
+"""The methods, as a state and as a user's note name them."""
+TOO_LARGE = "a kernel of all residuals does not fit into memory"
+SLACK = 1.2
+"""Thinned points cost a little more or less than they may, by rounding."""
+GROWTH, TIMES = 1.5, 3
+"""How many times the points where exact steps stall, and how often."""
+
+
+def _factored() -> Kfac:
+    return Kfac(iterations=10, lengths=Automatic())
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
+
+    Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
+    model (curvature/cost.py), and its kernel fits into memory. If that leaves at least ``fewest``
+    residuals (or all), a run begins with exact steps on so many points, else with factored ones
+    on all of them.
+
+    Where ``patience`` steps lowered the loss by less than ``stalled`` powers of ten in all, exact
+    steps take half as many points again, three times at most. After that the other method is
+    tried at the same cost (for at least as many steps), and the one that lowered the loss more
+    per cost goes on; each next trial waits twice as long. Decisions depend on counts of operations
+    and on losses, never on the clock, so that a run can be repeated.
+    """
+
+    exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
+    factored: Kfac = field(default_factory=_factored)
+    factored_damping: Any = field(default_factory=LevenbergMarquardt)
+    multiplications: Positive = 1.5e10
+    fewest: Count = 100
+    patience: Count = 20
+    stalled: NonNegative = 0.05
+
+    def share_of_points(self, system: System, numbers: Sequence[int]) -> float:
+        """The part of so many points of every term that steps are to begin with."""
+        share = 1.0
+        while not self._affordable(system, _thinned(numbers, share)):
+            share *= 0.95
+        enough = residual_number(system, _thinned(numbers, share)) >= self.fewest
+        return share if share == 1.0 or enough else 1.0
+
+    def _affordable(self, system: System, numbers: Sequence[int]) -> bool:
+        few = all(n == 1 for n in numbers)
+        cheap = exact_step(system, numbers) <= self.multiplications
+        return few or (cheap and exact_bytes(system, numbers) <= system.memory)
+
+    def start(
+        self, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> AutoStepper:
+        return AutoStepper(self, system, search, damping, generator)
+
+
+def _thinned(numbers: Sequence[int], share: float) -> list[int]:
+    return [max(1, round(share * n)) for n in numbers]
+
+
+@dataclass
+class Window:
+    """The progress of one method over some steps: the first and the last loss that it started
+    from (of the terms as written, so that scales do not matter), and its cost."""
+
+    first: float = math.nan
+    last: float = math.nan
+    steps: int = 0
+    cost: float = 0.0
+
+    def add(self, loss: float, cost: float) -> None:
+        """Count a step that started from ``loss``."""
+        if math.isnan(self.first):
+            self.first = loss
+        self.last = loss
+        self.steps += 1
+        self.cost += cost
+
+    @property
+    def decades(self) -> float:
+        """By how many powers of ten the loss fell."""
+        if not (self.first > 0 and self.last > 0):
+            return math.inf if self.first > 0 else 0.0
+        return math.log10(self.first / self.last)
+
+    @property
+    def rate(self) -> float:
+        """Decades per multiplication."""
+        return self.decades / self.cost if self.cost else 0.0
+
+
+class AutoStepper(Stepper):
+    """Both methods in the course of a run; the one that is not used rests."""
+
+    def __init__(
+        self, settings: Auto, system: System, search: Search, damping: Damping, generator: Generator
+    ) -> None:
+        self.settings = settings
+        self.system = system
+        self.methods: dict[str, GaussNewtonStepper] = {
+            EXACT: settings.exact.start(system, search, damping, generator),
+            FACTORED: settings.factored.start(system, search, settings.factored_damping, generator),
+        }
+        self.current = ""
+        self.window = Window()
+        self.rival: float | None = None
+        """During a trial, the rate of the method that it is compared with."""
+        self.budget = 0.0
+        """What a trial may cost."""
+        self.wait = 1
+        self.windows = 0
+        """Windows between trials, at least and so far."""
+        self.grown = 0
+        """How often exact steps were given more points."""
+
+    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+        numbers = [len(own) for own in points]
+        costs = self._costs(numbers)
+        note = self._leave(costs) if self.current else self._begin(costs)
+        report = self.methods[self.current].update(points, same_loss=same_loss and not note)
+        self.window.add(self.system.weighted(report.losses), costs[self.current])
+        if note:
+            return replace(report, note=note)
+        note, growth = self._judge(numbers, costs)
+        return replace(report, note=note, growth=growth)
+
+    def _costs(self, numbers: list[int]) -> dict[str, float]:
+        """Multiplications of a step of each method; infinite where it cannot be taken."""
+        fits = exact_bytes(self.system, numbers) <= self.system.memory
+        iterations = self.settings.factored.iterations
+        return {
+            EXACT: exact_step(self.system, numbers) if fits else math.inf,
+            FACTORED: conjugate_gradient_step(self.system, numbers, iterations),
+        }
+
+    def _begin(self, costs: dict[str, float]) -> str:
+        if math.isinf(costs[EXACT]):
+            self.current = FACTORED
+            return f"{WORDS[FACTORED]}: {TOO_LARGE}"
+        cheap = costs[EXACT] <= SLACK * self.settings.multiplications
+        self.current = EXACT if cheap else FACTORED
+        ratio = costs[EXACT] / costs[FACTORED]
+        return f"{WORDS[self.current]}: an exact step costs about {ratio:.2g} of the other kind"
+
+    def _leave(self, costs: dict[str, float]) -> str:
+        """Exact steps whose kernel no longer fits, since points were added, end; in words."""
+        if math.isfinite(costs[self.current]):
+            return ""
+        self.window, self.rival, self.budget = Window(), None, 0.0
+        return f"{self._exchange()}: {TOO_LARGE}"
+
+    def _judge(self, numbers: list[int], costs: dict[str, float]) -> tuple[str, float]:
+        """Whether to go on, with how many times the points, to try the other method, or to return
+        from a trial; in words first."""
+        window, own = self.window, self.settings
+        if window.steps < own.patience or window.cost < self.budget:
+            return "", 1.0
+        self.window = Window()
+        tried, self.rival = self.rival, None
+        if tried is not None:
+            self.budget, self.wait = 0.0, 2 * self.wait
+            if window.rate > tried:
+                return f"going on with {WORDS[self.current]}: the loss falls faster for it", 1.0
+            return f"back to {self._exchange()}: the loss fell faster for their cost", 1.0
+        self.windows += 1
+        if window.decades >= own.stalled:
+            return "", 1.0
+        fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
+        more = self._costs(_thinned(numbers, GROWTH))
+        if self.current == EXACT and self.grown < TIMES and math.isfinite(more[EXACT]):
+            self.grown += 1
+            return f"{GROWTH:g} times the points: {fallen}", GROWTH
+        other = FACTORED if self.current == EXACT else EXACT
+        if self.windows < self.wait or math.isinf(costs[other]):
+            return "", 1.0
+        self.rival, self.budget, self.windows = window.rate, window.cost, 0
+        return f"trying {self._exchange()}: {fallen}", 1.0
+
+    def _exchange(self) -> str:
+        """Go on with the other method, which knows nothing of the steps since; returns its name."""
+        self.current = FACTORED if self.current == EXACT else EXACT
+        self.methods[self.current].forget_steps()
+        return WORDS[self.current]
+
+    def recover(self) -> str:
+        tried, self.rival = self.rival is not None, None
+        self.window, self.budget = Window(), 0.0
+        if not self.current:
+            return "nothing was changed"
+        changed = self.methods[self.current].recover()
+        if tried:
+            self.wait *= 2
+            return f"back to {self._exchange()}"
+        return changed
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "methods": {name: method.state_dict() for name, method in self.methods.items()},
+            "damping": self.methods[EXACT].damping,
+            "window": asdict(self.window),
+            **{name: getattr(self, name) for name in self._plain},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, method in self.methods.items():
+            method.load_state_dict(state["methods"][name])
+        # Of the group damping, which may be set anew where a run is resumed.
+        self.methods[EXACT].damping = state["damping"]
+        self.window = Window(**state["window"])
+        for name in self._plain:
+            setattr(self, name, state[name])
+
+    _plain = ("current", "rival", "budget", "wait", "windows", "grown")

@@ -1,0 +1,420 @@
+"""step=auto: what it begins with, when it changes its mind, and that it does so repeatably."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+
+import pytest
+import torch
+from examples import net_for, points_for, poisson
+from oracles import flat
+from torch import Generator
+
+from pinnkfac import resume, solve
+from pinnkfac.configuration import build, compose
+from pinnkfac.curvature.cost import exact_bytes, exact_step
+from pinnkfac.linearise import System
+from pinnkfac.step.auto import EXACT, FACTORED, GROWTH, TIMES, Auto, Window
+from pinnkfac.step.base import Report
+from pinnkfac.step.damping import ByLength
+from pinnkfac.step.search import Backtracking
+
+QUICK = (
+    "net.widths=[8,8]",
+    "points.scale=0.1",
+    "points.gap=null",
+    "threads=1",
+    "run.plot=false",
+    "run.checkpoint=0",
+)
+NUMBERS = (12, 6)
+
+
+def small():
+    problem = poisson()
+    return System(problem, net_for(problem, (8, 7)))
+
+
+def started(system, step, numbers=NUMBERS):
+    search, damping = Backtracking(), ByLength()
+    stepper = step.start(system, search, damping, Generator().manual_seed(0))
+    return stepper, points_for(system, *numbers)
+
+
+def play(stepper, falls, monkeypatch):
+    """Replace both methods by ones whose losses fall by ``falls[method]`` decades a step, from 1;
+    returns what steps would report, as a function of nothing."""
+    loss = [1.0]
+    system = stepper.system
+    weights = [t.residual.term.weight for t in system.terms]
+
+    def update_of(name):
+        def update(points, *, same_loss=True):
+            now = loss[0]
+            loss[0] *= 10.0 ** -falls[name]
+            return Report([now / weights[0], 0.0], now, length=1.0)
+
+        return update
+
+    for name, method in stepper.methods.items():
+        monkeypatch.setattr(method, "update", update_of(name))
+
+
+def notes_of(stepper, points, steps):
+    """The notes of so many steps, with their numbers, and the method of each step."""
+    notes, methods = {}, []
+    for step in range(1, steps + 1):
+        report = stepper.update(points)
+        methods.append(stepper.current)
+        if report.note:
+            notes[step] = report.note
+    return notes, methods
+
+
+# -- the choice at the start -----------------------------------------------------------------------
+def test_a_small_problem_begins_with_exact_steps_on_all_points():
+    system = small()
+    assert Auto().share_of_points(system, NUMBERS) == 1.0
+    stepper, points = started(system, Auto())
+    report = stepper.update(points)
+    assert stepper.current == EXACT
+    assert report.note.startswith("exact steps: an exact step costs about 0.")
+    assert report.growth == 1.0 and report.length > 0
+
+
+def test_a_kernel_beyond_the_memory_leaves_factored_steps():
+    system = small()
+    system.memory = exact_bytes(system, NUMBERS) * 0.99
+    stepper, points = started(system, Auto())
+    note = stepper.update(points).note
+    assert stepper.current == FACTORED
+    assert "KFAC with conjugate gradients" in note and "does not fit into memory" in note
+    system.memory = exact_bytes(system, NUMBERS)
+    stepper, points = started(system, Auto())
+    stepper.update(points)
+    assert stepper.current == EXACT
+
+
+def test_an_exact_step_that_is_too_dear_leaves_factored_steps():
+    system = small()
+    cost = exact_step(system, NUMBERS)
+    stepper, points = started(system, Auto(multiplications=0.5 * cost))
+    note = stepper.update(points).note
+    assert stepper.current == FACTORED
+    assert note.startswith("KFAC with conjugate gradients: an exact step costs about")
+    stepper, points = started(system, Auto(multiplications=cost))
+    stepper.update(points)
+    assert stepper.current == EXACT
+
+
+def test_points_are_thinned_until_an_exact_step_is_cheap_enough():
+    system = small()
+    numbers = (9000, 600)
+    limit = 0.3 * exact_step(system, numbers)
+    share = Auto(multiplications=limit, fewest=10).share_of_points(system, numbers)
+    thinned = [round(share * n) for n in numbers]
+    before = [round(share / 0.95 * n) for n in numbers]
+    assert exact_step(system, thinned) <= limit < exact_step(system, before)
+    assert share < 0.95
+
+
+def test_points_are_thinned_until_the_kernel_fits():
+    system = small()
+    numbers = (90, 20)
+    system.memory = exact_bytes(system, (45, 10))
+    share = Auto(fewest=10).share_of_points(system, numbers)
+    thinned = [round(share * n) for n in numbers]
+    assert exact_bytes(system, thinned) <= system.memory
+    assert 0.9 * 55 < sum(thinned) <= 55
+
+
+def test_points_are_not_thinned_below_the_fewest_residuals():
+    system = small()
+    numbers = (9000, 600)
+    limit = exact_step(system, (90, 6))
+    assert Auto(multiplications=limit, fewest=97).share_of_points(system, numbers) == 1.0
+    assert Auto(multiplications=limit, fewest=80).share_of_points(system, numbers) < 0.02
+    stepper, points = started(system, Auto(multiplications=limit, fewest=97), numbers)
+    stepper.update(points)
+    assert stepper.current == FACTORED
+
+
+def test_single_points_cannot_be_thinned_further():
+    system = small()
+    assert Auto(multiplications=1.0, fewest=1).share_of_points(system, (1, 1)) == 1.0
+
+
+# -- windows ---------------------------------------------------------------------------------------
+def test_a_window_counts_decades_and_their_rate():
+    window = Window()
+    for loss, cost in ((1e-2, 10.0), (1e-3, 10.0), (1e-5, 20.0)):
+        window.add(loss, cost)
+    assert (window.first, window.last, window.steps, window.cost) == (1e-2, 1e-5, 3, 40.0)
+    assert window.decades == pytest.approx(3.0, rel=1e-14)
+    assert window.rate == pytest.approx(3.0 / 40.0, rel=1e-14)
+
+
+def test_a_window_of_a_loss_that_rises_is_negative():
+    window = Window()
+    window.add(1e-3, 1.0)
+    window.add(1e-1, 1.0)
+    assert window.decades == pytest.approx(-2.0) and window.rate == pytest.approx(-1.0)
+
+
+def test_a_window_without_steps_or_loss():
+    assert Window().decades == 0.0 and Window().rate == 0.0
+    exact = Window()
+    exact.add(1.0, 1.0)
+    exact.add(0.0, 1.0)
+    assert exact.decades == math.inf
+    solved = Window()
+    solved.add(0.0, 1.0)
+    solved.add(0.0, 1.0)
+    assert solved.decades == 0.0
+
+
+# -- changing its mind -----------------------------------------------------------------------------
+def cheap(patience=4, **changes):
+    return Auto(patience=patience, stalled=0.05, **changes)
+
+
+def test_a_loss_that_falls_is_left_alone(monkeypatch):
+    stepper, points = started(small(), cheap())
+    play(stepper, {EXACT: 0.1, FACTORED: 9.0}, monkeypatch)
+    notes, methods = notes_of(stepper, points, 60)
+    assert list(notes) == [1] and set(methods) == {EXACT}
+
+
+def test_stalled_exact_steps_first_ask_for_more_points(monkeypatch):
+    stepper, points = started(small(), cheap())
+    play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch)
+    growths = [stepper.update(points).growth for _ in range(4 * TIMES + 1)]
+    asked = [i for i, growth in enumerate(growths, 1) if growth != 1.0]
+    assert asked == [4 * k for k in range(1, TIMES + 1)]
+    assert {growths[i - 1] for i in asked} == {GROWTH}
+    assert stepper.current == EXACT and stepper.grown == TIMES
+
+
+def test_a_rival_that_is_better_for_its_cost_goes_on(monkeypatch):
+    stepper, points = started(small(), cheap())
+    stepper.grown = TIMES
+    play(stepper, {EXACT: 0.001, FACTORED: 0.5}, monkeypatch)
+    notes, methods = notes_of(stepper, points, 40)
+    assert notes[4] == (
+        "trying KFAC with conjugate gradients: the loss fell by 0.003 decades in 4 steps"
+    )
+    (ended,) = [step for step in notes if step > 4]
+    assert notes[ended] == (
+        "going on with KFAC with conjugate gradients: the loss falls faster for it"
+    )
+    assert methods == [EXACT] * 3 + [FACTORED] * 37
+
+
+def test_a_rival_that_is_worse_is_left_and_the_next_trials_wait_twice_as_long(monkeypatch):
+    stepper, points = started(small(), cheap())
+    stepper.grown = TIMES
+    play(stepper, {EXACT: 0.001, FACTORED: 0.0}, monkeypatch)
+    stepper.update(points)
+    costs = stepper._costs(list(NUMBERS))
+    trial = max(4, math.ceil(4 * costs[EXACT] / costs[FACTORED]))
+    expected = {1: "exact", 4: "trying"}
+    step = 4
+    for windows in (2, 4, 8):
+        step += trial
+        expected[step] = "back"
+        step += 4 * windows
+        expected[step] = "trying"
+    stepper, points = started(small(), cheap())
+    stepper.grown = TIMES
+    play(stepper, {EXACT: 0.001, FACTORED: 0.0}, monkeypatch)
+    notes, _ = notes_of(stepper, points, step)
+    assert {k: v.split()[0] for k, v in notes.items()} == expected
+    assert notes[4 + trial] == "back to exact steps: the loss fell faster for their cost"
+
+
+def test_a_trial_costs_at_least_what_its_rival_did(monkeypatch):
+    """A dear method has at least ``patience`` steps, a cheap one more steps for the same cost."""
+    stepper, points = started(small(), cheap(patience=2))
+    stepper.grown = TIMES
+    play(stepper, {EXACT: 0.0, FACTORED: 0.0}, monkeypatch)
+    monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 35.0, FACTORED: 10.0})
+    notes, _ = notes_of(stepper, points, 9)
+    assert [k for k, v in notes.items() if v.startswith("trying")] == [2]
+    assert [k for k, v in notes.items() if v.startswith("back")] == [2 + 7]
+
+
+def test_equal_progress_in_fewer_multiplications_wins(monkeypatch):
+    stepper, points = started(small(), cheap(patience=2))
+    stepper.grown = TIMES
+    play(stepper, {EXACT: 0.01, FACTORED: 0.01}, monkeypatch)
+    monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 20.0, FACTORED: 10.0})
+    notes, _ = notes_of(stepper, points, 6)
+    assert notes[6].startswith("going on with KFAC with conjugate gradients")
+
+
+def test_a_kernel_that_no_longer_fits_is_left(monkeypatch):
+    """Where points are added in the course of a run."""
+    system = small()
+    stepper, points = started(system, cheap())
+    stepper.update(points)
+    assert stepper.current == EXACT
+    system.memory = 1.0
+    report = stepper.update(points)
+    assert stepper.current == FACTORED and report.length > 0
+    assert report.note.startswith("KFAC with conjugate gradients")
+    assert "does not fit into memory" in report.note
+
+
+def test_a_method_that_does_not_fit_is_not_tried(monkeypatch):
+    system = small()
+    system.memory = 1.0
+    stepper, points = started(system, cheap())
+    play(stepper, {EXACT: 1.0, FACTORED: 0.0}, monkeypatch)
+    notes, methods = notes_of(stepper, points, 30)
+    assert set(methods) == {FACTORED} and list(notes) == [1]
+
+
+def test_decisions_do_not_depend_on_the_clock(monkeypatch):
+    def decisions():
+        torch.manual_seed(0)
+        stepper, points = started(small(), Auto(patience=2, stalled=1e3))
+        return notes_of(stepper, points, 14), flat(stepper.system.get_parameters())
+
+    first, parameters = decisions()
+    ticks = iter(range(0, 10**9, 10**4))
+    for name in ("time", "perf_counter", "monotonic", "process_time"):
+        monkeypatch.setattr(time, name, lambda: float(next(ticks)))
+    second, again = decisions()
+    assert first == second and len(first[0]) > 3
+    assert torch.equal(parameters, again)
+
+
+# -- what a method that rests knows ----------------------------------------------------------------
+def test_a_method_forgets_its_momentum_when_it_takes_over():
+    stepper, points = started(small(), Auto(patience=2, stalled=1e3))
+    stepper.grown = TIMES
+    stepper.settings = Auto(patience=2, stalled=1e3)
+    factored = stepper.methods[FACTORED]
+    while stepper.current != FACTORED or not factored.past:
+        stepper.update(points)
+    assert factored.last_length is not None
+    stepper.current = EXACT
+    stepper._exchange()
+    assert stepper.current == FACTORED
+    assert factored.past == [] and factored.last_length is None and factored.pending is None
+    assert factored.descent.average.updates > 0  # curvature is not forgotten, only averaged on
+
+
+def test_recover_makes_the_present_method_more_careful():
+    stepper, points = started(small(), Auto())
+    assert stepper.recover() == "nothing was changed"
+    stepper.update(points)
+    exact = stepper.methods[EXACT]
+    before, resting = exact.damping, stepper.methods[FACTORED].damping
+    changed = stepper.recover()
+    assert exact.damping > before and "damping" in changed
+    assert stepper.methods[FACTORED].damping == resting
+    assert stepper.window == Window() and stepper.current == EXACT
+
+
+def test_a_divergence_ends_a_trial():
+    stepper, points = started(small(), Auto(patience=2, stalled=1e3))
+    stepper.grown = TIMES
+    while stepper.rival is None:
+        stepper.update(points)
+    assert stepper.current == FACTORED
+    before = stepper.methods[FACTORED].damping
+    changed = stepper.recover()
+    assert stepper.current == EXACT and changed.startswith("back to exact steps")
+    assert stepper.methods[FACTORED].damping > before
+    assert stepper.rival is None and stepper.budget == 0.0
+    assert stepper.wait == 2 and stepper.windows == 0
+    assert stepper.update(points).length > 0
+
+
+# -- states ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("steps", [0, 1, 5, 8, 11])
+def test_a_state_goes_on_bit_for_bit(steps, tmp_path):
+    """At the start, with exact steps, and in the middle of a trial."""
+    step = Auto(patience=3, stalled=1e3)
+    stepper, points = started(small(), step)
+    stepper.grown = TIMES
+    for _ in range(steps):
+        stepper.update(points)
+    torch.save(stepper.state_dict(), tmp_path / "state")
+    parameters = stepper.system.get_parameters()
+    whole = [stepper.update(points) for _ in range(12)]
+
+    other, points = started(small(), step)
+    other.system.set_parameters(parameters)
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    parts = [other.update(points) for _ in range(12)]
+    assert [(r.losses, r.note, r.length) for r in parts] == [
+        (r.losses, r.note, r.length) for r in whole
+    ]
+    assert any("trying" in r.note for r in whole)
+    assert torch.equal(flat(other.system.get_parameters()), flat(stepper.system.get_parameters()))
+
+
+def test_a_state_is_a_copy():
+    stepper, points = started(small(), Auto(patience=3, stalled=1e3))
+    stepper.update(points)
+    state = stepper.state_dict()
+    damping = stepper.methods[EXACT].damping
+    stepper.update(points)
+    stepper.load_state_dict(state)
+    assert stepper.methods[EXACT].damping == damping and stepper.window.steps == 1
+
+
+# -- whole runs ------------------------------------------------------------------------------------
+TRIALS = ("step=auto", "step.patience=3", "step.stalled=1e3", *QUICK)
+
+
+def test_a_resumed_run_with_trials_ends_where_an_uninterrupted_one_does(tmp_path):
+    whole = solve(
+        "poisson2d", *TRIALS, "run.quiet=true", "stop.steps=26", folder=tmp_path / "whole"
+    )
+    parts = solve("poisson2d", *TRIALS, "run.quiet=true", "stop.steps=2", folder=tmp_path / "parts")
+    for steps in (8, 11, 14, 26):
+        parts = resume(tmp_path / "parts", f"stop.steps={steps}")
+    assert parts.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    assert parts.summary["notes"] == whole.summary["notes"]
+    assert any("trying KFAC" in note for note in whole.summary["notes"])
+
+
+def test_notes_are_printed_and_written(tmp_path, capsys):
+    result = solve("poisson2d", *TRIALS, "stop.steps=12", folder=tmp_path)
+    notes = json.loads((tmp_path / "summary.json").read_text())["notes"]
+    assert notes == result.summary["notes"]
+    assert notes[0].startswith("step 1: exact steps: an exact step costs about")
+    assert any(": trying KFAC with conjugate gradients: the loss fell by" in n for n in notes)
+    printed = capsys.readouterr().out
+    assert all(note in printed for note in notes)
+
+
+def test_points_are_thinned_at_the_start_of_a_run_and_grow_where_exact_steps_stall():
+    limit = ("step.multiplications=1e7", "step.fewest=20", "step.patience=2", "step.stalled=1e3")
+    plain = [o for o in QUICK if not o.startswith("points.scale")]
+    result = solve("poisson2d", "step=auto", *limit, *plain, "stop.steps=5")
+    assert any(f"{GROWTH:g} times the points" in note for note in result.summary["notes"])
+
+
+def test_a_new_damping_reaches_exact_steps_on_resumption(tmp_path):
+    solve("poisson2d", *QUICK, "step=auto", "run.quiet=true", "stop.steps=3", folder=tmp_path)
+    parts = resume(tmp_path, "stop.steps=4", "damping.start=7.5")
+    assert parts.history[-1]["damping"] == 7.5
+
+
+def test_other_steps_have_no_notes():
+    for step in ("adam", "spring", "kfac_cg"):
+        result = solve("poisson2d", f"step={step}", *QUICK, "stop.steps=5")
+        assert result.summary["notes"] == []
+
+
+def test_the_option_is_the_default_of_the_settings():
+    """conf/step/auto.yaml says what Auto() is, and it is what a run takes by default."""
+    config = compose("poisson2d", {}, [])
+    assert build(config.step, "step") == Auto()
+    assert isinstance(build(config.damping, "damping"), ByLength)

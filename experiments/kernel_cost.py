@@ -247,9 +247,7 @@ def compare_model(base: Case, doublings: int, repeats: int) -> None:
         pairs = zip(seconds, rates, first, strict=True)
         print(f"{name:>16} {' '.join(f'{t:9.4f} {r / f:6.2f}' for t, r, f in pairs)}")
     exact, factored = first
-    print(
-        f"one multiplication of an exact step takes {factored / exact:.2f} of one of KFAC with CG"
-    )
+    print(f"one multiplication of an exact step takes {factored / exact:.2f} of one of KFAC")
 
 
 def counts(case: Case) -> tuple[float, float]:

@@ -22,6 +22,8 @@ RECOVERIES = 3
 
 BLOWN_UP = 1e6
 """A loss of that many times the one at the start is a divergence, though it is finite."""
+CLEARLY = 0.9
+"""Part of the best loss below which a loss is better for certain, and not by other points."""
 NOTHING = 1e-8
 """A start that is better than this is taken for this one."""
 JUDGE_AGAIN = 10
@@ -67,7 +69,8 @@ class Best:
 class Progress:
     """Where a run is: counters, losses before the last step, its report, and the best state.
 
-    ``reached`` is the trained loss after the last step, where the step has evaluated it.
+    ``reached`` is the trained loss after the last step, where the step has evaluated it; ``drawn``
+    counts draws of points up to it.
 
     ``attempts`` counts the divergences since the best state was found. ``recovered`` says in words
     what was tried after each divergence, ``resumed`` what was changed each time the run was
@@ -79,6 +82,7 @@ class Progress:
     loss: float = math.inf
     trained_loss: float = math.inf
     reached: float = math.inf
+    drawn: int = 0
     first_loss: float = math.inf
     rejected: int = 0
     attempts: int = 0
@@ -128,8 +132,9 @@ def run(
         progress.report = report
         progress.loss = system.weighted(report.losses)
         if progress.loss < progress.best.loss:
+            if progress.loss < CLEARLY * progress.best.loss:
+                progress.attempts = 0
             progress.best = Best(progress.loss, progress.step, progress.step, start)
-            progress.attempts = 0
         progress.step += 1
         progress.trained_loss = report.trained_loss
         known = math.isfinite(report.reached)
@@ -154,15 +159,17 @@ def _step(
     system: System, stepper: Stepper, source: PointSource, balance: Balance, progress: Progress
 ) -> Report:
     """One step; raises Diverged where a loss is not finite, or has blown up."""
-    before = source.current
     points = source.at(progress.step, progress.reached)
+    renewed, progress.drawn = source.drawn != progress.drawn, source.drawn
     best = progress.best
-    if points is not before and best.parameters and progress.step - best.judged >= JUDGE_AGAIN:
+    if renewed and best.parameters and progress.step - best.judged >= JUDGE_AGAIN:
         best.loss, best.judged = _loss_at(system, best.parameters, points), progress.step
     rebalanced = balance.every > 0 and progress.step % balance.every == 0
     if rebalanced:
         system.scales = balance.scales(system.linearise(points))
-    report = stepper.update(points, same_loss=points is before and not rebalanced)
+    unseen = source.unseen()
+    same = not renewed and not rebalanced
+    report = stepper.update(points, same_loss=same, unseen=unseen)
     if not math.isfinite(report.trained_loss) or not all(map(math.isfinite, report.losses)):
         raise Diverged("the loss is no longer finite")
     loss = system.weighted(report.losses)
@@ -170,6 +177,8 @@ def _step(
         progress.first_loss = loss
     if _blown_up(loss, progress):
         raise Diverged(f"the loss is {loss:.1e} after {progress.first_loss:.1e} at the start")
+    if unseen is not None and math.isfinite(report.unseen):
+        source.judge(progress.step, unseen, report.reached, report.unseen)
     return report
 
 

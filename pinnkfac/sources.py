@@ -113,6 +113,10 @@ class PointSource:
         self.exchanged = 0
         self.size = 1.0
         """The multiple of the first number of points that each term has."""
+        self.drawn = 0
+        """How often points were drawn: losses at different counts do not compare."""
+        self.judged = False
+        """Whether it was decided after the last step that its points stay, or not."""
         self.interval = 1
         self.next_check = 1
         """Steps between checks, and the step of the next one."""
@@ -143,22 +147,53 @@ class PointSource:
         """
         settings = self.settings
         due = settings.every > 0 and step % settings.every == 0
+        judged, self.judged = self.judged, False
         if not self.current or (due and step == 0):
-            self.current = self.system.prepare(self._draw())
+            self._take(self.system.prepare(self._draw()))
+        elif judged:
+            pass
         elif due:
-            self.current = self._anew()
+            self._take(self._anew())
         elif settings.gap is not None and step >= self.next_check:
             unseen = self._candidates()
             prepared = self.system.prepare(unseen)
             residuals = self._residuals(prepared)
             if self._loss(residuals) > settings.gap * loss:
-                self.exchanged += 1
-                self.interval = max(1, self.interval // 2)
                 self._exchange(unseen, prepared, residuals)
+                self._next(step, max(1, self.interval // 2))
             else:
-                self.interval = min(settings.check, 2 * self.interval)
-            self.next_check = step + self.interval
+                self._next(step, 2 * self.interval)
         return self.current
+
+    def _take(self, points: list[TermPoints]) -> None:
+        self.current = points
+        self.drawn += 1
+
+    def unseen(self) -> list[TermPoints] | None:
+        """New points for the search of a step, which then cannot profit from fitting those that it
+        is computed from; None where points are seldom exchanged, or chosen by their residuals."""
+        settings = self.settings
+        always = settings.every == 1
+        checked = not settings.every and settings.gap is not None and self.interval == 1
+        if settings.adaptive is not None or not (always or checked):
+            return None
+        return self.system.prepare(self._draw())
+
+    def judge(self, step: int, points: list[TermPoints], reached: float, unseen: float) -> None:
+        """After a step that was searched on unseen ``points``: the losses that it reached on the
+        points that it was computed from, and on those."""
+        self.judged = True
+        if self.settings.every:
+            self._take(points)
+        elif self.settings.gap is not None and unseen > self.settings.gap * reached:
+            self._exchange([], points, [])
+            self._next(step, 1)
+        else:
+            self._next(step, 2)
+
+    def _next(self, step: int, interval: int) -> None:
+        self.interval = min(interval, self.settings.check)
+        self.next_check = step + self.interval
 
     def grow(self, factor: float) -> None:
         """Take so many times the points, all of them new, from the next step on."""
@@ -171,7 +206,7 @@ class PointSource:
         plain = {name: getattr(self, name) for name in self._plain}
         return {"points": points, **plain}
 
-    _plain = ("exchanged", "size", "interval", "next_check")
+    _plain = ("exchanged", "size", "interval", "next_check", "drawn", "judged")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         stored = [PointSet(**points) for points in state["points"]]
@@ -184,14 +219,15 @@ class PointSource:
         self, unseen: list[PointSet], prepared: list[TermPoints], residuals: list[Tensor]
     ) -> None:
         """Take unseen points, or some of them, or more than these."""
+        self.exchanged += 1
         larger = self.settings.growth.after(self.size)
         if larger > self.size:
             self.size = larger
-            self.current = self._anew()
+            self._take(self._anew())
         elif self.settings.adaptive is not None:
-            self.current = self._kept(self.settings.adaptive, unseen, residuals)
+            self._take(self._kept(self.settings.adaptive, unseen, residuals))
         else:
-            self.current = prepared
+            self._take(prepared)
 
     def _anew(self) -> list[TermPoints]:
         drawn = self._candidates()

@@ -16,7 +16,7 @@ from pinnkfac import resume, solve
 from pinnkfac.configuration import build, compose
 from pinnkfac.curvature.cost import exact_bytes, exact_step
 from pinnkfac.linearise import System
-from pinnkfac.step.auto import EXACT, FACTORED, GROWTH, TIMES, Auto, Window
+from pinnkfac.step.auto import EXACT, FACTORED, GROWTH, TIMES, Auto, AutoStepper, Window
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import ByLength
 from pinnkfac.step.search import Backtracking
@@ -51,7 +51,7 @@ def play(stepper, falls, monkeypatch):
     weights = [t.residual.term.weight for t in system.terms]
 
     def update_of(name):
-        def update(points, *, same_loss=True):
+        def update(points, **others):
             now = loss[0]
             loss[0] *= 10.0 ** -falls[name]
             return Report([now / weights[0], 0.0], now, length=1.0)
@@ -97,14 +97,26 @@ def test_a_kernel_beyond_the_memory_leaves_factored_steps():
     assert stepper.current == EXACT
 
 
-def test_an_exact_step_that_is_too_dear_leaves_factored_steps():
-    system = small()
-    cost = exact_step(system, NUMBERS)
-    stepper, points = started(system, Auto(multiplications=0.5 * cost))
+def test_an_exact_step_that_is_too_dear_leaves_factored_steps(monkeypatch):
+    costs = {EXACT: 30.0, FACTORED: 10.0}
+    monkeypatch.setattr(AutoStepper, "_costs", lambda self, numbers: costs)
+    stepper, points = started(small(), Auto(multiplications=20.0))
     note = stepper.update(points).note
     assert stepper.current == FACTORED
-    assert note.startswith("KFAC with conjugate gradients: an exact step costs about")
-    stepper, points = started(system, Auto(multiplications=cost))
+    assert note.startswith(
+        "KFAC with conjugate gradients: an exact step costs about 3 of the other kind"
+    )
+    stepper, points = started(small(), Auto(multiplications=30.0))
+    stepper.update(points)
+    assert stepper.current == EXACT
+
+
+def test_an_exact_step_is_not_too_dear_where_a_factored_one_costs_more():
+    """Wide nets with few points: eigendecompositions cost more than the kernel."""
+    system = small()
+    stepper, points = started(system, Auto(multiplications=1.0))
+    costs = stepper._costs(list(NUMBERS))
+    assert costs[EXACT] < costs[FACTORED]
     stepper.update(points)
     assert stepper.current == EXACT
 
@@ -136,9 +148,6 @@ def test_points_are_not_thinned_below_the_fewest_residuals():
     limit = exact_step(system, (90, 6))
     assert Auto(multiplications=limit, fewest=97).share_of_points(system, numbers) == 1.0
     assert Auto(multiplications=limit, fewest=80).share_of_points(system, numbers) < 0.02
-    stepper, points = started(system, Auto(multiplications=limit, fewest=97), numbers)
-    stepper.update(points)
-    assert stepper.current == FACTORED
 
 
 def test_single_points_cannot_be_thinned_further():

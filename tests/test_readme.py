@@ -80,6 +80,8 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
             ["--repeats", "1", "--warm-up", "0", "--case", "poisson2d_medium"],
             "kfac_star",
         ),
+        ("kernel_cost.py", ["--short"], "one multiplication of an exact step takes"),
+        ("crossing.py", ["--short"], "written to crossing.png"),
         (
             "replay_trajectory.py",
             [str(ROOT / "tests/golden/kfac_poisson2d.npz")],

@@ -367,7 +367,15 @@ def test_solving_leaves_the_threads_of_torch_as_they_were():
 
 
 def test_a_run_that_diverges_ends_with_a_reason():
-    result = solve(poisson, *SMALL, "search=fixed", "search.length=1e200", "stop.steps=6")
+    result = solve(
+        poisson,
+        *SMALL,
+        "step=kfac",
+        "search=fixed",
+        "search.length=1e200",
+        "points.gap=null",
+        "stop.steps=6",
+    )
     assert "diverged" in result.stop_reason
     assert result.summary["steps"] < 6
 

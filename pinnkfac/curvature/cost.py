@@ -1,7 +1,9 @@
 """What steps cost, in multiplications, from counts alone: points, rows, equations and widths.
 
-Times are proportional to these within a factor of about two; decisions that are made by them do
-not depend on the machine, nor on what else it does.
+What is not a matrix product (activations, copies, factorisations) counts as the multiplications
+that take as long; measured with experiments/kernel_cost.py. Times are proportional to these within
+a factor of about 1.5; decisions that are made by them do not depend on the machine, nor on what
+else it does.
 """
 
 from __future__ import annotations
@@ -11,10 +13,22 @@ from collections.abc import Sequence
 from pinnkfac.curvature.kernel import plan_kernel
 from pinnkfac.linearise import System
 
-EIGEN = 12.0
-"""A symmetric eigendecomposition of n × n, in n³ multiplications (measured)."""
 TRIALS = 3.0
 """Losses that a line search evaluates."""
+ACTIVATION = 150.0
+"""One entry of a layer's output in a forward pass, beside its products."""
+ENTRY = 90.0
+"""One entry of a layer's output in a product with J or Jᵀ, or of z or g in Kronecker factors."""
+BACKWARD = 2.0
+"""The backward pass of a linearisation, in products with J."""
+EIGEN, EIGEN_ENTRY = 5.0, 1200.0
+"""A symmetric eigendecomposition of n × n, in n³ and in n²."""
+CHOLESKY_ENTRY = 700.0
+"""One entry of a matrix whose Cholesky factor is taken, beside n³/6."""
+ORTHOGONAL = 3.0
+"""Q and R of n × p, in n p²."""
+JACOBIAN_ENTRY = 130.0
+"""One entry of all rows of J."""
 
 
 def residual_number(system: System, numbers: Sequence[int]) -> int:
@@ -24,42 +38,51 @@ def residual_number(system: System, numbers: Sequence[int]) -> int:
 
 def forward(system: System, numbers: Sequence[int]) -> float:
     """One evaluation of the residuals."""
-    return sum(n * t.rows for n, t in zip(numbers, system.terms, strict=True)) * _weights(system)
+    rows = sum(n * t.rows for n, t in zip(numbers, system.terms, strict=True))
+    return rows * _layers(system, ACTIVATION)
 
 
 def product(system: System, numbers: Sequence[int]) -> float:
     """One product with J, or with Jᵀ."""
+    return _rows(system, numbers) * _layers(system, ENTRY)
+
+
+def _rows(system: System, numbers: Sequence[int]) -> int:
+    """Rows of the shared axis, once for every point and equation."""
     pairs = zip(numbers, system.terms, strict=True)
-    return sum(n * t.rows * t.residual.equations for n, t in pairs) * _weights(system)
+    return sum(n * t.rows * t.residual.equations for n, t in pairs)
 
 
-def _weights(system: System) -> float:
-    """Entries of the weights of Linear layers, once for every use."""
+def _layers(system: System, entry: float) -> float:
+    """Multiplications of one row with the weights of all Linear layers, once for every use."""
     pairs = zip(system.graph.linears, system.graph.uses, strict=True)
-    return float(sum(uses * m.in_features * m.out_features for m, uses in pairs))
+    return sum(uses * (m.in_features + entry) * m.out_features for m, uses in pairs)
 
 
 def exact_step(system: System, numbers: Sequence[int]) -> float:
-    """A step through the kernel, or through J where parameters are fewer (step/spring.py)."""
+    """A step through the kernel, or through J where parameters are fewer (step/spring.py), with
+    geodesic acceleration."""
     residuals, parameters = residual_number(system, numbers), system.parameter_number
-    once = forward(system, numbers) * (1 + TRIALS) + 4 * product(system, numbers)
+    once = (2 + TRIALS) * forward(system, numbers) + (4 + BACKWARD) * product(system, numbers)
     if parameters < residuals:
-        return once + 2.0 * (residuals + parameters) * parameters**2
-    solves = residuals**3 / 6 + 4.0 * residuals**2
-    return once + plan_kernel(system, numbers).multiplications + solves
+        factor = ORTHOGONAL * (residuals + parameters) * parameters**2
+        return once + JACOBIAN_ENTRY * residuals * parameters + factor
+    factor = residuals**3 / 6 + CHOLESKY_ENTRY * residuals**2
+    return once + plan_kernel(system, numbers).multiplications + factor
 
 
 def conjugate_gradient_step(system: System, numbers: Sequence[int], iterations: int) -> float:
     """A step of KFAC with so many conjugate-gradient iterations (step/kfac.py)."""
-    once = forward(system, numbers) * (1 + TRIALS) + (3 + 2 * iterations) * product(system, numbers)
-    rows = sum(
-        n * t.rows * t.residual.equations for n, t in zip(numbers, system.terms, strict=True)
-    )
+    products = 3 + BACKWARD + 2 * iterations
+    total = (1 + TRIALS) * forward(system, numbers) + products * product(system, numbers)
+    rows = _rows(system, numbers)
     for layer, uses in zip(system.graph.linears, system.graph.uses, strict=True):
         inputs, outputs = layer.in_features, layer.out_features
-        once += uses * rows * (inputs**2 + outputs**2) / 2 + EIGEN * (inputs**3 + outputs**3)
-        once += 4.0 * (1 + iterations) * inputs * outputs * (inputs + outputs)
-    return once
+        for n in (inputs, outputs):
+            total += uses * rows * (0.75 * n**2 + ENTRY * n)
+            total += EIGEN * n**3 + EIGEN_ENTRY * n**2
+        total += 2.0 * max(1, iterations) * inputs * outputs * (inputs + outputs)
+    return total
 
 
 def exact_bytes(system: System, numbers: Sequence[int]) -> float:

@@ -27,7 +27,7 @@ TILE_ROWS = 384
 OVERHEAD = 40.0
 """What one entry of a product of two rows costs beside its multiplications, in multiplications:
 writing both products and summing theirs (measured, float64, one core)."""
-FORMING = 8.0
+FORMING = 60.0
 """The same for one entry of a dense row of J."""
 
 

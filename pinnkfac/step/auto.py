@@ -44,8 +44,8 @@ class Auto:
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
     model (curvature/cost.py), and its kernel fits into memory. If that leaves at least ``fewest``
-    residuals (or all), a run begins with exact steps on so many points, else with factored ones
-    on all of them.
+    residuals (or all), a run begins with exact steps on so many points, else with the cheaper of
+    both on all of them.
 
     Where ``patience`` steps lowered the loss by less than ``stalled`` powers of ten in all, exact
     steps take half as many points again, three times at most. After that the other method is
@@ -57,7 +57,7 @@ class Auto:
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
     factored: Kfac = field(default_factory=_factored)
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
-    multiplications: Positive = 1.5e10
+    multiplications: Positive = 8e9
     fewest: Count = 100
     patience: Count = 20
     stalled: NonNegative = 0.05
@@ -140,11 +140,19 @@ class AutoStepper(Stepper):
         self.grown = 0
         """How often exact steps were given more points."""
 
-    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+    def update(
+        self,
+        points: Sequence[TermPoints],
+        *,
+        same_loss: bool = True,
+        unseen: Sequence[TermPoints] | None = None,
+    ) -> Report:
         numbers = [len(own) for own in points]
         costs = self._costs(numbers)
         note = self._leave(costs) if self.current else self._begin(costs)
-        report = self.methods[self.current].update(points, same_loss=same_loss and not note)
+        report = self.methods[self.current].update(
+            points, same_loss=same_loss and not note, unseen=unseen
+        )
         self.window.add(self.system.weighted(report.losses), costs[self.current])
         if note:
             return replace(report, note=note)
@@ -164,7 +172,7 @@ class AutoStepper(Stepper):
         if math.isinf(costs[EXACT]):
             self.current = FACTORED
             return f"{WORDS[FACTORED]}: {TOO_LARGE}"
-        cheap = costs[EXACT] <= SLACK * self.settings.multiplications
+        cheap = costs[EXACT] <= max(SLACK * self.settings.multiplications, costs[FACTORED])
         self.current = EXACT if cheap else FACTORED
         ratio = costs[EXACT] / costs[FACTORED]
         return f"{WORDS[self.current]}: an exact step costs about {ratio:.2g} of the other kind"

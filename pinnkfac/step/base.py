@@ -16,7 +16,8 @@ from pinnkfac.linearise import System, TermPoints
 class Report:
     """What a step did. ``losses`` are those of the terms before it, as written by the user;
     ``trained_loss`` is the sum that the step lowers, with weights and scales, and ``reached`` what
-    it is after the step (NaN: not evaluated)."""
+    it is after the step; ``unseen`` is that loss on the points that the step was searched on (NaN:
+    not evaluated)."""
 
     losses: list[float]
     trained_loss: float
@@ -26,6 +27,7 @@ class Report:
     trials: int = 0
     direction_norm: float = math.nan
     reached: float = math.nan
+    unseen: float = math.nan
     growth: float = 1.0
     """How many times the points the step asks for from now on."""
     note: str = ""
@@ -35,11 +37,18 @@ class Report:
 class Stepper(Protocol):
     """A step in the course of a run: it holds its averages, momentum and damping."""
 
-    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+    def update(
+        self,
+        points: Sequence[TermPoints],
+        *,
+        same_loss: bool = True,
+        unseen: Sequence[TermPoints] | None = None,
+    ) -> Report:
         """Change the net's parameters once.
 
         ``same_loss`` is False where points or scales differ from those of the last step, so that
-        the two losses cannot be compared.
+        the two losses cannot be compared. Where there are ``unseen`` points, a search of the step
+        length evaluates the loss on these: a step that fits its own points is then found out.
         """
         ...
 

@@ -106,7 +106,13 @@ class OptimizerStepper(Stepper):
         self.make = make
         self.optimizer = make(self.parameters)
 
-    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+    def update(
+        self,
+        points: Sequence[TermPoints],
+        *,
+        same_loss: bool = True,
+        unseen: Sequence[TermPoints] | None = None,
+    ) -> Report:
         if not same_loss and isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer = self.make(self.parameters)  # its memory is of another function
         before = [v.clone() for v in self.parameters]

@@ -123,7 +123,13 @@ class GaussNewtonStepper(Stepper):
         self.last_length: float | None = None
         self.pending: tuple[float, float] | None = None
 
-    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+    def update(
+        self,
+        points: Sequence[TermPoints],
+        *,
+        same_loss: bool = True,
+        unseen: Sequence[TermPoints] | None = None,
+    ) -> Report:
         linearisation = self.system.linearise(points)
         if not math.isfinite(linearisation.loss):
             return Report(linearisation.losses, linearisation.loss, length=0.0)
@@ -136,7 +142,8 @@ class GaussNewtonStepper(Stepper):
         slope = inner(gradient, direction)
         curvature = self._curvature(direction, slope, predicted, linearisation)
         bend = self._bend(direction, damping, linearisation, points) if self.geodesic else None
-        accepted = self._search(direction, bend, slope, linearisation.loss, points)
+        loss_0 = linearisation.loss if unseen is None else self.system.loss(unseen)
+        accepted = self._search(direction, bend, slope, loss_0, unseen or points)
         used, ratio = self.damping, math.nan
         if self.schedule.needs_ratio:
             a = accepted.length
@@ -144,7 +151,7 @@ class GaussNewtonStepper(Stepper):
             if math.isnan(accepted.loss):
                 self.pending = (linearisation.loss, expected)
             else:
-                ratio = self._ratio(linearisation.loss, accepted, expected)
+                ratio = self._ratio(loss_0, accepted, expected)
         if self.pending is None:
             self.damping = self.schedule.after(self.damping, ratio, self.steps, accepted.length)
         self._remember(direction, accepted)
@@ -157,7 +164,8 @@ class GaussNewtonStepper(Stepper):
             ratio=ratio,
             trials=accepted.trials,
             direction_norm=norm(direction),
-            reached=accepted.loss,
+            reached=accepted.loss if unseen is None else self.system.loss(points),
+            unseen=math.nan if unseen is None else accepted.loss,
         )
 
     def _settle(self, loss: float) -> None:

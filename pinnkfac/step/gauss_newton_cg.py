@@ -131,7 +131,13 @@ class GaussNewtonCgStepper(GaussNewtonStepper):
 
     descent: CgDescent
 
-    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+    def update(
+        self,
+        points: Sequence[TermPoints],
+        *,
+        same_loss: bool = True,
+        unseen: Sequence[TermPoints] | None = None,
+    ) -> Report:
         start = self.system.get_parameters()
 
         def loss(direction: Direction) -> float:
@@ -142,4 +148,4 @@ class GaussNewtonCgStepper(GaussNewtonStepper):
                 self.system.set_parameters(start)
 
         self.descent.loss = loss
-        return super().update(points, same_loss=same_loss)
+        return super().update(points, same_loss=same_loss, unseen=unseen)

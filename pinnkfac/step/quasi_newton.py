@@ -170,7 +170,13 @@ class QuasiNewtonStepper(Stepper):
             self.inverse = torch.eye(size, dtype=system.dtype, device=system.device)
         self.updates = 0
 
-    def update(self, points: Sequence[TermPoints], *, same_loss: bool = True) -> Report:
+    def update(
+        self,
+        points: Sequence[TermPoints],
+        *,
+        same_loss: bool = True,
+        unseen: Sequence[TermPoints] | None = None,
+    ) -> Report:
         start = here = Place(self.system, points)
         trials = 0
         for _ in range(self.iterations if math.isfinite(start.loss) else 0):

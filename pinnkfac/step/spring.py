@@ -52,7 +52,7 @@ class Spring:
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
-    least_length: NonNegative = 0.25
+    least_length: NonNegative = 0.05
     relative: bool = True
     geodesic: bool = False
     published: Published | None = None

@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, mmap_threshold = -1, -3
     mallopt(mmap_threshold, 2**30)
-    mallopt(trim_threshold, 2**34)
+    mallopt(trim_threshold, 2**31 - 1)  # the largest that C takes: more counts as 0
 
 
 def available() -> float:

@@ -98,7 +98,7 @@ def test_dense_layers_are_sliced_to_the_budget(monkeypatch):
 def test_the_plan_takes_the_cheaper_way_of_every_layer():
     wide = System(poisson(), Mlp(2, 1, [256, 256]))
     plan = plan_kernel(wide, [30, 10])
-    assert plan.by_rows == (False, True, True)
+    assert plan.by_rows == (False, True, False)
     narrow = System(poisson(3), Mlp(3, 1, [16, 16]))
     plan = plan_kernel(narrow, [30, 10])
     assert plan.by_rows == (False, False, False)

@@ -22,7 +22,7 @@ from pinnkfac.block import Block, Layer
 from pinnkfac.linearise import Linearisation, System
 from pinnkfac.memory import check_fits, making
 
-TILE_ROWS = 384
+TILE_ROWS = 512
 """Rows of a tile, points times rows of the shared axis: its products stay in the cache."""
 OVERHEAD = 40.0
 """What one entry of a product of two rows costs beside its multiplications, in multiplications:
@@ -260,7 +260,8 @@ def fill_jacobian(
                 continue
             z = layer.inputs_of(e)
             left = (root * g[:, :, outputs]).permute(1, 2, 0)
-            own.copy_(torch.bmm(left, z.transpose(0, 1)).flatten(1))
+            entries = own.unflatten(1, (left.shape[1], z.shape[-1]))
+            torch.bmm(left, z.transpose(0, 1), out=entries)
 
     system.workers.map(fill, zip(starts, linearisation.blocks, strict=True))
 

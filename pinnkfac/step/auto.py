@@ -57,8 +57,8 @@ class Auto:
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
     factored: Kfac = field(default_factory=_factored)
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
-    multiplications: Positive = 8e9
-    fewest: Count = 100
+    multiplications: Positive = 1.5e10
+    fewest: Count = 50
     patience: Count = 20
     stalled: NonNegative = 0.05
 

@@ -148,6 +148,7 @@ class Assembly:
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
             progress.trained_loss = progress.reached = float("inf")
+            progress.drawn = 0
             progress.first_loss = float("inf")
             progress.best = Best()
         return progress

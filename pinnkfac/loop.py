@@ -17,7 +17,7 @@ from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Report, Stepper
 
 RECOVERIES = 3
-"""How often a run that diverges goes back to its best state without finding a better one."""
+"""How often a run that diverges goes back to its best state before it finds a clearly better one."""
 
 
 BLOWN_UP = 1e6
@@ -72,7 +72,7 @@ class Progress:
     ``reached`` is the trained loss after the last step, where the step has evaluated it; ``drawn``
     counts draws of points up to it.
 
-    ``attempts`` counts the divergences since the best state was found. ``recovered`` says in words
+    ``attempts`` counts the divergences since a clearly better state was found. ``recovered`` says in words
     what was tried after each divergence, ``resumed`` what was changed each time the run was
     resumed, ``notes`` what the step has decided by itself.
     """
@@ -200,7 +200,7 @@ def settled(
 ) -> tuple[Ending, list[float]]:
     """The losses after the last step; where it went astray, back to the best state, and an Ending
     that says so."""
-    losses = system.losses(source.at(progress.step) if not source.current else source.current)
+    losses = system.losses(source.ready(progress.step))
     if progress.best.parameters and _blown_up(system.weighted(losses), progress):
         system.set_parameters(progress.best.parameters)
         stepper.recover()

@@ -115,6 +115,8 @@ class PointSource:
         """The multiple of the first number of points that each term has."""
         self.drawn = 0
         """How often points were drawn: losses at different counts do not compare."""
+        self.drawn_for = -1
+        """The step that its points were drawn for when the run ended before it."""
         self.judged = False
         """Whether it was decided after the last step that its points stay, or not."""
         self.interval = 1
@@ -145,11 +147,16 @@ class PointSource:
 
         ``loss`` is the last one that was reached on the current points.
         """
+        if self.current and step == self.drawn_for:
+            self.drawn_for = -1
+            return self.current
         settings = self.settings
         due = settings.every > 0 and step % settings.every == 0
         judged, self.judged = self.judged, False
-        if not self.current or (due and step == 0):
+        if self.drawn == 0 or (due and step == 0):
             self._take(self.system.prepare(self._draw()))
+        elif not self.current:
+            self._take(self._anew())
         elif judged:
             pass
         elif due:
@@ -163,6 +170,14 @@ class PointSource:
                 self._next(step, max(1, self.interval // 2))
             else:
                 self._next(step, 2 * self.interval)
+        return self.current
+
+    def ready(self, step: int) -> list[TermPoints]:
+        """The points that there are, after the last step of a run; where it asked for more, those
+        of the step that would have come next, and will where the run goes on."""
+        if not self.current:
+            self.at(step)
+            self.drawn_for = step
         return self.current
 
     def _take(self, points: list[TermPoints]) -> None:
@@ -206,7 +221,7 @@ class PointSource:
         plain = {name: getattr(self, name) for name in self._plain}
         return {"points": points, **plain}
 
-    _plain = ("exchanged", "size", "interval", "next_check", "drawn", "judged")
+    _plain = ("exchanged", "size", "interval", "next_check", "drawn", "judged", "drawn_for")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         stored = [PointSet(**points) for points in state["points"]]

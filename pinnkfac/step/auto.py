@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Generator
 
@@ -16,7 +16,7 @@ from pinnkfac.curvature.cost import (
     residual_number,
 )
 from pinnkfac.linearise import System, TermPoints
-from pinnkfac.settings import Count, NonNegative, Positive
+from pinnkfac.settings import Count, NonNegative, Positive, Range
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping, LevenbergMarquardt
 from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
@@ -57,9 +57,9 @@ class Auto:
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
     factored: Kfac = field(default_factory=_factored)
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
-    multiplications: Positive = 1.5e10
+    multiplications: Positive = 3e10
     fewest: Count = 50
-    patience: Count = 20
+    patience: Annotated[int, Range(least=2)] = 20
     stalled: NonNegative = 0.05
 
     def share_of_points(self, system: System, numbers: Sequence[int]) -> float:
@@ -153,7 +153,10 @@ class AutoStepper(Stepper):
         report = self.methods[self.current].update(
             points, same_loss=same_loss and not note, unseen=unseen
         )
-        self.window.add(self.system.weighted(report.losses), costs[self.current])
+        loss = self.system.weighted(report.losses)
+        if not math.isfinite(loss):  # a divergence, which the loop deals with
+            return replace(report, note=note)
+        self.window.add(loss, costs[self.current])
         if note:
             return replace(report, note=note)
         note, growth = self._judge(numbers, costs)

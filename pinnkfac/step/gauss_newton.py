@@ -53,7 +53,7 @@ class Descent:
 
     def taken(self, step: Direction | None, length: float) -> None:
         """Learn of the step that was taken, length and momentum included, and of its length in
-        units of the direction; None: none was."""
+        units of the direction, without its bend; None: none was."""
 
     def least_squares(self, right: Tensor, damping: float) -> Direction:
         """The minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual].

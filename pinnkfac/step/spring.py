@@ -114,9 +114,10 @@ class SpringDescent(Descent):
         if self.settings.published is None:
             kept = self.settings.decay > 0 and length >= self.settings.least_length
             self.past = step if kept else None
+        self.solver = None  # its arrays make room for those of the next step
 
     def restart(self) -> str:
-        self.past, self.steps = None, 0
+        self.past, self.steps, self.solver = None, 0, None
         return ""
 
     def state_dict(self) -> dict[str, Any]:

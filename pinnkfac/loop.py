@@ -17,7 +17,7 @@ from pinnkfac.sources import PointSource
 from pinnkfac.step.base import Report, Stepper
 
 RECOVERIES = 3
-"""How often a run that diverges goes back to its best state before it finds a clearly better one."""
+"""How often a run that diverges goes back to its best state until it finds a better one."""
 
 
 BLOWN_UP = 1e6
@@ -72,9 +72,9 @@ class Progress:
     ``reached`` is the trained loss after the last step, where the step has evaluated it; ``drawn``
     counts draws of points up to it.
 
-    ``attempts`` counts the divergences since a clearly better state was found. ``recovered`` says in words
-    what was tried after each divergence, ``resumed`` what was changed each time the run was
-    resumed, ``notes`` what the step has decided by itself.
+    ``attempts`` counts the divergences since a clearly better state was found. ``recovered`` says
+    in words what was tried after each divergence, ``resumed`` what was changed each time the run
+    was resumed, ``notes`` what the step has decided by itself.
     """
 
     step: int = 0

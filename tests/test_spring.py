@@ -130,6 +130,7 @@ def closest(j, r, past, damping, decay):
 @pytest.mark.parametrize("make", [allen_cahn, flow, inverse])
 @pytest.mark.parametrize("numbers", [(5, 4), (60, 20)], ids=["dual", "primal"])
 def test_spring_stays_close_to_the_last_step(make, numbers):
+    """Where there is a choice: not with more residuals than parameters."""
     step = Spring(decay=0.7, least_length=0.0, relative=False)
     system, points, stepper = started(make(), *numbers, step=step)
     past = torch.zeros(system.parameter_number).to(system.linearise(points).residual)
@@ -138,8 +139,8 @@ def test_spring_stays_close_to_the_last_step(make, numbers):
         expected = LENGTH * closest(j, r, past, 1e-3, 0.7)
         found, _ = moved(system, stepper, points)
         assert_close(found, expected, 1e-7)
-        past = found
-        assert_close(flat(stepper.descent.past), past, 1e-7)
+        assert_close(flat(stepper.descent.past), found, 1e-7)
+        past = found if j.shape[0] <= j.shape[1] else 0.0 * found
 
 
 def test_a_short_step_is_not_remembered():

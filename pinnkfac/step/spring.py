@@ -45,7 +45,8 @@ class Spring:
     (Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25): among all steps that fit the
     linearised residual, the one closest to μ φ. After a step whose accepted length is below
     ``least_length``, or that was rejected, φ = 0: momentum helps where the residual is almost
-    linear along a step, and hurts where it is not. ``relative``: λ counts in units of the mean
+    linear along a step, and hurts where it is not. With fewer parameters than residuals φ = 0
+    too, as there is no choice among steps. ``relative``: λ counts in units of the mean
     diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
     along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9). With fewer parameters than
     residuals, the same step is computed from J by an orthogonal factorisation.
@@ -82,6 +83,8 @@ class SpringDescent(Descent):
         primal = self.system.parameter_number < len(linearisation.residual)
         self.solver = Primal(linearisation) if primal else Dual(linearisation)
         self.unit = self.solver.mean_diagonal() if self.settings.relative else 1.0
+        if primal and self.settings.published is None:
+            self.past = None  # no step fits all residuals: there is none to choose among them
 
     def direction(
         self, linearisation: Linearisation, gradient: Direction, damping: float

@@ -93,7 +93,7 @@ def measure(case: str, clock: Clock, warm_up: int) -> None:
     points = source.at(0)
     linearisation = system.linearise(points)
     gradient = linearisation.gradient()
-    settings = stepper.settings.factors  # type: ignore[attr-defined]
+    settings = stepper.descent.factors  # type: ignore[attr-defined]
     line("linearisation", clock.units(lambda: system.linearise(points)))
     line("loss", clock.units(lambda: system.loss(points)))
     line("Jv", clock.units(lambda: linearisation.jvp(gradient)))

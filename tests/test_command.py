@@ -48,7 +48,7 @@ def test_a_bundled_problem_is_solved_from_an_empty_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "here/summary.json").read_text())
     assert summary["pde"] == "poisson2d"
-    assert summary["step"] == "kfac_cg"
+    assert summary["step"] == "auto"
     assert summary["steps"] == 2
     assert summary["seed"] == 5
     assert "relative L2 error" in done.stdout

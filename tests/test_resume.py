@@ -146,8 +146,8 @@ def test_another_step_brings_its_search_along_and_keeps_the_net(tmp_path, capsys
     changes = [line for line in said.splitlines() if " → " in line]
     assert changes == [
         "  search: backtracking → none",
-        "  damping: levenberg_marquardt → none",
-        "  step: kfac_cg → adam",
+        "  damping: by_length → none",
+        "  step: auto → adam",
         "  stop.steps: 5 → 6",
         "  step.learning_rate: – → 1e-09",
     ]
@@ -308,7 +308,7 @@ def damage(folder, how):
         elif how == "wrong types":
             content["stepper"] = 3
         elif how == "wrong points":
-            content["points"] = {"points": [], "exchanged": 0}
+            content["points"] = {"points": [{}], "exchanged": 0}
         elif how == "wrong counters":
             content["progress"] = {"step": 3}
         torch.save(content, path)

@@ -184,8 +184,9 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
         workers=_workers(general.threads, device),
     )
     generators = _generators(general.seed)
-    source = PointSource(system, build(config.points, "points"), generators["points"])
     step: Step = build(config.step, "step")
+    price = partial(step.cost, system) if hasattr(step, "cost") else None
+    source = PointSource(system, build(config.points, "points"), generators["points"], price)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):

@@ -232,17 +232,22 @@ class System:
         z, _ = self._forward(term, chunk.points, keep=False)
         return term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
 
+    def scaled(self, residuals: Sequence[Tensor]) -> list[Tensor]:
+        """As they are trained: each equation with its scale."""
+        if self.scales is None:
+            return list(residuals)
+        return [r * s for r, s in zip(residuals, self.scales, strict=True)]
+
     def weighted_residual(self, points: Sequence[TermPoints]) -> Tensor:
         """The residual of a linearisation at the same points, flat: the loss is half its square."""
-        pieces = []
-        for number, (term, r) in enumerate(zip(self.terms, self.residuals(points), strict=True)):
-            scaled = r if self.scales is None else r * self.scales[number]
-            pieces.append(math.sqrt(term.residual.term.weight / len(r)) * scaled.reshape(-1))
-        return torch.cat(pieces)
+        pairs = zip(self.terms, self.scaled(self.residuals(points)), strict=True)
+        return torch.cat(
+            [math.sqrt(t.residual.term.weight / len(r)) * r.reshape(-1) for t, r in pairs]
+        )
 
     def losses(self, points: Sequence[TermPoints]) -> list[float]:
         """½ · mean over points of Σ residual² for every term, as written by the user."""
-        return [0.5 * float(r.square().sum() / len(r)) for r in self.residuals(points)]
+        return _half_means(self.residuals(points))
 
     def weighted(self, losses: Sequence[float]) -> float:
         """Σ weight · loss of the terms; infinite where it is not a number."""
@@ -252,10 +257,11 @@ class System:
     def loss(self, points: Sequence[TermPoints]) -> float:
         """The loss that is trained on, Σ weight · ½ · mean |scale ∘ residual|²; infinite where it
         is not a number."""
-        residuals = self.residuals(points)
-        if self.scales is not None:
-            residuals = [r * s for r, s in zip(residuals, self.scales, strict=True)]
-        return self.weighted([0.5 * float(r.square().sum() / len(r)) for r in residuals])
+        return self.loss_of(self.scaled(self.residuals(points)))
+
+    def loss_of(self, residuals: Sequence[Tensor]) -> float:
+        """Σ weight · ½ · mean |residual|² of residuals of every term, [batch, equation]."""
+        return self.weighted(_half_means(residuals))
 
     # -- linearisation -----------------------------------------------------------------------------
     def linearise(self, points: Sequence[TermPoints]) -> Linearisation:
@@ -317,6 +323,10 @@ class System:
                 collected.dense_of()[equation, :, start:] = by_parameter[equation]
         tapes = [tape for _, tape in passes]
         return Block(number, weight, r, collected.layers(tapes), collected.dense)
+
+
+def _half_means(residuals: Sequence[Tensor]) -> list[float]:
+    return [0.5 * float(r.square().sum() / len(r)) for r in residuals]
 
 
 class Linearisation:

@@ -177,6 +177,8 @@ def _step(
         progress.first_loss = loss
     if _blown_up(loss, progress):
         raise Diverged(f"the loss is {loss:.1e} after {progress.first_loss:.1e} at the start")
+    if renewed:
+        source.allocate(report.losses)
     if unseen is not None and math.isfinite(report.unseen):
         source.judge(progress.step, unseen, report.reached, report.unseen)
     return report

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import PointSet, Sampling, Uniform
 from pinnkfac.domain.sampling import subset
 from pinnkfac.errors import UserError, suggest
@@ -17,6 +19,11 @@ from pinnkfac.linearise import System, TermPoints
 from pinnkfac.memory import check_fits, making
 from pinnkfac.problem import Term
 from pinnkfac.settings import Count, NonNegative, Number, Positive, Range
+
+CALM = 10
+"""See PointSource.judge."""
+WIDEST, HALVINGS = 16.0, 10
+"""How far the number of all points may move for the same cost, and how closely it is found."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,24 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Allocation:
+    """More points for terms that are hard to fit and cheap: where points are new, the part of each
+    term moves by ``rate`` of the way towards
+
+        n_i ∝ √(L_i / c_i),
+
+    with L_i the loss of a term on points that no step has seen, as written, with its weight, and
+    c_i what one more point of it adds to the cost of a step (curvature/cost.py); a part is at
+    least ``least``. The cost of a step stays what the first numbers cost. With these numbers the
+    sum of the losses is estimated best for the cost (optimum allocation, Neyman 1934,
+    doi:10.2307/2342192; Cochran 1977, Sampling Techniques, eq. 5.23).
+    """
+
+    rate: Annotated[float, Range(above=0, most=1)] = 0.1
+    least: Annotated[float, Range(least=0, most=0.5)] = 0.05
+
+
+@dataclass(frozen=True)
 class PointSettings:
     """How many points each term gets, how they are drawn, and how often anew.
 
@@ -89,6 +114,7 @@ class PointSettings:
     numbers: Mapping[str, Count] = field(default_factory=dict)
     adaptive: ResidualAdaptive | None = None
     growth: Growth = field(default_factory=Growth)
+    allocation: Allocation | None = field(default_factory=Allocation)
 
     def number(self, term: Term, dimension: int) -> int:
         """How many points a term gets at first, in a problem of that many coordinates."""
@@ -105,14 +131,30 @@ class PointSource:
     Raises UserError for a number of points of a term that does not exist.
     """
 
-    def __init__(self, system: System, settings: PointSettings, generator: Generator) -> None:
+    def __init__(
+        self,
+        system: System,
+        settings: PointSettings,
+        generator: Generator,
+        price: Callable[[Sequence[int]], float] | None = None,
+    ) -> None:
         self.system = system
         self.settings = settings
+        self.price = price or partial(forward, system)
+        """What a step on so many points of every term costs."""
         self.generator = generator
         self.current: list[TermPoints] = []
         self.exchanged = 0
         self.size = 1.0
         """The multiple of the first number of points that each term has."""
+        self.last_unseen = 0.0
+        """The loss on unseen points at the last check: where the loss is a gap below it, the next
+        check is due."""
+        self.calm = 0
+        """Steps in a row that did not fit their own points only."""
+        self.mix: list[float] = []
+        self.total = 0.0
+        """Once points were allocated: the part of every term, and how many in all at size 1."""
         self.drawn = 0
         """How often points were drawn: losses at different counts do not compare."""
         self.drawn_for = -1
@@ -139,8 +181,64 @@ class PointSource:
         return {term.name: self._number(term) for term in self._terms}
 
     def _number(self, term: Term) -> int:
-        dimension = len(self.system.problem.coordinates.names)
-        return max(1, round(self.size * self.settings.number(term, dimension)))
+        if not self.mix:
+            return max(1, round(self.size * self._first_number(term)))
+        return self._mixed(self.size * self.total)[self._terms.index(term)]
+
+    def _first_number(self, term: Term) -> float:
+        return self.settings.number(term, len(self.system.problem.coordinates.names))
+
+    def _may_change(self, term: Term) -> bool:
+        """Numbers that the user has given by name stay."""
+        return term.where.dimension > 0 and term.name not in self.settings.numbers
+
+    def _mixed(self, total: float) -> list[int]:
+        """The numbers of points of all terms where those that may change have ``total``."""
+        return [
+            max(1, round(total * part if part else self.size * self._first_number(term)))
+            for term, part in zip(self._terms, self.mix, strict=True)
+        ]
+
+    def allocate(self, losses: Sequence[float]) -> None:
+        """Learn from the losses of the terms on new points how many the next ones should be."""
+        allocation = self.settings.allocation
+        movable = [self._may_change(term) for term in self._terms]
+        if allocation is None or not losses or sum(movable) < 2:
+            return
+        now = list(self.numbers().values())
+        price, prices = self.price(now), []
+        for i, n in enumerate(now):
+            more = max(1, n // 10)
+            dearer = self.price([*now[:i], n + more, *now[i + 1 :]]) - price
+            prices.append(dearer / more)
+        roots = [
+            math.sqrt(term.weight * loss / price) if free and price > 0 else 0.0
+            for term, loss, price, free in zip(self._terms, losses, prices, movable, strict=True)
+        ]
+        if not 0.0 < sum(roots) < math.inf:
+            return
+        targets = [
+            max(r / sum(roots), allocation.least * free)
+            for r, free in zip(roots, movable, strict=True)
+        ]
+        first = [f * self._first_number(t) for t, f in zip(self._terms, movable, strict=True)]
+        self.mix = [
+            m + allocation.rate * (t / sum(targets) - m)
+            for m, t in zip(self.mix or [n / sum(first) for n in first], targets, strict=True)
+        ]
+        self._spend(sum(first))
+
+    def _spend(self, first: float) -> None:
+        """As many points as cost what the first numbers, ``first`` in all, would."""
+        budget = self.price([max(1, round(self.size * self._first_number(t))) for t in self._terms])
+        low, high = first / WIDEST, first * WIDEST
+        for _ in range(HALVINGS):
+            self.total = math.sqrt(low * high)
+            if self.price(self._mixed(self.size * self.total)) > budget:
+                high = self.total
+            else:
+                low = self.total
+        self.total = low
 
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
@@ -161,11 +259,14 @@ class PointSource:
             pass
         elif due:
             self._take(self._anew())
-        elif settings.gap is not None and step >= self.next_check:
+        elif settings.gap is not None and (
+            step >= self.next_check or self.last_unseen > settings.gap * loss
+        ):
             unseen = self._candidates()
             prepared = self.system.prepare(unseen)
-            residuals = self._residuals(prepared)
-            if self._loss(residuals) > settings.gap * loss:
+            residuals = self._trained_residuals(prepared)
+            self.last_unseen = self.system.loss_of(residuals)
+            if self.last_unseen > settings.gap * loss:
                 self._exchange(unseen, prepared, residuals)
                 self._next(step, max(1, self.interval // 2))
             else:
@@ -195,16 +296,25 @@ class PointSource:
         return self.system.prepare(self._draw())
 
     def judge(self, step: int, points: list[TermPoints], reached: float, unseen: float) -> None:
-        """After a step that was searched on unseen ``points``: the losses that it reached on the
-        points that it was computed from, and on those."""
-        self.judged = True
-        if self.settings.every:
+        """After a step with unseen ``points``, which come next: the losses that it reached on the
+        points that it was computed from, and on those. Once the second is not ``gap`` times the
+        first in CALM steps in a row, points are kept again."""
+        self.judged, self.last_unseen = True, unseen
+        gap = self.settings.gap
+        if self.settings.every or gap is None:
             self._take(points)
-        elif self.settings.gap is not None and unseen > self.settings.gap * reached:
+            return
+        if unseen > gap * reached:
+            self.calm = 0
             self._exchange([], points, [])
-            self._next(step, 1)
         else:
+            self.calm += 1
+            self._take(points)
+        if self.calm >= CALM:
+            self.calm = 0
             self._next(step, 2)
+        else:
+            self._next(step, 1)
 
     def _next(self, step: int, interval: int) -> None:
         self.interval = min(interval, self.settings.check)
@@ -221,7 +331,10 @@ class PointSource:
         plain = {name: getattr(self, name) for name in self._plain}
         return {"points": points, **plain}
 
-    _plain = ("exchanged", "size", "interval", "next_check", "drawn", "judged", "drawn_for")
+    _plain = (
+        *("exchanged", "size", "interval", "next_check", "drawn", "judged", "drawn_for"),
+        *("last_unseen", "calm", "mix", "total"),
+    )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         stored = [PointSet(**points) for points in state["points"]]
@@ -249,7 +362,7 @@ class PointSource:
         adaptive = self.settings.adaptive
         if adaptive is None:
             return self.system.prepare(drawn)
-        return self._kept(adaptive, drawn, self._residuals(self.system.prepare(drawn)))
+        return self._kept(adaptive, drawn, self._trained_residuals(self.system.prepare(drawn)))
 
     def _kept(
         self, adaptive: ResidualAdaptive, candidates: list[PointSet], residuals: list[Tensor]
@@ -269,15 +382,8 @@ class PointSource:
             result.append(PointSet.concatenate(parts))
         return self.system.prepare(result)
 
-    def _residuals(self, points: list[TermPoints]) -> list[Tensor]:
-        """As they are trained: each equation with its scale."""
-        residuals = self.system.residuals(points)
-        if self.system.scales is None:
-            return residuals
-        return [r * s for r, s in zip(residuals, self.system.scales, strict=True)]
-
-    def _loss(self, residuals: list[Tensor]) -> float:
-        return self.system.weighted([0.5 * float(r.square().sum() / len(r)) for r in residuals])
+    def _trained_residuals(self, points: list[TermPoints]) -> list[Tensor]:
+        return self.system.scaled(self.system.residuals(points))
 
     # -- drawing -----------------------------------------------------------------------------------
     def _draw(self, factor: int = 1) -> list[PointSet]:

@@ -114,6 +114,7 @@ class Watcher:
             "ratio": _known(report.ratio),
             "trials": report.trials,
             "trained_loss": report.trained_loss,
+            "points": self.source.numbers(),
             "points_exchanged": self.source.exchanged,
             "seconds_a_step": round(pace.step, 6),
         }

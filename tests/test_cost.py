@@ -99,10 +99,10 @@ def test_entries_are_counted_beside_products():
 
 
 def test_the_smaller_side_is_factorised():
-    """With fewer parameters (44) than residuals, J itself."""
+    """With fewer parameters (44) than residuals JᵀJ, with J, its copy and its factor."""
     system, _, _ = made(poisson(), (5, 4), 7)
     assert exact_bytes(system, [40, 4]) == 3 * 8 * 44**2
-    assert exact_bytes(system, [40, 5]) == 3 * 8 * (45 + 44) * 44
+    assert exact_bytes(system, [40, 5]) == 8 * (45 + 3 * 44) * 44
     with_more = exact_step(system, [4000, 4]) / exact_step(system, [2000, 2])
     assert with_more == pytest.approx(2.0, rel=0.05)  # linear in the points, not cubic
 

@@ -7,16 +7,17 @@ import math
 import pytest
 import torch
 from examples import net_for, points_for, poisson
-from oracles import flat
 from torch import Generator
 
 from pinnkfac.balance import Balance
+from pinnkfac.direction import combine
 from pinnkfac.linearise import System
 from pinnkfac.loop import Progress, Stop, run
-from pinnkfac.sources import PointSettings, PointSource
+from pinnkfac.sources import CALM, Allocation, PointSettings, PointSource
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.search import Backtracking
+from pinnkfac.step.gauss_newton import Guard
+from pinnkfac.step.search import Accepted, Backtracking
 from pinnkfac.step.spring import Spring
 
 
@@ -46,8 +47,8 @@ def exchanges(source, losses):
 def test_checks_become_rare_where_the_net_does_not_fit_its_points():
     source = source_of(check=8)
     unseen = []
-    residuals = source._residuals
-    source._residuals = lambda points: unseen.append(step_now[0]) or residuals(points)
+    residuals = source._trained_residuals
+    source._trained_residuals = lambda points: unseen.append(step_now[0]) or residuals(points)
     step_now = [0]
     source.at(0)
     for step in range(1, 40):
@@ -57,11 +58,22 @@ def test_checks_become_rare_where_the_net_does_not_fit_its_points():
     assert source.exchanged == 0 and source.drawn == 1
 
 
-def test_checks_become_frequent_where_it_does():
-    """Points that are fitted to 0 are exchanged at every check."""
+def test_a_loss_far_below_that_of_the_last_check_is_checked_at_once():
+    """Points that are fitted to 0 are exchanged, whatever the interval was."""
     source = source_of(check=8)
-    assert exchanges(source, [math.inf] * 15 + [0.0] * 16) == [23, 27, 29, 30, 31]
+    assert exchanges(source, [math.inf] * 17 + [0.0] * 5) == [18, 19, 20, 21, 22]
     assert source.interval == 1 and source.exchanged == 5
+
+
+def test_checks_become_frequent_where_the_net_fits_its_points():
+    """Half as many steps from one to the next after every exchange."""
+    source = source_of(check=8)
+    exchanges(source, [math.inf] * 16)
+    intervals = []
+    for step in range(17, 21):
+        source.at(step, 0.0)
+        intervals.append(source.interval)
+    assert intervals == [4, 2, 1, 1]
 
 
 def test_every_counts_steps_whatever_the_losses():
@@ -89,17 +101,19 @@ def test_unseen_points_are_given_where_points_change_at_every_step(settings, giv
         assert not torch.equal(coordinates(unseen), coordinates(source.current))
 
 
-def test_a_searched_step_decides_whether_its_points_stay():
+def test_points_are_new_in_every_step_until_steps_do_not_fit_their_own_only():
+    """CALM in a row, that is; then they are kept, and checked less and less often."""
     source = source_of(gap=3.0, check=8)
-    first = source.at(0)
-    unseen = source.unseen()
-    source.judge(0, unseen, reached=1.0, unseen=3.1)
-    assert source.at(1) is unseen and source.exchanged == 1
-    again = source.unseen()
-    source.judge(1, again, reached=1.0, unseen=2.9)
-    assert source.at(2) is unseen and source.interval == 2 and source.unseen() is None
-    assert source.at(3, math.inf) is unseen and source.interval == 4
-    assert first is not unseen and source.drawn == 2
+    source.at(0)
+    losses = [3.1, *[2.9] * (CALM - 1), 3.1, *[2.9] * CALM]
+    for step, unseen in enumerate(losses):
+        points = source.unseen()
+        assert points is not None
+        source.judge(step, points, reached=1.0, unseen=unseen)
+        assert source.at(step + 1) is points
+    assert source.drawn == 1 + len(losses) and source.exchanged == 2
+    assert source.interval == 2 and source.unseen() is None
+    assert source.at(len(losses) + 1, math.inf) is points and source.interval == 4
 
 
 def test_with_new_points_in_every_step_those_of_the_search_come_next():
@@ -136,25 +150,130 @@ def test_a_search_on_unseen_points_lowers_their_loss_and_says_both():
         assert report.reached == pytest.approx(system.loss(points), rel=1e-12)
 
 
-def test_a_step_that_only_fits_its_own_points_is_rejected():
-    """Two points fit by a step that helps nowhere else: the net stays as it was."""
+class Along:
+    """Stands for a search: takes the first of its lengths that lowers the loss."""
+
+    def __init__(self, *lengths):
+        self.lengths = lengths
+        self.losses = []
+
+    def run(self, loss, loss_0, slope, last):
+        for trials, length in enumerate(self.lengths, start=1):
+            self.losses.append(loss(length))
+            if self.losses[-1] < loss_0:
+                return Accepted(length, self.losses[-1], trials)
+        return Accepted(0.0, loss_0, len(self.lengths))
+
+
+def test_lengths_that_a_guard_does_not_allow_count_as_infinite(monkeypatch):
+    monkeypatch.setattr(Guard, "allows", lambda self, length: length <= 0.125)
     problem = poisson()
     system = System(problem, net_for(problem))
-    points, unseen = points_for(system, 9, 5), points_for(system, 30, 20)
+    points = points_for(system, 9, 5)
+    search = Along(1.0, 0.5, 0.25, 0.125, 0.0625)
+    stepper = Spring().start(system, search, Constant(10.0), Generator().manual_seed(0))
+    assert stepper.update(points, unseen=points_for(system, 30, 20)).length == 0.125
+    assert search.losses[:3] == [math.inf] * 3 and math.isfinite(search.losses[3])
+
+
+def test_a_guard_allows_twice_the_loss_on_unseen_points_but_not_more():
+    problem = poisson()
+    system = System(problem, net_for(problem))
+    unseen = points_for(system, 30, 20)
+    start, uphill = system.get_parameters(), system.linearise(unseen).gradient()
+    before = system.loss(unseen)
+    guard = Guard(system, unseen, math.inf)
+    seen = set()
+    for length in [0.01 * 1.2**i for i in range(40)]:
+        system.set_parameters(combine((1.0, start), (length, uphill)))
+        loss = system.loss(unseen)
+        assert guard.allows(length) == (loss <= 2.0 * before)
+        assert guard.reached(length) == loss
+        seen.add(loss <= 2.0 * before)
+    assert seen == {True, False} and math.isnan(guard.reached(123.0))
+
+
+def test_rises_do_not_add_up():
+    """The limit is twice the lowest loss, which is forgotten by a tenth a step."""
+    problem = poisson()
+    system = System(problem, net_for(problem))
+    unseen = points_for(system, 30, 20)
+    loss = system.loss(unseen)
+    assert Guard(system, unseen, math.inf).limit == pytest.approx(2.0 * loss)
+    later = Guard(system, unseen, 0.6 * loss)
+    assert later.lowest == pytest.approx(0.66 * loss)
+    assert later.limit == pytest.approx(1.32 * loss)
+    assert Guard(system, unseen, 0.1 * loss).limit == loss
+
+
+def test_momentum_is_trusted_less_on_a_plateau_of_unseen_points():
+    problem = poisson()
+    system = System(problem, net_for(problem))
     stepper = Spring().start(system, Backtracking(), Constant(1e-8), Generator().manual_seed(0))
-    direction = stepper.descent.direction
-    gradient = system.linearise(unseen).gradient()
-    stepper.geodesic = False
-    stepper.descent.direction = lambda *_: [1e-3 * g for g in gradient]  # uphill on unseen points
-    before = flat(system.get_parameters())
-    report = stepper.update(points, unseen=unseen)
-    assert report.length == 0.0 and torch.equal(flat(system.get_parameters()), before)
-    assert report.unseen == pytest.approx(system.loss(unseen), rel=1e-12)
-    assert direction is not None
+    trust = []
+    for loss in [9.0, 8.0, 8.5, 9.0, 8.1, 9.0, 8.2, 7.0, 6.0, 5.0, 4.0]:
+        stepper._watch(loss)
+        trust.append(stepper.descent.trust)
+    assert trust == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.5, 0.6, 0.72, 0.864, 1.0])
+
+
+# -- allocation ------------------------------------------------------------------------------------
+def test_points_go_to_terms_by_the_root_of_loss_over_price():
+    """To n ∝ √(weight · L / c) at an equal cost, with c the rows of a point for a forward pass."""
+    source = source_of(interior=400, lower=200, allocation=Allocation(rate=1.0))
+    source.at(0)
+    terms = source.system.terms
+    source.allocate([1.0, 9.0])
+    source.current = []
+    first, second = source.numbers().values()
+    weights = [t.residual.term.weight for t in terms]
+    ratio = math.sqrt(weights[0] / terms[0].rows / (9.0 * weights[1] / terms[1].rows))
+    assert first / second == pytest.approx(ratio, rel=0.02)
+    assert source.price([first, second]) == pytest.approx(source.price([400, 200]), rel=0.02)
+
+
+def test_no_term_is_left_without_points_and_steps_towards_the_best_are_small():
+    source = source_of(interior=400, lower=200, allocation=Allocation(rate=1.0, least=0.25))
+    source.at(0)
+    source.allocate([1.0, 0.0])
+    source.current = []
+    first, second = source.numbers().values()
+    assert second / first == pytest.approx(0.25, rel=0.02)
+    source = source_of(interior=400, lower=200)
+    source.at(0)
+    source.allocate([1.0, 0.0])
+    assert source.mix[1] == pytest.approx(1 / 3 + 0.1 * (0.05 / 1.05 - 1 / 3))
+
+
+@pytest.mark.parametrize("losses", [[], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_nothing_is_allocated_by_losses_that_say_nothing(losses):
+    source = source_of()
+    source.at(0)
+    source.allocate(losses)
+    assert source.mix == []
+
+
+def test_numbers_that_the_user_gave_stay():
+    name = source_of().system.terms[0].residual.term.name
+    source = source_of(numbers={name: 7})
+    source.at(0)
+    source.allocate([1.0, 9.0])
+    assert source.mix == []  # one term alone has nothing to share
+
+
+def test_growth_multiplies_allocated_points():
+    source = source_of(interior=400, lower=200, gap=None)
+    source.at(0)
+    source.allocate([1.0, 9.0])
+    source.current = []
+    before = list(source.numbers().values())
+    source.grow(1.5)
+    for now, then in zip(source.numbers().values(), before, strict=True):
+        assert now == pytest.approx(1.5 * then, abs=1)
 
 
 def test_what_a_step_asks_for_is_done_by_the_loop():
-    source = source_of(gap=None)
+    source = source_of(gap=None, allocation=None)
 
     class Greedy:
         def update(self, points, *, same_loss=True, unseen=None):

@@ -25,8 +25,6 @@ EIGEN, EIGEN_ENTRY = 5.0, 1200.0
 """A symmetric eigendecomposition of n × n, in n³ and in n²."""
 CHOLESKY_ENTRY = 700.0
 """One entry of a matrix whose Cholesky factor is taken, beside n³/6."""
-ORTHOGONAL = 3.0
-"""Q and R of n × p, in n p²."""
 JACOBIAN_ENTRY = 130.0
 """One entry of all rows of J."""
 
@@ -65,7 +63,7 @@ def exact_step(system: System, numbers: Sequence[int]) -> float:
     residuals, parameters = residual_number(system, numbers), system.parameter_number
     once = (2 + TRIALS) * forward(system, numbers) + (4 + BACKWARD) * product(system, numbers)
     if parameters < residuals:
-        factor = ORTHOGONAL * (residuals + parameters) * parameters**2
+        factor = residuals * parameters**2 + parameters**3 / 6 + CHOLESKY_ENTRY * parameters**2
         return once + JACOBIAN_ENTRY * residuals * parameters + factor
     factor = residuals**3 / 6 + CHOLESKY_ENTRY * residuals**2
     return once + plan_kernel(system, numbers).multiplications + factor
@@ -86,8 +84,8 @@ def conjugate_gradient_step(system: System, numbers: Sequence[int], iterations: 
 
 
 def exact_bytes(system: System, numbers: Sequence[int]) -> float:
-    """What the kernel and its factor, or J and its factors, take at once."""
+    """What the kernel and its factor, or J, JᵀJ and its factor, take at once."""
     residuals, parameters = residual_number(system, numbers), system.parameter_number
     if parameters < residuals:
-        return 24.0 * (residuals + parameters) * parameters
+        return 8.0 * (residuals + 3 * parameters) * parameters
     return 24.0 * residuals**2

@@ -58,22 +58,26 @@ class Auto:
     factored: Kfac = field(default_factory=_factored)
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
     multiplications: Positive = 3e10
-    fewest: Count = 50
+    fewest: Count = 200
     patience: Annotated[int, Range(least=2)] = 20
     stalled: NonNegative = 0.05
+
+    def cost(self, system: System, numbers: Sequence[int]) -> float:
+        """Of an exact step on so many points of every term; infinite where it does not fit."""
+        if exact_bytes(system, numbers) > system.memory:
+            return math.inf
+        return exact_step(system, numbers)
 
     def share_of_points(self, system: System, numbers: Sequence[int]) -> float:
         """The part of so many points of every term that steps are to begin with."""
         share = 1.0
         while not self._affordable(system, _thinned(numbers, share)):
             share *= 0.95
-        enough = residual_number(system, _thinned(numbers, share)) >= self.fewest
-        return share if share == 1.0 or enough else 1.0
+        return share
 
     def _affordable(self, system: System, numbers: Sequence[int]) -> bool:
-        few = all(n == 1 for n in numbers)
-        cheap = exact_step(system, numbers) <= self.multiplications
-        return few or (cheap and exact_bytes(system, numbers) <= system.memory)
+        few = residual_number(system, numbers) <= self.fewest or all(n == 1 for n in numbers)
+        return few or self.cost(system, numbers) <= self.multiplications
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -94,9 +98,12 @@ class Window:
     last: float = math.nan
     steps: int = 0
     cost: float = 0.0
+    searched: bool = False
+    """Whether a step was searched on unseen points, since they are exchanged in every step."""
 
-    def add(self, loss: float, cost: float) -> None:
+    def add(self, loss: float, cost: float, searched: bool) -> None:
         """Count a step that started from ``loss``."""
+        self.searched |= searched
         if math.isnan(self.first):
             self.first = loss
         self.last = loss
@@ -156,7 +163,7 @@ class AutoStepper(Stepper):
         loss = self.system.weighted(report.losses)
         if not math.isfinite(loss):  # a divergence, which the loop deals with
             return replace(report, note=note)
-        self.window.add(loss, costs[self.current])
+        self.window.add(loss, costs[self.current], unseen is not None)
         if note:
             return replace(report, note=note)
         note, growth = self._judge(numbers, costs)
@@ -164,10 +171,9 @@ class AutoStepper(Stepper):
 
     def _costs(self, numbers: list[int]) -> dict[str, float]:
         """Multiplications of a step of each method; infinite where it cannot be taken."""
-        fits = exact_bytes(self.system, numbers) <= self.system.memory
         iterations = self.settings.factored.iterations
         return {
-            EXACT: exact_step(self.system, numbers) if fits else math.inf,
+            EXACT: self.settings.cost(self.system, numbers),
             FACTORED: conjugate_gradient_step(self.system, numbers, iterations),
         }
 
@@ -191,7 +197,8 @@ class AutoStepper(Stepper):
         """Whether to go on, with how many times the points, to try the other method, or to return
         from a trial; in words first."""
         window, own = self.window, self.settings
-        if window.steps < own.patience or window.cost < self.budget:
+        enough = max(self.budget, own.patience * own.multiplications / 4)
+        if window.steps < own.patience or window.cost < enough:
             return "", 1.0
         self.window = Window()
         tried, self.rival = self.rival, None
@@ -205,7 +212,8 @@ class AutoStepper(Stepper):
             return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         more = self._costs(_thinned(numbers, GROWTH))
-        if self.current == EXACT and self.grown < TIMES and math.isfinite(more[EXACT]):
+        few = self.current == EXACT and window.searched and self.grown < TIMES
+        if few and math.isfinite(more[EXACT]):
             self.grown += 1
             return f"{GROWTH:g} times the points: {fallen}", GROWTH
         other = FACTORED if self.current == EXACT else EXACT

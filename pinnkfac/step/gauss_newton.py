@@ -29,6 +29,10 @@ CAUTION = 100.0
 SMALLEST = 1e-8
 DIFFERENCE = 0.1
 """Part of a step over which its second derivative is measured."""
+ALLOWED, FORGET = 2.0, 1.1
+"""See Guard."""
+PLATEAU = 4
+"""Steps without a new low of the loss on unseen points after which momentum is trusted less."""
 BENT = 0.75
 """Largest acceleration: half of it, over the length of the step."""
 
@@ -55,6 +59,9 @@ class Descent:
         """Learn of the step that was taken, length and momentum included, and of its length in
         units of the direction, without its bend; None: none was."""
 
+    def judged(self, *, fell: bool) -> None:
+        """Learn that the loss on unseen points fell to a new low, or has not for PLATEAU steps."""
+
     def least_squares(self, right: Tensor, damping: float) -> Direction:
         """The minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual].
 
@@ -71,6 +78,40 @@ class Descent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+class Guard:
+    """Finds out steps that fit their own points at the expense of all others.
+
+    The loss on unseen points (of the terms as written) may be ALLOWED times its lowest value after
+    a step, or what it was before; that value is forgotten by FORGET a step. To allow no rise is
+    worse: a step that is exact on its own points comes closer to the solution even where the loss
+    on others grows a little, as the projections of the randomised Kaczmarz method do; only where
+    rises add up to a divergence steps have to be shortened.
+    """
+
+    def __init__(self, system: System, points: Sequence[TermPoints], lowest: float) -> None:
+        self.system = system
+        self.points = points
+        before, trained = self._losses()
+        self.trained = {0.0: trained}
+        """The loss that is trained on, on the unseen points, by length of the step."""
+        self.lowest = min(before, FORGET * lowest)
+        self.limit = max(before, ALLOWED * self.lowest)
+        self.before = before
+
+    def _losses(self) -> tuple[float, float]:
+        residuals = self.system.residuals(self.points)
+        return self.system.loss_of(residuals), self.system.loss_of(self.system.scaled(residuals))
+
+    def allows(self, length: float) -> bool:
+        """Whether the parameters, which are those of this length, are good enough elsewhere."""
+        loss, self.trained[length] = self._losses()
+        return loss <= self.limit
+
+    def reached(self, length: float) -> float:
+        """The trained loss on unseen points after a step of that length; NaN: not evaluated."""
+        return self.trained.get(length, math.nan)
 
 
 @dataclass(frozen=True)
@@ -122,6 +163,9 @@ class GaussNewtonStepper(Stepper):
         self.past: list[Direction] = []
         self.last_length: float | None = None
         self.pending: tuple[float, float] | None = None
+        self.lowest = math.inf
+        self.record, self.since = math.inf, 0
+        """Of the losses on unseen points: see Guard; without forgetting, and how long ago."""
 
     def update(
         self,
@@ -134,6 +178,11 @@ class GaussNewtonStepper(Stepper):
         if not math.isfinite(linearisation.loss):
             return Report(linearisation.losses, linearisation.loss, length=0.0)
         self._settle(linearisation.loss if same_loss else math.nan)
+        guard = None
+        if unseen is not None:
+            guard = Guard(self.system, unseen, self.lowest)
+            self.lowest = guard.lowest
+            self._watch(guard.before)
         self.descent.prepare(linearisation, self.damping, self.steps)
         gradient = linearisation.gradient()
         damping = self.damping * self.descent.unit
@@ -142,8 +191,7 @@ class GaussNewtonStepper(Stepper):
         slope = inner(gradient, direction)
         curvature = self._curvature(direction, slope, predicted, linearisation)
         bend = self._bend(direction, damping, linearisation, points) if self.geodesic else None
-        loss_0 = linearisation.loss if unseen is None else self.system.loss(unseen)
-        accepted = self._search(direction, bend, slope, loss_0, unseen or points)
+        accepted = self._search(direction, bend, slope, linearisation.loss, points, guard)
         used, ratio = self.damping, math.nan
         if self.schedule.needs_ratio:
             a = accepted.length
@@ -151,7 +199,7 @@ class GaussNewtonStepper(Stepper):
             if math.isnan(accepted.loss):
                 self.pending = (linearisation.loss, expected)
             else:
-                ratio = self._ratio(loss_0, accepted, expected)
+                ratio = self._ratio(linearisation.loss, accepted, expected)
         if self.pending is None:
             self.damping = self.schedule.after(self.damping, ratio, self.steps, accepted.length)
         self._remember(direction, accepted)
@@ -164,9 +212,20 @@ class GaussNewtonStepper(Stepper):
             ratio=ratio,
             trials=accepted.trials,
             direction_norm=norm(direction),
-            reached=accepted.loss if unseen is None else self.system.loss(points),
-            unseen=math.nan if unseen is None else accepted.loss,
+            reached=accepted.loss,
+            unseen=math.nan if guard is None else guard.reached(accepted.length),
         )
+
+    def _watch(self, unseen: float) -> None:
+        """Tell the descent where the loss on unseen points has not fallen for a while."""
+        if unseen < self.record:
+            self.record, self.since = unseen, 0
+            self.descent.judged(fell=True)
+        else:
+            self.since += 1
+            if self.since >= PLATEAU:
+                self.since = 0
+                self.descent.judged(fell=False)
 
     def _settle(self, loss: float) -> None:
         """A step whose loss was not evaluated is judged by the loss of the next one."""
@@ -223,6 +282,7 @@ class GaussNewtonStepper(Stepper):
         slope: float,
         loss_0: float,
         points: Sequence[TermPoints],
+        guard: Guard | None,
     ) -> Accepted:
         """Choose the length and move there."""
         start = self.system.get_parameters()
@@ -237,7 +297,9 @@ class GaussNewtonStepper(Stepper):
             nonlocal where
             self.system.set_parameters(moved(length))
             where = length
-            return self.system.loss(points)
+            value = self.system.loss(points)
+            allowed = guard is None or value >= loss_0 or guard.allows(length)
+            return value if allowed else math.inf
 
         last = None if self.lengths is not None else self.last_length
         accepted = self.search.run(loss, loss_0, slope, last)
@@ -306,4 +368,4 @@ class GaussNewtonStepper(Stepper):
         for name in self._plain:
             setattr(self, name, state[name])
 
-    _plain = ("damping", "steps", "past", "last_length", "pending")
+    _plain = ("damping", "steps", "past", "last_length", "pending", "lowest", "record", "since")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Annotated, Any
 
 import torch
@@ -22,6 +24,10 @@ from pinnkfac.step.gauss_newton import Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search
 
 POINTS = "points.scale, points.interior or points.lower"
+LOST, GAINED = 0.5, 1.2
+"""Factors on the decay after a plateau of the loss on unseen points, and after each new low."""
+CORRECTIONS = 2
+"""How often a solution of the normal equations is corrected by the residual that it leaves."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Spring:
     too, as there is no choice among steps. ``relative``: λ counts in units of the mean
     diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
     along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9). With fewer parameters than
-    residuals, the same step is computed from J by an orthogonal factorisation.
+    residuals, the same step is computed from JᵀJ, with corrections by J.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
@@ -77,6 +83,8 @@ class SpringDescent(Descent):
         self.system = system
         self.solver: Dual | Primal | None = None
         self.past: Direction | None = None
+        self.trust = 1.0
+        """The part of the decay that is used."""
         self.steps = 0
 
     def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
@@ -89,7 +97,7 @@ class SpringDescent(Descent):
     def direction(
         self, linearisation: Linearisation, gradient: Direction, damping: float
     ) -> Direction:
-        decay, past = self.settings.decay, self.past
+        decay, past = self.settings.decay * self.trust, self.past
         right = -linearisation.residual
         if past is not None and decay:
             right = right - decay * linearisation.jvp(past)
@@ -119,15 +127,21 @@ class SpringDescent(Descent):
             self.past = step if kept else None
         self.solver = None  # its arrays make room for those of the next step
 
+    def judged(self, *, fell: bool) -> None:
+        if fell:
+            self.trust = min(1.0, GAINED * self.trust)
+        elif self.settings.published is None:
+            self.trust, self.past = LOST * self.trust, None
+
     def restart(self) -> str:
         self.past, self.steps, self.solver = None, 0, None
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"past": self.past, "steps": self.steps}
+        return {"past": self.past, "steps": self.steps, "trust": self.trust}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.past, self.steps = state["past"], state["steps"]
+        self.past, self.steps, self.trust = state["past"], state["steps"], state["trust"]
 
 
 class Dual:
@@ -150,44 +164,54 @@ class Dual:
 
 
 class Primal:
-    """The same x by a QR factorisation of J over √λ: the condition number is not squared."""
+    """The same x from JᵀJ + λ; two corrections by J itself, so that the squared condition number
+    does not show (corrected seminormal equations, Björck 1987, doi:10.1016/0024-3795(87)90101-7).
+    """
 
     def __init__(self, linearisation: Linearisation) -> None:
         self.system = linearisation.system
-        self._factors: tuple[float, Tensor, Tensor] | None = None
         self.sizes = [v.numel() for v in self.system.zeros()]
         number, columns = len(linearisation.residual), sum(self.sizes)
         bytes_each = linearisation.residual.element_size()
         check_fits(
-            3 * bytes_each * (number + columns) * columns,
+            bytes_each * (number + 3 * columns) * columns,
             f"the rows of J of {number} residuals and {columns} parameters",
             POINTS,
         )
+        self._inverse: Damped | None = None
         with making("the rows of J", POINTS):
-            make = self.system.workers.map
-            rows = make(lambda block: jacobian_rows(block(), self.sizes), linearisation.blocks)
-            self.jacobian = torch.cat(rows)
+            workers = self.system.workers
+            self.rows = workers.map(
+                lambda block: jacobian_rows(block(), self.sizes), linearisation.blocks
+            )
+            self.gramian = reduce(add, workers.map(lambda rows: rows.T @ rows, self.rows))
+        self.number = number
 
     def mean_diagonal(self) -> float:
-        return float(self.jacobian.square().sum()) / len(self.jacobian)
+        return float(self.gramian.trace()) / self.number
 
     def solve(self, right: Tensor, damping: float) -> Direction:
         if not (math.isfinite(damping) and bool(torch.isfinite(right).all())):
             raise Diverged("the residual is NaN or infinite: training diverged")
-        q, r = self._factorise(damping)
-        projected = (q[: len(right)].T @ right)[:, None]
-        solution = torch.linalg.solve_triangular(r, projected, upper=True)[:, 0]
+        if self._inverse is None or self._inverse.damping != damping:
+            with making("the factor of JᵀJ", POINTS):
+                self._inverse = Damped(self.gramian, damping)
+        solution = torch.zeros_like(self.gramian[0])
+        last = math.inf
+        for _ in range(1 + CORRECTIONS):
+            change = self._inverse.solve(self._gradient(right, solution, damping))
+            size = float(change.norm())
+            if not size < last:  # what is left is rounding
+                break
+            solution, last = solution + change, size
         like = self.system.zeros()
         pieces = solution.split(self.sizes)
         return [p.view_as(v) for p, v in zip(pieces, like, strict=True)]
 
-    def _factorise(self, damping: float) -> tuple[Tensor, Tensor]:
-        """Q and R of J over √λ; λ is at least what rounding makes of 0."""
-        if self._factors is None or self._factors[0] != damping:
-            columns = self.jacobian.shape[1]
-            rounding = columns * torch.finfo(self.jacobian.dtype).eps * float(self.jacobian.norm())
-            below = torch.eye(columns).to(self.jacobian) * max(math.sqrt(damping), rounding)
-            with making("the factor of J", POINTS):
-                q, r = torch.linalg.qr(torch.cat([self.jacobian, below]))
-            self._factors = damping, q, r
-        return self._factors[1:]
+    def _gradient(self, right: Tensor, solution: Tensor, damping: float) -> Tensor:
+        """Jᵀ (right − J x) − λ x."""
+        parts = right.split([len(rows) for rows in self.rows])
+        products = [
+            rows.T @ (part - rows @ solution) for rows, part in zip(self.rows, parts, strict=True)
+        ]
+        return reduce(add, products) - damping * solution

@@ -190,7 +190,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):
-        source.size = step.share_of_points(system, list(source.numbers().values()))
+        source.plan.thin(step.share_of_points(system, source.plan.first))
     search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)

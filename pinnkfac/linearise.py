@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class System:
     def dense_size(self) -> int:
         return sum(p.numel() for p in self._dense_parameters)
 
-    @property
+    @cached_property
     def parameter_number(self) -> int:
         return sum(v.numel() for v in self.get_parameters())
 

@@ -167,7 +167,7 @@ def _step(
     rebalanced = balance.every > 0 and progress.step % balance.every == 0
     if rebalanced:
         system.scales = balance.scales(system.linearise(points))
-    unseen = source.unseen()
+    unseen = source.unseen() if stepper.guarded else None
     same = not renewed and not rebalanced
     report = stepper.update(points, same_loss=same, unseen=unseen)
     if not math.isfinite(report.trained_loss) or not all(map(math.isfinite, report.losses)):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.allocation import Allocation, Numbered, PointNumbers
 from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import PointSet, Sampling, Uniform
 from pinnkfac.domain.sampling import subset
@@ -22,8 +23,6 @@ from pinnkfac.settings import Count, NonNegative, Number, Positive, Range
 
 CALM = 10
 """See PointSource.judge."""
-WIDEST, HALVINGS = 16.0, 10
-"""How far the number of all points may move for the same cost, and how closely it is found."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +71,6 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """More points for terms that are hard to fit and cheap: where points are new, the part of each
-    term moves by ``rate`` of the way towards
-
-        n_i ∝ √(L_i / c_i),
-
-    with L_i the loss of a term on points that no step has seen, as written, with its weight, and
-    c_i what one more point of it adds to the cost of a step (curvature/cost.py); a part is at
-    least ``least``. The cost of a step stays what the first numbers cost. With these numbers the
-    sum of the losses is estimated best for the cost (optimum allocation, Neyman 1934,
-    doi:10.2307/2342192; Cochran 1977, Sampling Techniques, eq. 5.23).
-    """
-
-    rate: Annotated[float, Range(above=0, most=1)] = 0.1
-    least: Annotated[float, Range(least=0, most=0.5)] = 0.05
-
-
-@dataclass(frozen=True)
 class PointSettings:
     """How many points each term gets, how they are drawn, and how often anew.
 
@@ -99,9 +80,10 @@ class PointSettings:
     loss is now and then evaluated on new points, and these replace the old ones where it exceeds
     ``gap`` times the loss reached on those: the net has begun to fit the points instead of the
     equation. Checks are as frequent as that happens: after an exchange half as many steps apart
-    as before, down to every step, else twice as many, up to ``check``. None: never. ``adaptive``
+    as before, down to every step, else twice as many, up to ``check``; and at once where the loss
+    falls below that on the last unseen points by ``gap``. None: never. ``adaptive``
     chooses all but the first points among candidates; ``gap`` then compares with the loss on all
-    of these.
+    of these. ``allocation`` says which terms get more of the points; None: the numbers stay.
     """
 
     sampling: Sampling = field(default_factory=Uniform)
@@ -140,21 +122,14 @@ class PointSource:
     ) -> None:
         self.system = system
         self.settings = settings
-        self.price = price or partial(forward, system)
-        """What a step on so many points of every term costs."""
         self.generator = generator
         self.current: list[TermPoints] = []
         self.exchanged = 0
-        self.size = 1.0
-        """The multiple of the first number of points that each term has."""
         self.last_unseen = 0.0
         """The loss on unseen points at the last check: where the loss is a gap below it, the next
         check is due."""
         self.calm = 0
         """Steps in a row that did not fit their own points only."""
-        self.mix: list[float] = []
-        self.total = 0.0
-        """Once points were allocated: the part of every term, and how many in all at size 1."""
         self.drawn = 0
         """How often points were drawn: losses at different counts do not compare."""
         self.drawn_for = -1
@@ -168,77 +143,31 @@ class PointSource:
         for name in settings.numbers:
             if name not in names:
                 raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
+        numbered = [self._numbered(term) for term in self._terms]
+        self.plan = PointNumbers(numbered, settings.allocation, price or partial(forward, system))
 
     @property
     def _terms(self) -> list[Term]:
         return [t.residual.term for t in self.system.terms]
+
+    def _numbered(self, term: Term) -> Numbered:
+        if term.where.dimension == 0:  # single or given points: there are as many as there are
+            only = term.where.draw(1, self.settings.sampling, self.generator)
+            return Numbered(len(only), varies=False)
+        number = self.settings.number(term, len(self.system.problem.coordinates.names))
+        given = term.name in self.settings.numbers
+        return Numbered(number, exchangeable=not given, weight=term.weight)
 
     def numbers(self) -> dict[str, int]:
         """How many points each term has, by its name."""
         if self.current:
             pairs = zip(self._terms, self.current, strict=True)
             return {term.name: len(own) for term, own in pairs}
-        return {term.name: self._number(term) for term in self._terms}
-
-    def _number(self, term: Term) -> int:
-        if not self.mix:
-            return max(1, round(self.size * self._first_number(term)))
-        return self._mixed(self.size * self.total)[self._terms.index(term)]
-
-    def _first_number(self, term: Term) -> float:
-        return self.settings.number(term, len(self.system.problem.coordinates.names))
-
-    def _may_change(self, term: Term) -> bool:
-        """Numbers that the user has given by name stay."""
-        return term.where.dimension > 0 and term.name not in self.settings.numbers
-
-    def _mixed(self, total: float) -> list[int]:
-        """The numbers of points of all terms where those that may change have ``total``."""
-        return [
-            max(1, round(total * part if part else self.size * self._first_number(term)))
-            for term, part in zip(self._terms, self.mix, strict=True)
-        ]
+        return dict(zip((term.name for term in self._terms), self.plan.now(), strict=True))
 
     def allocate(self, losses: Sequence[float]) -> None:
         """Learn from the losses of the terms on new points how many the next ones should be."""
-        allocation = self.settings.allocation
-        movable = [self._may_change(term) for term in self._terms]
-        if allocation is None or not losses or sum(movable) < 2:
-            return
-        now = list(self.numbers().values())
-        price, prices = self.price(now), []
-        for i, n in enumerate(now):
-            more = max(1, n // 10)
-            dearer = self.price([*now[:i], n + more, *now[i + 1 :]]) - price
-            prices.append(dearer / more)
-        roots = [
-            math.sqrt(term.weight * loss / price) if free and price > 0 else 0.0
-            for term, loss, price, free in zip(self._terms, losses, prices, movable, strict=True)
-        ]
-        if not 0.0 < sum(roots) < math.inf:
-            return
-        targets = [
-            max(r / sum(roots), allocation.least * free)
-            for r, free in zip(roots, movable, strict=True)
-        ]
-        first = [f * self._first_number(t) for t, f in zip(self._terms, movable, strict=True)]
-        self.mix = [
-            m + allocation.rate * (t / sum(targets) - m)
-            for m, t in zip(self.mix or [n / sum(first) for n in first], targets, strict=True)
-        ]
-        self._spend(sum(first))
-
-    def _spend(self, first: float) -> None:
-        """As many points as cost what the first numbers, ``first`` in all, would."""
-        budget = self.price([max(1, round(self.size * self._first_number(t))) for t in self._terms])
-        low, high = first / WIDEST, first * WIDEST
-        for _ in range(HALVINGS):
-            self.total = math.sqrt(low * high)
-            if self.price(self._mixed(self.size * self.total)) > budget:
-                high = self.total
-            else:
-                low = self.total
-        self.total = low
+        self.plan.learn(losses, list(self.numbers().values()))
 
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
@@ -286,8 +215,8 @@ class PointSource:
         self.drawn += 1
 
     def unseen(self) -> list[TermPoints] | None:
-        """New points for the search of a step, which then cannot profit from fitting those that it
-        is computed from; None where points are seldom exchanged, or chosen by their residuals."""
+        """New points to guard a step by, which come next; None where points are seldom exchanged,
+        or chosen by their residuals."""
         settings = self.settings
         always = settings.every == 1
         checked = not settings.every and settings.gap is not None and self.interval == 1
@@ -322,23 +251,24 @@ class PointSource:
 
     def grow(self, factor: float) -> None:
         """Take so many times the points, all of them new, from the next step on."""
-        self.size *= factor
+        self.plan.size *= factor
         self.current = []
 
     def state_dict(self) -> dict[str, Any]:
         """The current points, so that a run can go on with them."""
         points = [own.points.state_dict() for own in self.current]
         plain = {name: getattr(self, name) for name in self._plain}
-        return {"points": points, **plain}
+        return {"points": points, "numbers": self.plan.state_dict(), **plain}
 
     _plain = (
-        *("exchanged", "size", "interval", "next_check", "drawn", "judged", "drawn_for"),
-        *("last_unseen", "calm", "mix", "total"),
+        *("exchanged", "interval", "next_check", "drawn", "judged", "drawn_for"),
+        *("last_unseen", "calm"),
     )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         stored = [PointSet(**points) for points in state["points"]]
-        self.current = self.system.prepare(stored) if stored else []
+        same = self.plan.load_state_dict(state["numbers"])
+        self.current = self.system.prepare(stored) if stored and same else []
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 
@@ -348,9 +278,9 @@ class PointSource:
     ) -> None:
         """Take unseen points, or some of them, or more than these."""
         self.exchanged += 1
-        larger = self.settings.growth.after(self.size)
-        if larger > self.size:
-            self.size = larger
+        larger = self.settings.growth.after(self.plan.size)
+        if larger > self.plan.size:
+            self.plan.size = larger
             self._take(self._anew())
         elif self.settings.adaptive is not None:
             self._take(self._kept(self.settings.adaptive, unseen, residuals))
@@ -369,11 +299,12 @@ class PointSource:
     ) -> list[TermPoints]:
         """Points chosen among candidates by their residuals, and a share drawn as always."""
         result = []
-        for term, drawn, residual in zip(self._terms, candidates, residuals, strict=True):
+        for term, number, drawn, residual in zip(
+            self._terms, self.plan.now(), candidates, residuals, strict=True
+        ):
             if term.where.dimension == 0:
                 result.append(drawn)
                 continue
-            number = self._number(term)
             anywhere = round(adaptive.share * number)
             rows = subset(adaptive.weights(residual), number - anywhere, self.generator)
             parts = [drawn[rows]] if len(rows) else []
@@ -387,7 +318,8 @@ class PointSource:
 
     # -- drawing -----------------------------------------------------------------------------------
     def _draw(self, factor: int = 1) -> list[PointSet]:
-        return [self._points(term, factor * self._number(term)) for term in self._terms]
+        pairs = zip(self._terms, self.plan.now(), strict=True)
+        return [self._points(term, factor * number) for term, number in pairs]
 
     def _candidates(self) -> list[PointSet]:
         adaptive = self.settings.adaptive
@@ -401,7 +333,7 @@ class PointSource:
             own = "points.scale" if term.points else "points.scale, points.interior or points.lower"
         if self.settings.adaptive is not None:
             own += ", or points.adaptive.factor"
-        return own if self.size == 1.0 else f"{own}, or points.growth.most"
+        return own if self.plan.size <= 1.0 else f"{own}, or points.growth.most"
 
     def _points(self, term: Term, number: int) -> PointSet:
         coordinates = len(self.system.problem.coordinates.names)

@@ -32,6 +32,11 @@ QUICK = (
 NUMBERS = (12, 6)
 
 
+def numbered(*numbers):
+    """These numbers of points, as a function of the share of them."""
+    return lambda share: [max(1, round(share * n)) for n in numbers]
+
+
 def small():
     problem = poisson()
     return System(problem, net_for(problem, (8, 7)))
@@ -76,7 +81,7 @@ def notes_of(stepper, points, steps):
 # -- the choice at the start -----------------------------------------------------------------------
 def test_a_small_problem_begins_with_exact_steps_on_all_points():
     system = small()
-    assert Auto().share_of_points(system, NUMBERS) == 1.0
+    assert Auto().share_of_points(system, numbered(*NUMBERS)) == 1.0
     stepper, points = started(system, Auto())
     report = stepper.update(points)
     assert stepper.current == EXACT
@@ -125,7 +130,7 @@ def test_points_are_thinned_until_an_exact_step_is_cheap_enough():
     system = small()
     numbers = (9000, 600)
     limit = 0.3 * exact_step(system, numbers)
-    share = Auto(multiplications=limit, fewest=10).share_of_points(system, numbers)
+    share = Auto(multiplications=limit, fewest=10).share_of_points(system, numbered(*numbers))
     thinned = [round(share * n) for n in numbers]
     before = [round(share / 0.95 * n) for n in numbers]
     assert exact_step(system, thinned) <= limit < exact_step(system, before)
@@ -136,7 +141,7 @@ def test_points_are_thinned_until_the_kernel_fits():
     system = small()
     numbers = (90, 20)
     system.memory = exact_bytes(system, (45, 10))
-    share = Auto(fewest=10).share_of_points(system, numbers)
+    share = Auto(fewest=10).share_of_points(system, numbered(*numbers))
     thinned = [round(share * n) for n in numbers]
     assert exact_bytes(system, thinned) <= system.memory
     assert 0.9 * 55 < sum(thinned) <= 55
@@ -146,14 +151,14 @@ def test_points_are_not_thinned_below_the_fewest_residuals():
     system = small()
     numbers = (9000, 600)
     limit = exact_step(system, (90, 6))
-    share = Auto(multiplications=limit, fewest=970).share_of_points(system, numbers)
+    share = Auto(multiplications=limit, fewest=970).share_of_points(system, numbered(*numbers))
     assert 900 <= 9600 * share <= 970
-    assert Auto(multiplications=limit, fewest=80).share_of_points(system, numbers) < 0.02
+    assert Auto(multiplications=limit, fewest=80).share_of_points(system, numbered(*numbers)) < 0.02
 
 
 def test_single_points_cannot_be_thinned_further():
     system = small()
-    assert Auto(multiplications=1.0, fewest=1).share_of_points(system, (1, 1)) == 1.0
+    assert Auto(multiplications=1.0, fewest=1).share_of_points(system, numbered(1, 1)) == 1.0
 
 
 # -- windows ---------------------------------------------------------------------------------------
@@ -433,6 +438,17 @@ def test_points_are_thinned_at_the_start_of_a_run_and_grow_where_exact_steps_sta
     plain = [o for o in QUICK if not o.startswith("points.")]
     result = solve("poisson2d", "step=auto", *limit, *plain, "stop.steps=5")
     assert any(f"{GROWTH:g} times the points" in note for note in result.summary["notes"])
+
+
+@pytest.mark.parametrize("change", ["step.multiplications=1e9", "step=kfac_cg"])
+def test_points_are_thinned_anew_where_a_resumed_run_affords_more(tmp_path, change):
+    limit = ("step.multiplications=1e7", "step.fewest=20", "net.widths=[8,8]", "points.gap=null")
+    plain = ("threads=1", "run.plot=false", "stop.steps=2")
+    first = solve("poisson2d", *limit, *plain, folder=tmp_path)
+    few = sum(first.history[-1]["points"].values())
+    more = resume(tmp_path, "stop.steps=4", change)
+    assert few < 500 and sum(more.history[-1]["points"].values()) > 900
+    assert resume(tmp_path, "stop.steps=5").history[-1]["points"] == more.history[-1]["points"]
 
 
 def test_a_new_damping_reaches_exact_steps_on_resumption(tmp_path):

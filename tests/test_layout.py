@@ -34,6 +34,7 @@ LAYERS = (
     "curvature",
     "step",
     "balance",
+    "allocation",
     "sources",
     "loop",
     "run_folder",

@@ -270,7 +270,7 @@ def test_points_grow_where_the_net_fits_them(adaptive):
         (200, 40, 40, 1, 2),
         (200, 40, 40, 1, 2),
     ]
-    assert source.exchanged == 3 and source.size == 2.0
+    assert source.exchanged == 3 and source.plan.size == 2.0
     assert source.numbers() == dict(
         zip(("inside", "faces", "periodic", "corner", "data"), sizes[-1], strict=True)
     )
@@ -307,7 +307,7 @@ def test_the_state_of_a_source_is_all_that_it_needs():
     source = made(1)
     source.at(0)
     source.at(20, 0.0)
-    assert source.size == 2.0
+    assert source.plan.size == 2.0
     state, drawn = source.state_dict(), source.generator.get_state()
     expected = [source.at(step, 1e-9) for step in (35, 40, 50, 56, 57)]
     other = made(2)
@@ -317,7 +317,7 @@ def test_the_state_of_a_source_is_all_that_it_needs():
     for a, b in zip(found, expected, strict=True):
         for own, reference in zip(coordinates(a), coordinates(b), strict=True):
             assert torch.equal(own, reference)
-    assert (other.size, other.exchanged) == (source.size, source.exchanged)
+    assert (other.plan.size, other.exchanged) == (source.plan.size, source.exchanged)
 
 
 SMALL = ("net.widths=[8]", "points.scale=0.05", "threads=1", "run.plot=false", "run.quiet=true")

@@ -6,14 +6,16 @@ import math
 
 import pytest
 import torch
-from examples import net_for, points_for, poisson
+from examples import inverse, net_for, points_for, poisson
 from torch import Generator
 
+from pinnkfac.allocation import Allocation
 from pinnkfac.balance import Balance
 from pinnkfac.direction import combine
+from pinnkfac.domain import Points
 from pinnkfac.linearise import System
 from pinnkfac.loop import Progress, Stop, run
-from pinnkfac.sources import CALM, Allocation, PointSettings, PointSource
+from pinnkfac.sources import CALM, PointSettings, PointSource
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import Constant
 from pinnkfac.step.gauss_newton import Guard
@@ -229,7 +231,9 @@ def test_points_go_to_terms_by_the_root_of_loss_over_price():
     weights = [t.residual.term.weight for t in terms]
     ratio = math.sqrt(weights[0] / terms[0].rows / (9.0 * weights[1] / terms[1].rows))
     assert first / second == pytest.approx(ratio, rel=0.02)
-    assert source.price([first, second]) == pytest.approx(source.price([400, 200]), rel=0.02)
+    assert source.plan.price([first, second]) == pytest.approx(
+        source.plan.price([400, 200]), rel=0.02
+    )
 
 
 def test_no_term_is_left_without_points_and_steps_towards_the_best_are_small():
@@ -242,7 +246,7 @@ def test_no_term_is_left_without_points_and_steps_towards_the_best_are_small():
     source = source_of(interior=400, lower=200)
     source.at(0)
     source.allocate([1.0, 0.0])
-    assert source.mix[1] == pytest.approx(1 / 3 + 0.1 * (0.05 / 1.05 - 1 / 3))
+    assert source.plan.parts[1] == pytest.approx(1 / 3 + 0.1 * (0.05 / 1.05 - 1 / 3))
 
 
 @pytest.mark.parametrize("losses", [[], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
@@ -250,7 +254,7 @@ def test_nothing_is_allocated_by_losses_that_say_nothing(losses):
     source = source_of()
     source.at(0)
     source.allocate(losses)
-    assert source.mix == []
+    assert source.plan.parts == []
 
 
 def test_numbers_that_the_user_gave_stay():
@@ -258,7 +262,24 @@ def test_numbers_that_the_user_gave_stay():
     source = source_of(numbers={name: 7})
     source.at(0)
     source.allocate([1.0, 9.0])
-    assert source.mix == []  # one term alone has nothing to share
+    assert source.plan.parts == []  # one term alone has nothing to share
+
+
+def test_given_and_single_points_stay_as_many_as_they_are():
+    """Whatever is thinned, grown or allocated: they are counted as what they are."""
+    problem = inverse()
+    system = System(problem, net_for(problem))
+    terms = [t.residual.term for t in system.terms]
+    given = [term.where.number if isinstance(term.where, Points) else None for term in terms]
+    assert any(given)
+    source = PointSource(system, PointSettings(interior=40, lower=20), Generator().manual_seed(1))
+    source.plan.thin(0.5)
+    source.at(0)
+    source.allocate([1.0] * len(terms))
+    source.grow(3.0)
+    numbers = list(source.numbers().values())
+    assert [n for n, g in zip(numbers, given, strict=True) if g] == [g for g in given if g]
+    assert numbers == [len(own) for own in source.at(1)]
 
 
 def test_growth_multiplies_allocated_points():
@@ -276,6 +297,8 @@ def test_what_a_step_asks_for_is_done_by_the_loop():
     source = source_of(gap=None, allocation=None)
 
     class Greedy:
+        guarded = False
+
         def update(self, points, *, same_loss=True, unseen=None):
             seen.append((sum(map(len, points)), same_loss))
             growth = 2.0 if len(seen) == 2 else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -68,25 +68,22 @@ class Auto:
             return math.inf
         return exact_step(system, numbers)
 
-    def share_of_points(self, system: System, numbers: Sequence[int]) -> float:
-        """The part of so many points of every term that steps are to begin with."""
-        share = 1.0
-        while not self._affordable(system, _thinned(numbers, share)):
+    def share_of_points(self, system: System, numbers: Callable[[float], Sequence[int]]) -> float:
+        """The part of the points that steps are to begin with; ``numbers(share)`` are those of
+        every term."""
+        share, least = 1.0, residual_number(system, numbers(0.0))
+        while True:
+            residuals = residual_number(system, now := numbers(share))
+            if residuals <= max(self.fewest, least):
+                return share
+            if self.cost(system, now) <= self.multiplications:
+                return share
             share *= 0.95
-        return share
-
-    def _affordable(self, system: System, numbers: Sequence[int]) -> bool:
-        few = residual_number(system, numbers) <= self.fewest or all(n == 1 for n in numbers)
-        return few or self.cost(system, numbers) <= self.multiplications
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
     ) -> AutoStepper:
         return AutoStepper(self, system, search, damping, generator)
-
-
-def _thinned(numbers: Sequence[int], share: float) -> list[int]:
-    return [max(1, round(share * n)) for n in numbers]
 
 
 @dataclass
@@ -99,7 +96,7 @@ class Window:
     steps: int = 0
     cost: float = 0.0
     searched: bool = False
-    """Whether a step was searched on unseen points, since they are exchanged in every step."""
+    """Whether a step was guarded by unseen points, since they are exchanged in every step."""
 
     def add(self, loss: float, cost: float, searched: bool) -> None:
         """Count a step that started from ``loss``."""
@@ -135,6 +132,7 @@ class AutoStepper(Stepper):
             EXACT: settings.exact.start(system, search, damping, generator),
             FACTORED: settings.factored.start(system, search, settings.factored_damping, generator),
         }
+        self.guarded = self.methods[EXACT].guarded
         self.current = ""
         self.window = Window()
         self.rival: float | None = None
@@ -211,7 +209,7 @@ class AutoStepper(Stepper):
         if window.decades >= own.stalled:
             return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
-        more = self._costs(_thinned(numbers, GROWTH))
+        more = self._costs([round(GROWTH * n) for n in numbers])
         few = self.current == EXACT and window.searched and self.grown < TIMES
         if few and math.isfinite(more[EXACT]):
             self.grown += 1

@@ -16,7 +16,7 @@ from pinnkfac.linearise import System, TermPoints
 class Report:
     """What a step did. ``losses`` are those of the terms before it, as written by the user;
     ``trained_loss`` is the sum that the step lowers, with weights and scales, and ``reached`` what
-    it is after the step; ``unseen`` is that loss on the points that the step was searched on (NaN:
+    it is after the step; ``unseen`` is that loss on the points that the step was guarded by (NaN:
     not evaluated)."""
 
     losses: list[float]
@@ -35,7 +35,12 @@ class Report:
 
 
 class Stepper(Protocol):
-    """A step in the course of a run: it holds its averages, momentum and damping."""
+    """A step in the course of a run: it holds its averages, momentum and damping.
+
+    ``guarded``: whether it looks at unseen points, where there are some.
+    """
+
+    guarded: bool = False
 
     def update(
         self,
@@ -47,8 +52,8 @@ class Stepper(Protocol):
         """Change the net's parameters once.
 
         ``same_loss`` is False where points or scales differ from those of the last step, so that
-        the two losses cannot be compared. Where there are ``unseen`` points, a search of the step
-        length evaluates the loss on these: a step that fits its own points is then found out.
+        the two losses cannot be compared. Where there are ``unseen`` points, a guarded step is not
+        longer than the loss on these allows: one that fits its own points only is found out.
         """
         ...
 
@@ -65,7 +70,9 @@ class Stepper(Protocol):
 class Step(Protocol):
     """The settings of a step; ``start`` gives it a system to work on.
 
-    A step that chooses its number of points has ``share_of_points(system, numbers)`` besides.
+    A step that chooses its number of points has ``share_of_points(system, numbers)`` besides, with
+    ``numbers(share)`` those of all terms, and one that knows what it costs ``cost(system,
+    numbers)``, in the units of curvature/cost.py.
     """
 
     def start(self, system: System, search: Any, damping: Any, generator: Generator) -> Stepper: ...

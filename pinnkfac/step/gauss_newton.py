@@ -22,7 +22,7 @@ from pinnkfac.settings import Number, Positive
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.model import best_combination
-from pinnkfac.step.search import Accepted, Search
+from pinnkfac.step.search import Accepted, Fixed, Search
 
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
@@ -157,6 +157,7 @@ class GaussNewtonStepper(Stepper):
         self.lengths = lengths
         self.geodesic = geodesic
         self.search = search
+        self.guarded = not isinstance(search, Fixed)
         self.schedule = damping
         self.damping = damping.start
         self.steps = 0

@@ -21,8 +21,9 @@ from pinnkfac.memory import check_fits, making
 from pinnkfac.problem import Term
 from pinnkfac.settings import Count, NonNegative, Number, Positive, Range
 
-CALM = 10
-"""See PointSource.judge."""
+HEATED, HOT, HOTTEST = 3, 5, 10
+"""What a step that fitted its own points only adds to the heat, of which every other takes 1; above
+HOT, points are new in every step; the most."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ class PointSource:
         self.last_unseen = 0.0
         """The loss on unseen points at the last check: where the loss is a gap below it, the next
         check is due."""
-        self.calm = 0
-        """Steps in a row that did not fit their own points only."""
+        self.heat = 0
+        """How many of the last steps fitted their own points only: see HEATED."""
         self.drawn = 0
         """How often points were drawn: losses at different counts do not compare."""
         self.drawn_for = -1
@@ -215,35 +216,39 @@ class PointSource:
         self.drawn += 1
 
     def unseen(self) -> list[TermPoints] | None:
-        """New points to guard a step by, which come next; None where points are seldom exchanged,
-        or chosen by their residuals."""
+        """New points to guard a step by, which may come next; None where it cannot fit its own
+        only, as there are more residuals than parameters and points are seldom exchanged, and
+        where points are chosen by their residuals."""
         settings = self.settings
-        always = settings.every == 1
-        checked = not settings.every and settings.gap is not None and self.interval == 1
-        if settings.adaptive is not None or not (always or checked):
+        never = settings.gap is None and settings.every != 1
+        if settings.adaptive is not None or never or settings.every > 1:
+            return None
+        pairs = zip(self.current, self.system.terms, strict=True)
+        residuals = sum(len(own) * term.residual.equations for own, term in pairs)
+        fits = residuals < self.system.parameter_number
+        if not (fits or settings.every == 1 or self.interval == 1):
             return None
         return self.system.prepare(self._draw())
 
     def judge(self, step: int, points: list[TermPoints], reached: float, unseen: float) -> None:
-        """After a step with unseen ``points``, which come next: the losses that it reached on the
-        points that it was computed from, and on those. Once the second is not ``gap`` times the
-        first in CALM steps in a row, points are kept again."""
+        """After a step that was guarded by unseen ``points``: the losses that it reached on the
+        points that it was computed from, and on those. They come next where the second is ``gap``
+        times the first, and anyway where that has been so in many of the last steps."""
         self.judged, self.last_unseen = True, unseen
         gap = self.settings.gap
         if self.settings.every or gap is None:
             self._take(points)
             return
         if unseen > gap * reached:
-            self.calm = 0
+            self.heat = min(self.heat + HEATED, HOTTEST)
             self._exchange([], points, [])
-        else:
-            self.calm += 1
-            self._take(points)
-        if self.calm >= CALM:
-            self.calm = 0
-            self._next(step, 2)
-        else:
             self._next(step, 1)
+            return
+        self.heat = max(0, self.heat - 1)
+        if self.heat > HOT:
+            self._take(points)
+        else:
+            self._next(step, 2)
 
     def _next(self, step: int, interval: int) -> None:
         self.interval = min(interval, self.settings.check)
@@ -262,7 +267,7 @@ class PointSource:
 
     _plain = (
         *("exchanged", "interval", "next_check", "drawn", "judged", "drawn_for"),
-        *("last_unseen", "calm"),
+        *("last_unseen", "heat"),
     )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LONG = [pytest.mark.slow, pytest.mark.ci]
 SHORT = ["stop.steps=2", "net.widths=[8]", "threads=1", "run.plot=false"]
 
 
@@ -80,8 +81,15 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
             ["--repeats", "1", "--warm-up", "0", "--case", "poisson2d_medium"],
             "kfac_star",
         ),
-        ("kernel_cost.py", ["--short"], "one multiplication of an exact step takes"),
-        ("crossing.py", ["--short"], "written to crossing.png"),
+        pytest.param(
+            *("kernel_cost.py", ["--short"], "one multiplication of an exact step takes"),
+            marks=LONG,
+        ),
+        pytest.param(*("crossing.py", ["--short"], "written to crossing.png"), marks=LONG),
+        pytest.param(
+            *("results.py", ["--short", "--seconds", "0.5", "--out", "R.md"], "written to R.md"),
+            marks=LONG,
+        ),
         (
             "replay_trajectory.py",
             [str(ROOT / "tests/golden/kfac_poisson2d.npz")],

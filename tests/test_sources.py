@@ -15,7 +15,7 @@ from pinnkfac.direction import combine
 from pinnkfac.domain import Points
 from pinnkfac.linearise import System
 from pinnkfac.loop import Progress, Stop, run
-from pinnkfac.sources import CALM, PointSettings, PointSource
+from pinnkfac.sources import HOTTEST, PointSettings, PointSource
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import Constant
 from pinnkfac.step.gauss_newton import Guard
@@ -103,19 +103,36 @@ def test_unseen_points_are_given_where_points_change_at_every_step(settings, giv
         assert not torch.equal(coordinates(unseen), coordinates(source.current))
 
 
-def test_points_are_new_in_every_step_until_steps_do_not_fit_their_own_only():
-    """CALM in a row, that is; then they are kept, and checked less and less often."""
-    source = source_of(gap=3.0, check=8)
+def judged(source, step, *, fits_its_own):
+    """A step of which that is so; whether its unseen points came next."""
+    points = source.unseen()
+    assert points is not None
+    source.judge(step, points, reached=1.0, unseen=3.1 if fits_its_own else 2.9)
+    return source.at(step + 1) is points
+
+
+def test_points_come_where_a_step_fits_its_own_and_in_every_step_where_many_do():
+    source = source_of(gap=3.0, interior=3, lower=2)  # fewer residuals than parameters
     source.at(0)
-    losses = [3.1, *[2.9] * (CALM - 1), 3.1, *[2.9] * CALM]
-    for step, unseen in enumerate(losses):
-        points = source.unseen()
-        assert points is not None
-        source.judge(step, points, reached=1.0, unseen=unseen)
-        assert source.at(step + 1) is points
-    assert source.drawn == 1 + len(losses) and source.exchanged == 2
+    pattern = [False, True, False, False, True, True, False, False, False]
+    taken = [judged(source, step, fits_its_own=fits) for step, fits in enumerate(pattern)]
+    # heat:     0     3     2      1      4     7     6     5      4
+    assert taken == [False, True, False, False, True, True, True, False, False]
+    assert source.exchanged == 3 and source.drawn == 5
+    for step in range(9, 30):
+        judged(source, step, fits_its_own=True)
+    assert source.heat == HOTTEST
+
+
+def test_nets_that_cannot_fit_their_points_are_seldom_guarded():
+    """With more residuals than parameters, and points that are kept: only where checks are due in
+    every step."""
+    source = source_of(gap=3.0, check=8, interior=100, lower=50)
+    source.at(0)
+    assert source.interval == 1 and not judged(source, 0, fits_its_own=False)
     assert source.interval == 2 and source.unseen() is None
-    assert source.at(len(losses) + 1, math.inf) is points and source.interval == 4
+    source.at(2, 0.0)
+    assert source.interval == 1 and source.unseen() is not None
 
 
 def test_with_new_points_in_every_step_those_of_the_search_come_next():

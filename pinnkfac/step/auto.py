@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
@@ -88,12 +89,10 @@ class Auto:
 
 @dataclass
 class Window:
-    """The progress of one method over some steps: the first and the last loss that it started
-    from (of the terms as written, so that scales do not matter), and its cost."""
+    """The progress of one method over some steps: the losses that it started from (of the terms as
+    written, so that scales do not matter), and its cost."""
 
-    first: float = math.nan
-    last: float = math.nan
-    steps: int = 0
+    losses: list[float] = field(default_factory=list)
     cost: float = 0.0
     searched: bool = False
     """Whether a step was guarded by unseen points, since they are exchanged in every step."""
@@ -101,18 +100,24 @@ class Window:
     def add(self, loss: float, cost: float, searched: bool) -> None:
         """Count a step that started from ``loss``."""
         self.searched |= searched
-        if math.isnan(self.first):
-            self.first = loss
-        self.last = loss
-        self.steps += 1
+        self.losses.append(loss)
         self.cost += cost
 
     @property
+    def steps(self) -> int:
+        return len(self.losses)
+
+    @property
     def decades(self) -> float:
-        """By how many powers of ten the loss fell."""
-        if not (self.first > 0 and self.last > 0):
-            return math.inf if self.first > 0 else 0.0
-        return math.log10(self.first / self.last)
+        """By how many powers of ten the loss fell: twice the fall from the mean logarithm of the
+        first half to that of the second, as losses on new points in every step are noisy."""
+        if min(self.losses, default=0.0) <= 0.0:
+            return math.inf if max(self.losses, default=0.0) > 0.0 else 0.0
+        logarithms = [math.log10(loss) for loss in self.losses]
+        half = len(logarithms) // 2
+        if not half:
+            return 0.0
+        return 2.0 * (statistics.fmean(logarithms[:half]) - statistics.fmean(logarithms[-half:]))
 
     @property
     def rate(self) -> float:

@@ -1,0 +1,118 @@
+"""The record of pinnkfac: experiments/RESULTS.md, from all cases of the benchmark suites.
+
+    python experiments/results.py [--folder outputs/bench] [--seconds S] [--seed N ...] [--report]
+                                  [--out experiments/RESULTS.md] [--short] [KEY=VALUE ...]
+
+Runs what is missing of `bench paper` and `bench problems` (two and a half hours a seed), and writes
+their tables, with what limits each miss, and their pictures beside them. --report runs nothing;
+--short takes the suite of tiny cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pinnkfac import UserError
+from pinnkfac.bench.pictures import write_pictures
+from pinnkfac.bench.published import published, sources
+from pinnkfac.bench.results import Report, read_report
+from pinnkfac.bench.suites import SUITES
+from pinnkfac.bench.tables import (
+    main_columns,
+    markdown,
+    notes,
+    published_columns,
+    threshold_columns,
+    verdicts,
+)
+from pinnkfac.commands.bench import main as bench
+
+PICTURE = "error_over_seconds.png"
+LIMITS: dict[str, str] = {
+    "poisson100d_huge": "1.3 million parameters times 102 rows a point: 600 seconds of this "
+    "processor are some hundred steps on a hundred points, which the net fits without learning "
+    "the equation between them.",
+}
+"""What limits a case where it misses its goal or the published error."""
+
+
+def main() -> None:
+    given = _arguments()
+    names = ["smoke"] if given.short else ["paper", "problems"]
+    reports = []
+    for name in names:
+        folder = Path(given.folder) / name
+        if not given.report:
+            words = [name, "--folder", str(folder)]
+            words += ["--seed", *map(str, given.seed)]
+            if given.seconds is not None:
+                words += ["--seconds", f"{given.seconds:g}"]
+            bench([*words, *given.overrides])
+        reports.append(read_report(SUITES[name], folder))
+    out = Path(given.out)
+    parts = [
+        "# Results",
+        "Made by `python experiments/results.py`; [docs/benchmarks.md](../docs/benchmarks.md) says "
+        "what is measured. One set of defaults for all cases. A published error is the lowest of "
+        "the best optimizer at any time; ours is that of the final net.",
+        *(part for report in reports for part in section(report, out.parent)),
+    ]
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"written to {out}")
+
+
+def section(report: Report, beside: Path) -> list[str]:
+    """The tables and the picture of a suite, which is copied beside the page."""
+    write_pictures(report)
+    picture = beside / f"results_{report.suite.name}.png"
+    shutil.copyfile(report.root / PICTURE, picture)
+    overrides = f", with `{' '.join(report.overrides)}`" if report.overrides else ""
+    parts = [
+        f"## Suite `{report.suite.name}`: {report.suite.text}{overrides}",
+        markdown(main_columns(report.entries)),
+        "\n".join(f"* {line}" for line in [*verdicts(report), *notes(report)]),
+    ]
+    missed = [line for line in limits(report) if line]
+    if missed:
+        parts += ["What limits the misses:", "\n".join(missed)]
+    columns = threshold_columns(report.entries)
+    if len(columns) > 2:
+        parts += ["Seconds (steps) to an error:", markdown(columns)]
+    cases = dict.fromkeys(entry.case.name for entry in report.entries)
+    best = [figure for entry in report.entries for figure in entry.published]
+    if best:
+        where = [f"* {s.where}: {s.hardware}; {s.text}." for s in sources(best)]
+        number = sum(len(published(case)) for case in cases)
+        parts += [f"The best of {number} published figures of these cases:"]
+        parts += [markdown(published_columns(best)), "\n".join(where)]
+    return [*parts, f"![Errors over seconds]({picture.name})"]
+
+
+def limits(report: Report) -> list[str]:
+    lines = []
+    for entry in report.entries:
+        missed = entry.goal_met is False or (entry.lower and entry.lower[0] is False)
+        if missed and entry.case.name in LIMITS:
+            lines.append(f"* {entry.case.name}: {LIMITS[entry.case.name]}")
+    return lines
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("overrides", nargs="*", default=[])
+    parser.add_argument("--folder", default="outputs/bench")
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", default=str(Path(__file__).parent / "RESULTS.md"))
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--short", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

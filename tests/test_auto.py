@@ -194,10 +194,10 @@ def test_a_window_without_steps_or_loss():
 def test_a_window_knows_whether_points_were_exchanged_in_every_step():
     window = Window()
     window.add(1.0, 1.0, False)
-    assert not window.searched
+    assert not window.guarded
     window.add(1.0, 1.0, True)
     window.add(1.0, 1.0, False)
-    assert window.searched
+    assert window.guarded
 
 
 # -- changing its mind -----------------------------------------------------------------------------

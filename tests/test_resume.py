@@ -31,29 +31,25 @@ def solved(folder, *overrides, pde="poisson2d"):
     return solve(pde, *QUICK, *overrides, folder=folder)
 
 
-STEPS = (
-    "kfac_cg",
-    "kfac",
+STEPS = ("kfac_cg", "kfac", "spring", "engd_full", "ekfac", "adam")
+MORE_STEPS = (
     "kfac_star",
-    "spring",
     "spring_published",
     "engd_w",
     "engd_w_nystrom",
-    "engd_full",
     "engd_layerwise",
     "engd_diagonal",
-    "ekfac",
     "cg_fac",
     "gauss_newton_cg",
     "ssbfgs",
     "ssbroyden",
-    "adam",
     "sgd",
     "lbfgs",
 )
+LONG = [pytest.mark.slow, pytest.mark.ci]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS, *(pytest.param(s, marks=LONG) for s in MORE_STEPS)])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, step):
     choice = (f"step={step}", "points.every=7", "balance=sensitivity", "balance.every=5")
     whole = solved(tmp_path / "whole", *choice, "stop.steps=24")

@@ -44,13 +44,14 @@ class Auto:
     """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
-    model (curvature/cost.py), and its kernel fits into memory. If that leaves at least ``fewest``
-    residuals (or all), a run begins with exact steps on so many points, else with the cheaper of
-    both on all of them.
+    model (curvature/cost.py), and its kernel fits into memory, but not below ``fewest`` residuals.
+    A run begins with exact steps, or with the others where these are cheaper and an exact one
+    still costs more than that, as where there are too many given points.
 
-    Where ``patience`` steps lowered the loss by less than ``stalled`` powers of ten in all, exact
-    steps take half as many points again, three times at most. After that the other method is
-    tried at the same cost (for at least as many steps), and the one that lowered the loss more
+    Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
+    lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
+    their own points only take half as many again, three times at most. Otherwise the other method
+    is tried at the same cost (for at least as many steps), and the one that lowered the loss more
     per cost goes on; each next trial waits twice as long. Decisions depend on counts of operations
     and on losses, never on the clock, so that a run can be repeated.
     """
@@ -94,12 +95,12 @@ class Window:
 
     losses: list[float] = field(default_factory=list)
     cost: float = 0.0
-    searched: bool = False
-    """Whether a step was guarded by unseen points, since they are exchanged in every step."""
+    guarded: bool = False
+    """Whether a step was guarded by unseen points, since it could fit its own only."""
 
-    def add(self, loss: float, cost: float, searched: bool) -> None:
+    def add(self, loss: float, cost: float, guarded: bool) -> None:
         """Count a step that started from ``loss``."""
-        self.searched |= searched
+        self.guarded |= guarded
         self.losses.append(loss)
         self.cost += cost
 
@@ -215,7 +216,7 @@ class AutoStepper(Stepper):
             return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         more = self._costs([round(GROWTH * n) for n in numbers])
-        few = self.current == EXACT and window.searched and self.grown < TIMES
+        few = self.current == EXACT and window.guarded and self.grown < TIMES
         if few and math.isfinite(more[EXACT]):
             self.grown += 1
             return f"{GROWTH:g} times the points: {fallen}", GROWTH

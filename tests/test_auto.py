@@ -130,11 +130,20 @@ def test_points_are_thinned_until_an_exact_step_is_cheap_enough():
     system = small()
     numbers = (9000, 600)
     limit = 0.3 * exact_step(system, numbers)
-    share = Auto(multiplications=limit, fewest=10).share_of_points(system, numbered(*numbers))
+    step = Auto(multiplications=limit, fewest=10, per_parameter=1e9)
+    share = step.share_of_points(system, numbered(*numbers))
     thinned = [round(share * n) for n in numbers]
     before = [round(share / 0.95 * n) for n in numbers]
     assert exact_step(system, thinned) <= limit < exact_step(system, before)
     assert share < 0.95
+
+
+def test_points_are_thinned_to_a_few_for_each_parameter():
+    system = small()
+    numbers = (9000, 600)
+    share = Auto(per_parameter=4.0).share_of_points(system, numbered(*numbers))
+    residuals = share * sum(numbers) / system.parameter_number
+    assert 0.94 * 4.0 < residuals <= 4.0
 
 
 def test_points_are_thinned_until_the_kernel_fits():
@@ -202,8 +211,9 @@ def test_a_window_knows_whether_points_were_exchanged_in_every_step():
 
 # -- changing its mind -----------------------------------------------------------------------------
 def cheap(patience=4, multiplications=1.0, **changes):
-    """Judged after so many steps, whatever they cost."""
-    return Auto(patience=patience, multiplications=multiplications, stalled=0.05, **changes)
+    """Judged after so many steps, whatever they cost, with residuals enough for the parameters."""
+    changes = {"per_parameter": 1e-3, "stalled": 0.05, **changes}
+    return Auto(patience=patience, multiplications=multiplications, **changes)
 
 
 def test_a_loss_that_falls_is_left_alone(monkeypatch):
@@ -221,6 +231,12 @@ def test_stalled_exact_steps_first_ask_for_more_points(monkeypatch):
     assert asked == [4 * k for k in range(1, TIMES + 1)]
     assert {growths[i - 1] for i in asked} == {GROWTH}
     assert stepper.current == EXACT and stepper.grown == TIMES
+
+
+def test_few_residuals_for_the_parameters_grow_without_a_sign_of_overfitting(monkeypatch):
+    stepper, points = started(small(), cheap(per_parameter=1.0))
+    play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch)
+    assert [stepper.update(points).growth for _ in range(4)] == [1.0, 1.0, 1.0, GROWTH]
 
 
 def test_more_points_do_not_help_steps_that_do_not_fit_their_own_only(monkeypatch):
@@ -316,7 +332,7 @@ def test_a_method_that_does_not_fit_is_not_tried(monkeypatch):
 def test_decisions_do_not_depend_on_the_clock(monkeypatch):
     def decisions():
         torch.manual_seed(0)
-        stepper, points = started(small(), Auto(patience=2, stalled=1e3, multiplications=1.0))
+        stepper, points = started(small(), cheap(patience=2, stalled=1e3))
         return notes_of(stepper, points, 14), flat(stepper.system.get_parameters())
 
     first, parameters = decisions()
@@ -330,8 +346,8 @@ def test_decisions_do_not_depend_on_the_clock(monkeypatch):
 
 # -- what a method that rests knows ----------------------------------------------------------------
 def test_a_method_forgets_its_momentum_when_it_takes_over():
-    stepper, points = started(small(), Auto(patience=2, stalled=1e3, multiplications=1.0))
-    stepper.settings = Auto(patience=2, stalled=1e3, multiplications=1.0)
+    stepper, points = started(small(), cheap(patience=2, stalled=1e3))
+    stepper.settings = cheap(patience=2, stalled=1e3)
     factored = stepper.methods[FACTORED]
     while stepper.current != FACTORED or not factored.past:
         stepper.update(points)
@@ -356,7 +372,7 @@ def test_recover_makes_the_present_method_more_careful():
 
 
 def test_a_divergence_ends_a_trial():
-    stepper, points = started(small(), Auto(patience=2, stalled=1e3, multiplications=1.0))
+    stepper, points = started(small(), cheap(patience=2, stalled=1e3))
     while stepper.rival is None:
         stepper.update(points)
     assert stepper.current == FACTORED
@@ -373,7 +389,7 @@ def test_a_divergence_ends_a_trial():
 @pytest.mark.parametrize("steps", [0, 1, 5, 8, 11])
 def test_a_state_goes_on_bit_for_bit(steps, tmp_path):
     """At the start, with exact steps, and in the middle of a trial."""
-    step = Auto(patience=3, stalled=1e3, multiplications=1.0)
+    step = cheap(patience=3, stalled=1e3)
     stepper, points = started(small(), step)
     for _ in range(steps):
         stepper.update(points)
@@ -393,7 +409,7 @@ def test_a_state_goes_on_bit_for_bit(steps, tmp_path):
 
 
 def test_a_state_is_a_copy():
-    stepper, points = started(small(), Auto(patience=3, stalled=1e3, multiplications=1.0))
+    stepper, points = started(small(), cheap(patience=3, stalled=1e3))
     stepper.update(points)
     state = stepper.state_dict()
     damping = stepper.methods[EXACT].damping
@@ -443,7 +459,8 @@ def test_points_are_thinned_at_the_start_of_a_run_and_grow_where_exact_steps_sta
 
 @pytest.mark.parametrize("change", ["step.multiplications=1e9", "step=kfac_cg"])
 def test_points_are_thinned_anew_where_a_resumed_run_affords_more(tmp_path, change):
-    limit = ("step.multiplications=1e7", "step.fewest=20", "net.widths=[8,8]", "points.gap=null")
+    limit = ("step.multiplications=1e7", "step.fewest=20", "points.gap=null")
+    limit = (*limit, "step.per_parameter=100", "net.widths=[8,8]")
     plain = ("threads=1", "run.plot=false", "stop.steps=2")
     first = solve("poisson2d", *limit, *plain, folder=tmp_path)
     few = sum(first.history[-1]["points"].values())

@@ -44,16 +44,18 @@ class Auto:
     """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
-    model (curvature/cost.py), and its kernel fits into memory, but not below ``fewest`` residuals.
-    A run begins with exact steps, or with the others where these are cheaper and an exact one
-    still costs more than that, as where there are too many given points.
+    model (curvature/cost.py), its kernel fits into memory, and there are at most ``per_parameter``
+    residuals for each parameter, but not below ``fewest`` residuals. A run begins with exact
+    steps, or with the others where these are cheaper and an exact one still costs more than that,
+    as where there are too many given points.
 
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
-    their own points only take half as many again, three times at most. Otherwise the other method
-    is tried at the same cost (for at least as many steps), and the one that lowered the loss more
-    per cost goes on; each next trial waits twice as long. Decisions depend on counts of operations
-    and on losses, never on the clock, so that a run can be repeated.
+    their own points only, or have less than twice ``per_parameter``, take half as many again,
+    three times at most. Otherwise the other method is tried at the same cost (for at least as many
+    steps), and the one that lowered the loss more per cost goes on; each next trial waits twice as
+    long. Decisions depend on counts of operations and on losses, never on the clock, so that a run
+    can be repeated.
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
@@ -61,6 +63,7 @@ class Auto:
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
     multiplications: Positive = 3e10
     fewest: Count = 200
+    per_parameter: Positive = 4.0
     patience: Annotated[int, Range(least=2)] = 20
     stalled: NonNegative = 0.05
 
@@ -78,7 +81,8 @@ class Auto:
             residuals = residual_number(system, now := numbers(share))
             if residuals <= max(self.fewest, least):
                 return share
-            if self.cost(system, now) <= self.multiplications:
+            enough = self.per_parameter * system.parameter_number
+            if residuals <= enough and self.cost(system, now) <= self.multiplications:
                 return share
             share *= 0.95
 
@@ -216,7 +220,9 @@ class AutoStepper(Stepper):
             return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         more = self._costs([round(GROWTH * n) for n in numbers])
-        few = self.current == EXACT and window.guarded and self.grown < TIMES
+        enough = 2.0 * own.per_parameter * self.system.parameter_number
+        few = window.guarded or residual_number(self.system, numbers) < enough
+        few = few and self.current == EXACT and self.grown < TIMES
         if few and math.isfinite(more[EXACT]):
             self.grown += 1
             return f"{GROWTH:g} times the points: {fallen}", GROWTH

@@ -26,8 +26,6 @@ from pinnkfac.step.search import Search
 POINTS = "points.scale, points.interior or points.lower"
 LOST, GAINED = 0.5, 1.2
 """Factors on the decay after a plateau of the loss on unseen points, and after each new low."""
-CORRECTIONS = 2
-"""How often a solution of the normal equations is corrected by the residual that it leaves."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +162,8 @@ class Dual:
 
 
 class Primal:
-    """The same x from JᵀJ + λ; two corrections by J itself, so that the squared condition number
-    does not show (corrected seminormal equations, Björck 1987, doi:10.1016/0024-3795(87)90101-7).
+    """The same x from JᵀJ + λ, corrected once by J itself, so that the squared condition number
+    hardly shows (corrected seminormal equations, Björck 1987, doi:10.1016/0024-3795(87)90101-7).
     """
 
     def __init__(self, linearisation: Linearisation) -> None:
@@ -196,22 +194,13 @@ class Primal:
         if self._inverse is None or self._inverse.damping != damping:
             with making("the factor of JᵀJ", POINTS):
                 self._inverse = Damped(self.gramian, damping)
-        solution = torch.zeros_like(self.gramian[0])
-        last = math.inf
-        for _ in range(1 + CORRECTIONS):
-            change = self._inverse.solve(self._gradient(right, solution, damping))
-            size = float(change.norm())
-            if not size < last:  # what is left is rounding
-                break
-            solution, last = solution + change, size
+        parts = right.split([len(rows) for rows in self.rows])
+        pairs = list(zip(self.rows, parts, strict=True))
+        solution = self._inverse.solve(reduce(add, [rows.T @ part for rows, part in pairs]))
+        left = reduce(add, [rows.T @ (part - rows @ solution) for rows, part in pairs])
+        change = self._inverse.solve(left - damping * solution)
+        if float(change.norm()) < float(solution.norm()):  # else the factor is all rounding
+            solution = solution + change
         like = self.system.zeros()
         pieces = solution.split(self.sizes)
         return [p.view_as(v) for p, v in zip(pieces, like, strict=True)]
-
-    def _gradient(self, right: Tensor, solution: Tensor, damping: float) -> Tensor:
-        """Jᵀ (right − J x) − λ x."""
-        parts = right.split([len(rows) for rows in self.rows])
-        products = [
-            rows.T @ (part - rows @ solution) for rows, part in zip(self.rows, parts, strict=True)
-        ]
-        return reduce(add, products) - damping * solution

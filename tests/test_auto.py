@@ -239,6 +239,15 @@ def test_few_residuals_for_the_parameters_grow_without_a_sign_of_overfitting(mon
     assert [stepper.update(points).growth for _ in range(4)] == [1.0, 1.0, 1.0, GROWTH]
 
 
+def test_a_cheaper_method_is_tried_before_more_points_are_taken(monkeypatch):
+    stepper, points = started(small(), cheap(per_parameter=1.0, multiplications=30.0))
+    play(stepper, {EXACT: 0.0, FACTORED: 0.0}, monkeypatch)
+    monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 30.0, FACTORED: 10.0})
+    notes, _ = notes_of(stepper, points, 20)
+    words = [note.split()[0] for step, note in notes.items() if step > 1]
+    assert words == ["trying", "back", "1.5"]  # the next trial waits for two windows
+
+
 def test_more_points_do_not_help_steps_that_do_not_fit_their_own_only(monkeypatch):
     stepper, points = started(small(), cheap())
     play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch)

@@ -52,10 +52,10 @@ class Auto:
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
     their own points only, or have less than twice ``per_parameter``, take half as many again,
-    three times at most. Otherwise the other method is tried at the same cost (for at least as many
-    steps), and the one that lowered the loss more per cost goes on; each next trial waits twice as
-    long. Decisions depend on counts of operations and on losses, never on the clock, so that a run
-    can be repeated.
+    three times at most. Otherwise, and before where it is the cheaper one, the other method is
+    tried at the same cost (for at least as many steps), and the one that lowered the loss more per
+    cost goes on; each next trial waits twice as long. Decisions depend on counts of operations and
+    on losses, never on the clock, so that a run can be repeated.
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
@@ -222,12 +222,13 @@ class AutoStepper(Stepper):
         more = self._costs([round(GROWTH * n) for n in numbers])
         enough = 2.0 * own.per_parameter * self.system.parameter_number
         few = window.guarded or residual_number(self.system, numbers) < enough
-        few = few and self.current == EXACT and self.grown < TIMES
-        if few and math.isfinite(more[EXACT]):
+        few = few and self.current == EXACT and self.grown < TIMES and math.isfinite(more[EXACT])
+        other = FACTORED if self.current == EXACT else EXACT
+        due = self.windows >= self.wait and math.isfinite(costs[other])
+        if few and not (due and costs[other] < costs[EXACT]):
             self.grown += 1
             return f"{GROWTH:g} times the points: {fallen}", GROWTH
-        other = FACTORED if self.current == EXACT else EXACT
-        if self.windows < self.wait or math.isinf(costs[other]):
+        if not due:
             return "", 1.0
         self.rival, self.budget, self.windows = window.rate, window.cost, 0
         return f"trying {self._exchange()}: {fallen}", 1.0

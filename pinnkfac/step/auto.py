@@ -31,6 +31,9 @@ WORDS = {EXACT: "exact steps", FACTORED: "KFAC with conjugate gradients"}
 TOO_LARGE = "a kernel of all residuals does not fit into memory"
 SLACK = 1.2
 """Thinned points cost a little more or less than they may, by rounding."""
+RISEN = 1.0
+"""By how many powers of ten the loss has to rise in a trial of exact steps for them to be left:
+where the loss falls no more, its noise says little, and exact steps still lower the error."""
 GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
@@ -54,7 +57,8 @@ class Auto:
     their own points only, or have less than twice ``per_parameter``, take half as many again,
     three times at most. Otherwise, and before where it is the cheaper one, the other method is
     tried at the same cost (for at least as many steps), and the one that lowered the loss more per
-    cost goes on; each next trial waits twice as long. Decisions depend on counts of operations and
+    cost goes on (exact steps also where the loss did not rise much); each next trial waits twice
+    as long. Decisions depend on counts of operations and
     on losses, never on the clock, so that a run can be repeated.
     """
 
@@ -212,8 +216,8 @@ class AutoStepper(Stepper):
         tried, self.rival = self.rival, None
         if tried is not None:
             self.budget, self.wait = 0.0, 2 * self.wait
-            if window.rate > tried:
-                return f"going on with {WORDS[self.current]}: the loss falls faster for it", 1.0
+            if window.rate > tried or (self.current == EXACT and window.decades > -RISEN):
+                return f"going on with {WORDS[self.current]}", 1.0
             return f"back to {self._exchange()}: the loss fell faster for their cost", 1.0
         self.windows += 1
         if window.decades >= own.stalled:

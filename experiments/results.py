@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 from pinnkfac import UserError
@@ -27,7 +28,9 @@ from pinnkfac.bench.tables import (
     threshold_columns,
     verdicts,
 )
+from pinnkfac.commands.bench import is_override
 from pinnkfac.commands.bench import main as bench
+from pinnkfac.interruption import EXIT_CODES
 
 PICTURE = "error_over_seconds.png"
 LIMITS: dict[str, str] = {
@@ -49,7 +52,9 @@ def main() -> None:
             words += ["--seed", *map(str, given.seed)]
             if given.seconds is not None:
                 words += ["--seconds", f"{given.seconds:g}"]
-            bench([*words, *given.overrides])
+            code = bench([*words, *given.overrides])
+            if code in EXIT_CODES.values():  # it was stopped: the same command goes on
+                raise SystemExit(code)
         reports.append(read_report(SUITES[name], folder))
     out = Path(given.out)
     parts = [
@@ -74,7 +79,7 @@ def section(report: Report, beside: Path) -> list[str]:
         markdown(main_columns(report.entries)),
         "\n".join(f"* {line}" for line in [*verdicts(report), *notes(report)]),
     ]
-    missed = [line for line in limits(report) if line]
+    missed = limits(report)
     if missed:
         parts += ["What limits the misses:", "\n".join(missed)]
     columns = threshold_columns(report.entries)
@@ -101,14 +106,16 @@ def limits(report: Report) -> list[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("overrides", nargs="*", default=[])
     parser.add_argument("--folder", default="outputs/bench")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--out", default=str(Path(__file__).parent / "RESULTS.md"))
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--short", action="store_true")
-    return parser.parse_args()
+    words = sys.argv[1:]
+    given = parser.parse_args([word for word in words if not is_override(word)])
+    given.overrides = [word for word in words if is_override(word)]
+    return given
 
 
 if __name__ == "__main__":

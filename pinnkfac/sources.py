@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from pinnkfac.allocation import Allocation, Numbered, PointNumbers
-from pinnkfac.curvature.cost import forward
+from pinnkfac.curvature.cost import forward, residual_number
 from pinnkfac.domain import PointSet, Sampling, Uniform
 from pinnkfac.domain.sampling import subset
 from pinnkfac.errors import UserError, suggest
@@ -223,8 +223,7 @@ class PointSource:
         never = settings.gap is None and settings.every != 1
         if settings.adaptive is not None or never or settings.every > 1:
             return None
-        pairs = zip(self.current, self.system.terms, strict=True)
-        residuals = sum(len(own) * term.residual.equations for own, term in pairs)
+        residuals = residual_number(self.system, list(self.numbers().values()))
         fits = residuals < self.system.parameter_number
         if not (fits or settings.every == 1 or self.interval == 1):
             return None

@@ -56,6 +56,15 @@ def test_kernel_of_every_net(name, device):
     check(system, points_for(system, 4))
 
 
+@pytest.mark.parametrize("name", ["flow", "inverse", "everything"])
+def test_products_of_rows_are_added_pair_by_pair_where_points_are_many(monkeypatch, name):
+    """As in tiles that are larger than those of any other test here."""
+    monkeypatch.setattr(module, "FEW_POINTS", 0)
+    problem = everything(2) if name == "everything" else PROBLEMS[name]()
+    system = System(problem, net_for(problem))
+    check(system, points_for(system, 6, 5))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("name", ["flow", "inverse", "linked"])

@@ -86,6 +86,22 @@ def test_primal_and_dual_agree(name, damping):
     assert_close(flat(dual.solve(right, damping)), flat(primal.solve(right, damping)), 1e-9)
 
 
+@pytest.mark.parametrize("name", ["flow", "inverse", "linked"])
+def test_the_squared_condition_number_does_not_show_with_fewer_parameters(name):
+    """Against a QR factorisation of J over √λ, at a condition number of about 1e5: the normal
+    equations alone are right to 1e-8 to 1e-6."""
+    problem = PROBLEMS[name]()
+    system, damping = System(problem, net_for(problem)), 1e-10
+    points = points_for(system, 60, 20)
+    linearisation = system.linearise(points)
+    j, r = dense(system, points)
+    below = math.sqrt(damping) * torch.eye(j.shape[1]).to(j)
+    q, upper = torch.linalg.qr(torch.cat([j, below]))
+    projected = (q[: len(r)].T @ r)[:, None]
+    expected = torch.linalg.solve_triangular(upper, projected, upper=True)[:, 0]
+    assert_close(flat(Primal(linearisation).solve(r, damping)), expected, RTOL)
+
+
 def test_directions_that_no_residual_sees_stay_zero():
     """λ = 0 and parameters without any effect: the step of least norm, not NaN."""
     system, points, _ = started(poisson(), 60, 20, net=deep_linear(2))

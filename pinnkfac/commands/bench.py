@@ -15,8 +15,8 @@ from pinnkfac.interruption import EXIT_CODES
 
 def main(arguments: list[str]) -> int:
     parser = _parser()
-    overrides = [word for word in arguments if _is_override(word)]
-    given = parser.read([word for word in arguments if not _is_override(word)])
+    overrides = [word for word in arguments if is_override(word)]
+    given = parser.read([word for word in arguments if not is_override(word)])
     if given is None:
         return 0
     suite = suite_of(given.suite)
@@ -71,7 +71,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _is_override(word: str) -> bool:
+def is_override(word: str) -> bool:
     """KEY=VALUE: taken out first, as argparse would give it to an option before it."""
     return "=" in word and not word.startswith("-")
 

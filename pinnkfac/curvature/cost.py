@@ -84,7 +84,7 @@ def conjugate_gradient_step(system: System, numbers: Sequence[int], iterations: 
 
 
 def exact_bytes(system: System, numbers: Sequence[int]) -> float:
-    """What the kernel and its factor, or J, JᵀJ and its factor, take at once."""
+    """What the kernel and its factor, or JᵀJ, its factor and rows of J, take at most."""
     residuals, parameters = residual_number(system, numbers), system.parameter_number
     if parameters < residuals:
         return 8.0 * (residuals + 3 * parameters) * parameters

@@ -223,10 +223,10 @@ class AutoStepper(Stepper):
         if window.decades >= own.stalled:
             return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
-        more = self._costs([round(GROWTH * n) for n in numbers])
+        more = own.cost(self.system, [round(GROWTH * n) for n in numbers])
         enough = 2.0 * own.per_parameter * self.system.parameter_number
         few = window.guarded or residual_number(self.system, numbers) < enough
-        few = few and self.current == EXACT and self.grown < TIMES and math.isfinite(more[EXACT])
+        few = few and self.current == EXACT and self.grown < TIMES and math.isfinite(more)
         other = FACTORED if self.current == EXACT else EXACT
         due = self.windows >= self.wait and math.isfinite(costs[other])
         if few and not (due and costs[other] < costs[EXACT]):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.curvature.jacobian import jacobian_rows
+from pinnkfac.curvature.gramian import gramian
 from pinnkfac.curvature.kernel import kernel
 from pinnkfac.curvature.solve import Damped
 from pinnkfac.direction import Direction, combine, norm
@@ -53,7 +51,7 @@ class Spring:
     too, as there is no choice among steps. ``relative``: λ counts in units of the mean
     diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
     along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9). With fewer parameters than
-    residuals, the same step is computed from JᵀJ, with corrections by J.
+    residuals, the same step is computed from JᵀJ, with a correction by J.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
@@ -167,40 +165,35 @@ class Primal:
     """
 
     def __init__(self, linearisation: Linearisation) -> None:
-        self.system = linearisation.system
-        self.sizes = [v.numel() for v in self.system.zeros()]
-        number, columns = len(linearisation.residual), sum(self.sizes)
-        bytes_each = linearisation.residual.element_size()
+        self.linearisation = linearisation
+        number, columns = len(linearisation.residual), linearisation.system.parameter_number
         check_fits(
-            bytes_each * (number + 3 * columns) * columns,
-            f"the rows of J of {number} residuals and {columns} parameters",
+            linearisation.residual.element_size() * (number + 3 * columns) * columns,
+            f"the Gramian of {columns} parameters, from {number} residuals",
             POINTS,
         )
+        with making("the Gramian", POINTS):
+            self.gramian = gramian(linearisation)
         self._inverse: Damped | None = None
-        with making("the rows of J", POINTS):
-            workers = self.system.workers
-            self.rows = workers.map(
-                lambda block: jacobian_rows(block(), self.sizes), linearisation.blocks
-            )
-            self.gramian = reduce(add, workers.map(lambda rows: rows.T @ rows, self.rows))
-        self.number = number
 
     def mean_diagonal(self) -> float:
-        return float(self.gramian.trace()) / self.number
+        return float(self.gramian.trace()) / len(self.linearisation.residual)
 
     def solve(self, right: Tensor, damping: float) -> Direction:
         if not (math.isfinite(damping) and bool(torch.isfinite(right).all())):
             raise Diverged("the residual is NaN or infinite: training diverged")
+        solution = self._apply(self.linearisation.vjp(right), damping)
+        left = self.linearisation.vjp(right - self.linearisation.jvp(solution))
+        change = self._apply(combine((1.0, left), (-damping, solution)), damping)
+        if norm(change) < norm(solution):  # else the factor is all rounding
+            solution = combine((1.0, solution), (1.0, change))
+        return solution
+
+    def _apply(self, gradient: Direction, damping: float) -> Direction:
+        """(JᵀJ + λ)⁻¹ gradient."""
         if self._inverse is None or self._inverse.damping != damping:
-            with making("the factor of JᵀJ", POINTS):
+            with making("the factor of the Gramian", POINTS):
                 self._inverse = Damped(self.gramian, damping)
-        parts = right.split([len(rows) for rows in self.rows])
-        pairs = list(zip(self.rows, parts, strict=True))
-        solution = self._inverse.solve(reduce(add, [rows.T @ part for rows, part in pairs]))
-        left = reduce(add, [rows.T @ (part - rows @ solution) for rows, part in pairs])
-        change = self._inverse.solve(left - damping * solution)
-        if float(change.norm()) < float(solution.norm()):  # else the factor is all rounding
-            solution = solution + change
-        like = self.system.zeros()
-        pieces = solution.split(self.sizes)
-        return [p.view_as(v) for p, v in zip(pieces, like, strict=True)]
+        flat = self._inverse.solve(torch.cat([g.reshape(-1) for g in gradient]))
+        parts = flat.split([g.numel() for g in gradient])
+        return [part.view_as(g) for part, g in zip(parts, gradient, strict=True)]

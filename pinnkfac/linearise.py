@@ -214,7 +214,7 @@ class System:
         return torch.stack([v for v in z if v is not None], dim=-1), passes
 
     def residuals(self, points: Sequence[TermPoints]) -> list[Tensor]:
-        """The residual of every term, [batch, equation]."""
+        """The residual of every term, [batch, equation], times the root of the points' weights."""
         tasks = [
             (number, chunk)
             for number, (term, own) in enumerate(zip(self.terms, points, strict=True))
@@ -230,7 +230,9 @@ class System:
     def _residual(self, number: int, chunk: TermPoints) -> Tensor:
         term = self.terms[number]
         z, _ = self._forward(term, chunk.points, keep=False)
-        return term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
+        r = term.residual.value(z, self.coefficients, chunk.points, chunk.remainder)
+        weights = chunk.points.weights
+        return r if weights is None else r * weights.sqrt()[:, None]
 
     def scaled(self, residuals: Sequence[Tensor]) -> list[Tensor]:
         """As they are trained: each equation with its scale."""
@@ -305,6 +307,11 @@ class System:
         r, by_slot, by_parameter = term.residual.derivative(
             z, self.coefficients, points, chunk.remainder
         )
+        if points.weights is not None:
+            root = points.weights.sqrt()[:, None]
+            r, by_slot = r * root, by_slot * root
+            if by_parameter is not None:
+                by_parameter = by_parameter * root
         if self.scales is not None:
             scale = self.scales[number]
             r, by_slot = r * scale, by_slot * scale[:, None, None]

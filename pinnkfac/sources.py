@@ -8,54 +8,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
+from pinnkfac.adaptive import Selection
 from pinnkfac.allocation import Allocation, Numbered, PointNumbers
 from pinnkfac.curvature.cost import forward, residual_number
 from pinnkfac.domain import PointSet, Sampling, Uniform
-from pinnkfac.domain.sampling import subset
+from pinnkfac.domain.sampling import Clustered
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.linearise import System, TermPoints
 from pinnkfac.memory import check_fits, making
 from pinnkfac.problem import Term
-from pinnkfac.settings import Count, NonNegative, Number, Positive, Range
+from pinnkfac.settings import Count, Number, Positive, Range
 
+PART = 0.2
+"""Of the cost of a step, that the residuals at candidates may cost."""
 HEATED, HOT, HOTTEST = 3, 5, 10
 """What a step that fitted its own points only adds to the heat, of which every other takes 1; above
 HOT, points are new in every step; the most."""
-
-
-@dataclass(frozen=True)
-class ResidualAdaptive:
-    """Residual-based adaptive distribution: new points lie where the residual is large.
-
-    Of ``factor`` times as many candidates, drawn as always, points are kept without replacement
-    with probabilities in proportion to
-
-        |r|^power / mean |r|^power + constant;
-
-    |r| is the norm over the equations of a term, each with the scale that it is trained with. A
-    ``share`` of the points is drawn as always, so that nothing is left uncovered. Terms on given
-    or single points keep theirs. The loss is the mean over these points, as published: an estimate
-    of the integral of r² with more weight where the residual was large, not of the integral
-    itself. Source: RAD of Wu, Zhu, Tan, Kartha & Lu 2023, arXiv:2207.10289, eq. 2 (with share 0).
-    """
-
-    factor: Annotated[int, Range(least=2)] = 10
-    power: NonNegative = 1.0
-    constant: NonNegative = 1.0
-    share: Annotated[float, Range(least=0, most=1)] = 0.2
-
-    def weights(self, residual: Tensor) -> Tensor:
-        """What the probability to be kept is proportional to, [batch], from the residuals at the
-        candidates, [batch, equation]; all equal where they are not finite, or all 0."""
-        size = residual.detach().to("cpu", torch.float64).norm(dim=1)
-        largest = float(size.max())
-        if not 0.0 < largest < math.inf:
-            return torch.ones_like(size)
-        powers = (size / largest) ** self.power  # divided first: powers of small residuals vanish
-        return powers / powers.mean() + self.constant
 
 
 @dataclass(frozen=True)
@@ -82,12 +52,17 @@ class PointSettings:
     ``gap`` times the loss reached on those: the net has begun to fit the points instead of the
     equation. Checks are as frequent as that happens: after an exchange half as many steps apart
     as before, down to every step, else twice as many, up to ``check``; and at once where the loss
-    falls below that on the last unseen points by ``gap``. None: never. ``adaptive``
-    chooses all but the first points among candidates; ``gap`` then compares with the loss on all
-    of these. ``allocation`` says which terms get more of the points; None: the numbers stay.
+    falls below that on the last unseen points by ``gap``. None: never. ``faces``: points are denser
+    at the faces of the domain, 1/(1 − faces) times at an edge in two dimensions, and count less
+    there (see ``Clustered``); 0: as dense everywhere. ``adaptive`` chooses all but the first points
+    among candidates, and takes new ones every ``check`` steps at least. ``allocation`` says which
+    terms get more of the points; None: the numbers stay.
+
+    Raises UserError where points are to be denser at the faces, but ``adaptive`` has no weights.
     """
 
     sampling: Sampling = field(default_factory=Uniform)
+    faces: Annotated[float, Range(least=0, below=1)] = 0.0
     every: Number = 0
     gap: Positive | None = 3.0
     check: Count = 10
@@ -95,9 +70,21 @@ class PointSettings:
     lower: Count = 200
     scale: Positive = 1.0
     numbers: Mapping[str, Count] = field(default_factory=dict)
-    adaptive: ResidualAdaptive | None = None
+    adaptive: Selection | None = None
     growth: Growth = field(default_factory=Growth)
     allocation: Allocation | None = field(default_factory=Allocation)
+
+    def __post_init__(self) -> None:
+        if self.faces and self.adaptive is not None and not self.adaptive.faithful:
+            raise UserError(
+                f"points.faces={self.faces} needs points with weights, and those of "
+                "points.adaptive have none: set points.faces=0"
+            )
+
+    @property
+    def rule(self) -> Sampling:
+        """How candidates are drawn."""
+        return Clustered(self.sampling, self.faces) if self.faces else self.sampling
 
     def number(self, term: Term, dimension: int) -> int:
         """How many points a term gets at first, in a problem of that many coordinates."""
@@ -133,6 +120,8 @@ class PointSource:
         """How many of the last steps fitted their own points only: see HEATED."""
         self.drawn = 0
         """How often points were drawn: losses at different counts do not compare."""
+        self.taken = 0
+        """The first step that has the current points."""
         self.drawn_for = -1
         """The step that its points were drawn for when the run ended before it."""
         self.judged = False
@@ -145,6 +134,7 @@ class PointSource:
             if name not in names:
                 raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
         numbered = [self._numbered(term) for term in self._terms]
+        self.price = price
         self.plan = PointNumbers(numbered, settings.allocation, price or partial(forward, system))
 
     @property
@@ -182,24 +172,24 @@ class PointSource:
         due = settings.every > 0 and step % settings.every == 0
         judged, self.judged = self.judged, False
         if self.drawn == 0 or (due and step == 0):
-            self._take(self.system.prepare(self._draw()))
+            self._take(self.system.prepare(self._draw()), step)
         elif not self.current:
-            self._take(self._anew())
+            self._take(self._new(), step)
         elif judged:
             pass
         elif due:
-            self._take(self._anew())
+            self._take(self._new(), step)
         elif settings.gap is not None and (
             step >= self.next_check or self.last_unseen > settings.gap * loss
         ):
-            unseen = self._candidates()
-            prepared = self.system.prepare(unseen)
-            residuals = self._trained_residuals(prepared)
-            self.last_unseen = self.system.loss_of(residuals)
+            unseen = self._fair()
+            self.last_unseen = self.system.loss(unseen)
             if self.last_unseen > settings.gap * loss:
-                self._exchange(unseen, prepared, residuals)
+                self._exchange(unseen, step)
                 self._next(step, max(1, self.interval // 2))
             else:
+                if self._stale(step):
+                    self._take(unseen, step)
                 self._next(step, 2 * self.interval)
         return self.current
 
@@ -211,23 +201,34 @@ class PointSource:
             self.drawn_for = step
         return self.current
 
-    def _take(self, points: list[TermPoints]) -> None:
+    def _take(self, points: list[TermPoints], step: int) -> None:
         self.current = points
+        self.taken = step
         self.drawn += 1
+
+    @property
+    def _faithful(self) -> bool:
+        """Whether losses on new points are estimates of those on the regions."""
+        return self.settings.adaptive is None or self.settings.adaptive.faithful
+
+    def _stale(self, step: int) -> bool:
+        """Whether points were chosen by residuals that may be large elsewhere by now."""
+        adaptive = self.settings.adaptive is not None and self._faithful
+        return adaptive and step - self.taken >= self.settings.check
 
     def unseen(self) -> list[TermPoints] | None:
         """New points to guard a step by, which may come next; None where it cannot fit its own
         only, as there are more residuals than parameters and points are seldom exchanged, and
-        where points are chosen by their residuals."""
+        where points are chosen by their residuals without weights."""
         settings = self.settings
         never = settings.gap is None and settings.every != 1
-        if settings.adaptive is not None or never or settings.every > 1:
+        if not self._faithful or never or settings.every > 1:
             return None
         residuals = residual_number(self.system, list(self.numbers().values()))
         fits = residuals < self.system.parameter_number
         if not (fits or settings.every == 1 or self.interval == 1):
             return None
-        return self.system.prepare(self._draw())
+        return self._new()
 
     def judge(self, step: int, points: list[TermPoints], reached: float, unseen: float) -> None:
         """After a step that was guarded by unseen ``points``: the losses that it reached on the
@@ -236,16 +237,16 @@ class PointSource:
         self.judged, self.last_unseen = True, unseen
         gap = self.settings.gap
         if self.settings.every or gap is None:
-            self._take(points)
+            self._take(points, step + 1)
             return
         if unseen > gap * reached:
             self.heat = min(self.heat + HEATED, HOTTEST)
-            self._exchange([], points, [])
+            self._exchange(points, step + 1)
             self._next(step, 1)
             return
         self.heat = max(0, self.heat - 1)
-        if self.heat > HOT:
-            self._take(points)
+        if self.heat > HOT or self._stale(step + 1):
+            self._take(points, step + 1)
         else:
             self._next(step, 2)
 
@@ -266,7 +267,7 @@ class PointSource:
 
     _plain = (
         *("exchanged", "interval", "next_check", "drawn", "judged", "drawn_for"),
-        *("last_unseen", "heat"),
+        *("last_unseen", "heat", "taken"),
     )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -277,57 +278,50 @@ class PointSource:
             setattr(self, name, state.get(name, getattr(self, name)))
 
     # -- new points --------------------------------------------------------------------------------
-    def _exchange(
-        self, unseen: list[PointSet], prepared: list[TermPoints], residuals: list[Tensor]
-    ) -> None:
-        """Take unseen points, or some of them, or more than these."""
+    def _exchange(self, unseen: list[TermPoints], step: int) -> None:
+        """Take unseen points, or more than these."""
         self.exchanged += 1
         larger = self.settings.growth.after(self.plan.size)
-        if larger > self.plan.size:
-            self.plan.size = larger
-            self._take(self._anew())
-        elif self.settings.adaptive is not None:
-            self._take(self._kept(self.settings.adaptive, unseen, residuals))
-        else:
-            self._take(prepared)
+        grown, self.plan.size = larger > self.plan.size, max(larger, self.plan.size)
+        self._take(unseen if self._faithful and not grown else self._new(), step)
 
-    def _anew(self) -> list[TermPoints]:
-        drawn = self._candidates()
-        adaptive = self.settings.adaptive
-        if adaptive is None:
-            return self.system.prepare(drawn)
-        return self._kept(adaptive, drawn, self._trained_residuals(self.system.prepare(drawn)))
+    def _fair(self) -> list[TermPoints]:
+        """New points, the loss on which is that on the regions, up to chance."""
+        return self._new() if self._faithful else self.system.prepare(self._draw())
 
-    def _kept(
-        self, adaptive: ResidualAdaptive, candidates: list[PointSet], residuals: list[Tensor]
-    ) -> list[TermPoints]:
-        """Points chosen among candidates by their residuals, and a share drawn as always."""
-        result = []
-        for term, number, drawn, residual in zip(
-            self._terms, self.plan.now(), candidates, residuals, strict=True
-        ):
-            if term.where.dimension == 0:
-                result.append(drawn)
-                continue
-            anywhere = round(adaptive.share * number)
-            rows = subset(adaptive.weights(residual), number - anywhere, self.generator)
-            parts = [drawn[rows]] if len(rows) else []
-            if anywhere:
-                parts.append(self._points(term, anywhere))
-            result.append(PointSet.concatenate(parts))
-        return self.system.prepare(result)
+    def _new(self) -> list[TermPoints]:
+        """New points; chosen among candidates where that is wanted."""
+        adaptive, numbers = self.settings.adaptive, self.plan.now()
+        factor = 1 if adaptive is None else self._candidates(adaptive, numbers)
+        drawn = self.system.prepare(self._draw(factor))
+        if adaptive is None or factor == 1:
+            return drawn
+        residuals = self.system.scaled(self.system.residuals(drawn))
+        return self.system.prepare(
+            [
+                adaptive.choose(own.points, residual, number, self.generator)
+                if term.where.dimension
+                else own.points
+                for term, own, residual, number in zip(
+                    self._terms, drawn, residuals, numbers, strict=True
+                )
+            ]
+        )
 
-    def _trained_residuals(self, points: list[TermPoints]) -> list[Tensor]:
-        return self.system.scaled(self.system.residuals(points))
+    def _candidates(self, adaptive: Selection, numbers: list[int]) -> int:
+        """How many candidates there are for a point: fewer where their residuals would cost more
+        than a part of a step."""
+        if self.price is None:
+            return adaptive.factor
+        price = self.price(numbers)
+        if not math.isfinite(price):
+            return adaptive.factor
+        return max(1, min(adaptive.factor, int(PART * price / forward(self.system, numbers))))
 
     # -- drawing -----------------------------------------------------------------------------------
     def _draw(self, factor: int = 1) -> list[PointSet]:
         pairs = zip(self._terms, self.plan.now(), strict=True)
         return [self._points(term, factor * number) for term, number in pairs]
-
-    def _candidates(self) -> list[PointSet]:
-        adaptive = self.settings.adaptive
-        return self._draw(1 if adaptive is None else adaptive.factor)
 
     def _setting(self, term: Term) -> str:
         """What decides how many points a term gets."""
@@ -344,4 +338,4 @@ class PointSource:
         what, setting = f"{number} points of term '{term.name}'", self._setting(term)
         check_fits(4 * 8 * number * coordinates, what, setting)
         with making(what, setting):
-            return term.where.draw(number, self.settings.sampling, self.generator)
+            return term.where.draw(number, self.settings.rule, self.generator)

@@ -264,16 +264,24 @@ def test_a_stall_is_judged_after_steps_that_cost_enough(monkeypatch):
     assert list(notes) == [1, 10]  # 4 · 100 / 4 = 10 · 10
 
 
-def test_a_rival_that_is_better_for_its_cost_goes_on(monkeypatch):
+def test_a_rival_that_is_better_for_its_cost_goes_on_and_exact_steps_are_tried_again(monkeypatch):
+    """Though it does not stall: near a solution, exact steps would be faster."""
     stepper, points = started(small(), cheap())
     play(stepper, {EXACT: 0.001, FACTORED: 0.5}, monkeypatch)
-    notes, methods = notes_of(stepper, points, 40)
+    monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 10.0, FACTORED: 10.0})
+    notes, methods = notes_of(stepper, points, 4 + 4 * 15)
     assert notes[4] == (
         "trying KFAC with conjugate gradients: the loss fell by 0.004 decades in 4 steps"
     )
-    (ended,) = [step for step in notes if step > 4]
-    assert notes[ended] == ("going on with KFAC with conjugate gradients")
-    assert methods == [EXACT] * 3 + [FACTORED] * 37
+    assert notes[8] == "going on with KFAC with conjugate gradients"
+    assert notes[12] == "trying exact steps: the loss fell by 2 decades in 4 steps"
+    step, expected = 12, {1: "exact", 4: "trying", 8: "going", 12: "trying"}
+    for windows in (2, 4):  # between trials that fail
+        expected[step + 4] = "back"
+        expected[step + 4 + 4 * windows] = "trying"
+        step += 4 + 4 * windows
+    assert {k: v.split()[0] for k, v in notes.items() if k <= step} == expected
+    assert methods[:4] == [EXACT] * 3 + [FACTORED] and methods.count(EXACT) < 20
 
 
 def test_a_rival_that_is_worse_is_left_and_the_next_trials_wait_twice_as_long(monkeypatch):
@@ -311,8 +319,8 @@ def test_exact_steps_are_kept_after_a_trial_unless_the_loss_rose_much(rise, kept
     """By a hundredth or by one decade in every step."""
     stepper, points = started(small(), cheap())
     play(stepper, {EXACT: 0.0, FACTORED: 0.5}, monkeypatch)
-    notes_of(stepper, points, 20)
-    assert stepper.current == FACTORED
+    while stepper.current != FACTORED or stepper.rival is not None:
+        stepper.update(points)
     play(stepper, {EXACT: rise, FACTORED: 0.0}, monkeypatch)
     notes, _ = notes_of(stepper, points, 60)
     trial = next(step for step, note in notes.items() if note.startswith("trying exact steps"))
@@ -402,7 +410,7 @@ def test_a_divergence_ends_a_trial():
     assert stepper.current == EXACT and changed.startswith("back to exact steps")
     assert stepper.methods[FACTORED].damping > before
     assert stepper.rival is None and stepper.budget == 0.0
-    assert stepper.wait == 2 and stepper.windows == 0
+    assert stepper.waits == {EXACT: 1, FACTORED: 2} and stepper.windows == 0
     assert stepper.update(points).length > 0
 
 

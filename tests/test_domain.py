@@ -10,9 +10,11 @@ import pytest
 import torch
 from examples import FLOAT
 from oracles import assert_close
+from torch.func import jacrev, vmap
 
 from pinnkfac import Box, Grid, Points, Problem, Sobol, Term, Uniform, UserError
 from pinnkfac.domain import PointSet
+from pinnkfac.domain.sampling import Clustered
 from pinnkfac.field import Form
 
 SAMPLINGS = [Uniform(), Sobol(), Grid()]
@@ -218,6 +220,56 @@ def test_grid_is_the_midpoints_of_cells():
     assert draw(Box(x=(0, 1)).interior, Grid(), 2).coordinates.tolist() == [[0.25], [0.75]]
 
 
+# -- points that are denser at faces ---------------------------------------------------------------
+@pytest.mark.parametrize("faces", [0.0, 0.4, 0.9])
+def test_weights_are_the_density_of_the_cube_over_that_of_the_points(faces):
+    """The determinant of the map, which goes from 0 to 1 in every coordinate."""
+    for dimension in (1, 2, 5):
+        u = torch.rand(20, dimension, dtype=FLOAT, generator=torch.Generator().manual_seed(1))
+        u[0], u[1] = 0.0, 1.0
+        rule = Clustered(Uniform(), faces)
+        x, weights = rule.moved(u)
+        assert_close(x[:2], u[:2], 1e-15)
+        slopes = vmap(jacrev(lambda point, rule=rule: rule.moved(point[None])[0][0]))(u)
+        assert_close(weights, torch.linalg.det(slopes), 1e-13)
+        at_a_corner = (1.0 - faces * min(1.0, (2 / dimension) ** 0.5)) ** dimension
+        assert_close(weights[:2], torch.full((2,), at_a_corner, dtype=FLOAT), 1e-13)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5, 40])
+def test_weights_do_not_scatter_in_many_dimensions(dimension):
+    u = Sobol().unit(2**14, dimension, torch.Generator().manual_seed(0))
+    weights = Clustered(Sobol(), 0.9).moved(u)[1]
+    expected = (1.0 + (math.pi**2 / 8 - 1.0) * 0.81 * min(1.0, 2 / dimension)) ** dimension
+    assert float(weights.mean()) == pytest.approx(1.0, rel=0.02)
+    assert float(weights.square().mean()) == pytest.approx(expected, rel=0.03)
+    assert expected < 1.5
+
+
+@each_sampling
+def test_weighted_means_are_those_over_the_region(sampling):
+    """On the interior and on faces of different sizes, which get points by their measure."""
+    box = Box(x=(0, 1), y=(0, 3))
+    rule = Clustered(sampling, 0.9)
+    inside, faces = draw(box.interior, rule, 10_000), draw(box.boundary, rule, 10_000)
+    x, y = inside.coordinates.unbind(1)
+    assert float((inside.weights * x**2 * y).mean()) == pytest.approx(0.5, rel=0.05)
+    on_x = faces.normals[:, 0] != 0
+    assert float(on_x.double().mean()) == pytest.approx(0.75, abs=0.02)
+    y = faces.coordinates[on_x, 1]
+    assert float((faces.weights[on_x] * y**2).mean()) == pytest.approx(3.0, rel=0.05)
+    near = (inside.coordinates[:, 0] < 0.05).double()
+    assert float(near.mean()) > 1.5 * 0.05
+    assert float((inside.weights * near).mean()) == pytest.approx(0.05, rel=0.1)
+
+
+def test_single_points_weigh_1_and_given_ones_nothing_else():
+    rule = Clustered(Sobol(), 0.9)
+    assert draw(Box(x=(0, 1)).faces("x"), rule).weights.tolist() == [1.0, 1.0]
+    given = Points({"x": [0.1, 0.5]})
+    assert given.draw(2, rule, torch.Generator()).weights is None
+
+
 # -- boxes ---------------------------------------------------------------------------------------
 def test_box_knows_its_coordinates():
     assert BOX.coordinates.names == ("t", "x", "y") and BOX.coordinates.time == "t"
@@ -363,11 +415,14 @@ def test_no_coordinate_has_the_name_of_something_in_a_form(name):
 # -- sets of points ------------------------------------------------------------------------------
 def full_set(number=5):
     x = torch.arange(2.0 * number, dtype=FLOAT).view(number, 2)
-    return PointSet(x, normals=-x, links={"opposite": x + 1}, values={"m": x[:, 0]})
+    return PointSet(
+        x, normals=-x, links={"opposite": x + 1}, values={"m": x[:, 0]}, weights=x[:, 1]
+    )
 
 
 def parts(points):
-    return [points.coordinates, points.normals, *points.links.values(), *points.values.values()]
+    given = [*points.links.values(), *points.values.values()]
+    return [points.coordinates, points.normals, points.weights, *given]
 
 
 def test_all_parts_of_a_set_are_cut_and_joined_together():

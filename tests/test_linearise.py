@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ from oracles import (
 from torch import nn
 
 from pinnkfac import Box, Problem, Term, UserError
+from pinnkfac.curvature.kernel import kernel
 from pinnkfac.direction import combine, inner, norm
 from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp, Scale
@@ -180,6 +182,37 @@ def test_weights_scale_a_term_and_nothing_else():
     plain, heavy = one.linearise(points), five.linearise(points)
     assert_close(heavy.residual[:6], plain.residual[:6], 0.0)
     assert_close(heavy.residual[6:], 5.0**0.5 * plain.residual[6:], 1e-14)
+
+
+@every_problem
+def test_weights_of_points_scale_rows_by_their_roots(name):
+    """Residuals, J and losses; for every term, with scales, and in the kernel of J."""
+    problem = PROBLEMS[name]()
+    system = System(problem, net_for(problem), chunk_bytes=600)
+    plain = points_for(system, 6, 5)
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.rand(len(own), dtype=FLOAT, generator=generator) + 0.1 for own in plain]
+    pairs = zip(plain, weights, strict=True)
+    weighted = system.prepare([replace(own.points, weights=w) for own, w in pairs])
+    equations = [t.residual.equations for t in system.terms]
+    system.scales = [torch.linspace(0.5, 2.0, e, dtype=FLOAT) for e in equations]
+    roots = torch.cat(
+        [w.sqrt().repeat_interleave(e) for w, e in zip(weights, equations, strict=True)]
+    )
+    linearisation = system.linearise(weighted)
+    scales = torch.cat([s.repeat(len(own)) for s, own in zip(system.scales, plain, strict=True)])
+    rows = (scales * roots)[:, None] * jacobian(system, plain)
+    residual = roots * system.weighted_residual(plain)
+    assert_close(linearisation.residual, residual, RTOL)
+    assert_close(system.weighted_residual(weighted), residual, RTOL)
+    assert_close(flat(linearisation.gradient()), rows.T @ residual, RTOL)
+    assert_close(kernel(linearisation), rows @ rows.T, RTOL)
+    expected = [
+        float(0.5 * (w[:, None] * r.square()).sum() / len(w))
+        for w, r in zip(weights, system.residuals(plain), strict=True)
+    ]
+    assert linearisation.losses == pytest.approx(expected, rel=1e-10)
+    assert system.losses(weighted) == pytest.approx(expected, rel=1e-10)
 
 
 def test_number_of_points_is_divided_out():

@@ -11,12 +11,14 @@ from oracles import assert_close
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
+from pinnkfac.adaptive import ImportanceSampling, ResidualAdaptive, z_order
 from pinnkfac.assembly import check_settings
 from pinnkfac.configuration import compose
+from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import Grid, PointSet
 from pinnkfac.domain.sampling import subset
 from pinnkfac.linearise import System
-from pinnkfac.sources import Growth, PointSettings, PointSource, ResidualAdaptive
+from pinnkfac.sources import Growth, PointSettings, PointSource
 
 
 def generator(seed=0):
@@ -86,6 +88,144 @@ def test_weights_are_those_of_the_paper():
 def test_weights_are_all_equal_where_nothing_is_to_be_preferred(settings, residual):
     weights = settings.weights(residual)
     assert_close(weights / weights.mean(), torch.ones(5, dtype=FLOAT), 1e-14)
+
+
+# -- importance sampling ---------------------------------------------------------------------------
+def unit_points(number, dimension=1, weights=None):
+    return PointSet(
+        torch.rand(number, dimension, dtype=FLOAT, generator=generator(5)), weights=weights
+    )
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
+def test_probabilities_sum_to_the_number_and_follow_the_residual(share, power):
+    residual = torch.randn(300, 2, dtype=FLOAT, generator=generator(2)) ** 3
+    found = ImportanceSampling(share=share, power=power).probabilities(residual, 100)
+    size = residual.norm(dim=1) ** power
+    wanted = (1.0 - share) * size / size.mean() + share
+    assert float(found.sum()) == pytest.approx(100.0, rel=1e-10)
+    assert float(found.max()) <= 1.0
+    below = found < 1.0
+    ratio = found[below] / wanted[below]
+    assert_close(ratio, ratio.mean().expand(len(ratio)), 1e-10)
+    assert bool((wanted[~below] * ratio[0] >= 1.0 - 1e-10).all())  # none is cut without need
+    assert (share < 1.0 and power > 0.0) == bool((~below).any())
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_where_no_residual_is_known_all_have_the_same_probability(value):
+    residual = torch.ones(50, 1, dtype=FLOAT)
+    residual[7] = value
+    found = ImportanceSampling().probabilities(0.0 * residual if value == 0 else residual, 10)
+    assert_close(found, torch.full((50,), 0.2, dtype=FLOAT), 1e-14)
+
+
+def test_candidates_are_taken_as_often_as_their_probabilities_say():
+    points, number, rounds = unit_points(60, 2), 15, 4000
+    rule, g = ImportanceSampling(factor=2, share=0.2), generator(3)
+    residual = 0.1 + 9.0 * points.coordinates[:, :1] ** 6
+    order = z_order(points.coordinates)
+    expected = torch.empty(60, dtype=FLOAT)
+    expected[order] = rule.probabilities(rule._smooth(residual[order]), number)
+    counts = torch.zeros(60, dtype=FLOAT)
+    place = {float(x): i for i, x in enumerate(points.coordinates[:, 0])}
+    for _ in range(rounds):
+        chosen = rule.choose(points, residual, number, g)
+        assert len(chosen) == number
+        rows = torch.tensor([place[float(x)] for x in chosen.coordinates[:, 0]])
+        counts[rows] += 1
+        assert_close(chosen.weights, number / (60 * expected[rows]), 1e-13)
+    deviation = (counts / rounds - expected).abs() / (
+        expected * (1 - expected) / rounds + 1e-12
+    ).sqrt()
+    assert float(deviation.max()) < 4.5
+    assert float(expected.max() / expected.min()) > 2.5
+
+
+def test_weighted_means_are_those_over_all_candidates():
+    """Also where the candidates have weights, which say nothing about what is chosen."""
+    given = 0.5 + torch.rand(400, dtype=FLOAT, generator=generator(8))
+    rule, g = ImportanceSampling(power=2.0, share=0.3), generator(4)
+    for weights in (None, given):
+        points = unit_points(400, 2, weights)
+        factor = torch.ones(400, dtype=FLOAT) if weights is None else weights
+        x, y = points.coordinates.unbind(1)
+        residual = (x**2 * y)[:, None] * factor.sqrt()[:, None]
+        means = []
+        for _ in range(2000):
+            chosen = rule.choose(points, residual, 40, g)
+            own = chosen.coordinates
+            means.append(float((chosen.weights * own[:, 0].exp() * own[:, 1]).mean()))
+        expected = float((factor * x.exp() * y).mean())
+        mean = sum(means) / len(means)
+        error = (sum((m - mean) ** 2 for m in means) / len(means) / len(means)) ** 0.5
+        assert abs(mean - expected) < 4.0 * error < 0.02 * expected
+
+
+def test_chosen_points_are_even():
+    """Without a residual, every sixteenth of a square has its sixteenth of the points, nearly, as
+    those chosen one by one would not."""
+    points = PointSet(Sobol().unit(2560, 2, generator(1)))
+    chosen = ImportanceSampling().choose(points, torch.ones(2560, 1), 256, generator(2))
+    cells = (chosen.coordinates * 4).long()
+    counts = torch.bincount(4 * cells[:, 0] + cells[:, 1], minlength=16)
+    assert int(counts.min()) >= 14 and int(counts.max()) <= 18
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 70])
+def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
+    x = torch.rand(500, dimension, dtype=FLOAT, generator=generator(6))
+    x[:, 0] = x[:, 0] * 1e-3 + 5.0
+    order = z_order(x)
+    assert sorted(order.tolist()) == list(range(500))
+    if dimension == 1:
+        assert torch.equal(order, x[:, 0].argsort())
+    if dimension > 3:
+        return
+    along, anyhow = ((y[1:] - y[:-1]).abs().mean(dim=0)[: min(dimension, 3)] for y in (x[order], x))
+    assert bool((along < 0.75 * anyhow).all())
+
+
+def test_residuals_are_averaged_over_neighbours_on_the_curve():
+    residual = torch.randn(200, 2, dtype=FLOAT, generator=generator(7))
+    found = ImportanceSampling(factor=3)._smooth(residual)
+    squares = residual.square().sum(dim=1)
+    expected = [squares[max(0, i - 6) : i + 7].mean().sqrt() for i in range(200)]
+    assert_close(found[:, 0], torch.stack(expected), 1e-13)
+
+
+def test_as_many_points_as_candidates_are_all_of_them():
+    points = unit_points(9)
+    assert ImportanceSampling().choose(points, torch.ones(9, 1), 9, generator()) is points
+
+
+def test_important_points_come_at_checks_and_are_cheap_beside_a_step():
+    system = ramp()
+    settings = PointSettings(
+        adaptive=ImportanceSampling(), sampling=Sobol(), faces=0.9, interior=400, lower=60, check=4
+    )
+    source = PointSource(system, settings, generator())
+    first = source.at(0)
+    fair = system.loss(first)
+    assert all(source.at(step, fair) is first for step in range(1, 4))
+    later = [source.at(step, fair) for step in range(4, 9)][-1]
+    x = later[0].points.coordinates[:, 0]
+    assert later is not first and source.exchanged == 0
+    assert float((x > 0.8).double().mean()) > 1.4 * 0.2  # the residual is x²
+    assert system.loss(later) == pytest.approx(fair, rel=0.1)
+    assert source.unseen() is None or len(source.unseen()[0]) == 400
+    for price, factor in ((1e-9, 1), (10.0, 2), (1e9, 10), (math.inf, 10)):
+        cost = forward(system, [400, 60, 60, 1, 2])
+        bounded = PointSource(system, settings, generator(), lambda n, p=price * cost: p)
+        assert bounded._candidates(settings.adaptive, [400, 60, 60, 1, 2]) == factor
+
+
+def test_denser_faces_need_weights():
+    with pytest.raises(UserError, match=r"points\.faces=0"):
+        PointSettings(faces=0.5, adaptive=ResidualAdaptive())
+    with pytest.raises(UserError, match=r"points\.faces=0"):
+        check_settings(compose("any", {}, ("points=rad", "points.faces=0.5")))
 
 
 # -- in a system -----------------------------------------------------------------------------------
@@ -326,7 +466,7 @@ SMALL = ("net.widths=[8]", "points.scale=0.05", "threads=1", "run.plot=false", "
 def test_a_run_with_adapted_and_growing_points_goes_on_bit_for_bit(tmp_path):
     pde = PROBLEMS["allen-cahn"]
     choice = (
-        *SMALL, "points=adaptive", "points.every=6", "points.check=4", "points.gap=1e-3",
+        *SMALL, "points=rad", "points.every=6", "points.check=4", "points.gap=1e-3",
         "points.growth.factor=1.2", "points.growth.most=1.7", "run.checkpoint=0",
     )  # fmt: skip
     whole = solve(pde, *choice, "stop.steps=20", folder=tmp_path / "whole")
@@ -340,12 +480,12 @@ def test_a_run_with_adapted_and_growing_points_goes_on_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("points=adaptive", "points.adaptive.factor=1"), "points.adaptive.factor=1: give"),
-        (("points=adaptive", "points.adaptive.share=1.5"), "points.adaptive.share=1.5: give"),
-        (("points=adaptive", "points.adaptive.powr=2"), "points.adaptive.power"),
+        (("points=rad", "points.adaptive.factor=1"), "points.adaptive.factor=1: give"),
+        (("points=rad", "points.adaptive.share=1.5"), "points.adaptive.share=1.5: give"),
+        (("points=rad", "points.adaptive.powr=2"), "points.adaptive.power"),
         (("points.growth.factor=0.5",), "points.growth.factor=0.5: give"),
         (("points.growth.most=0",), "points.growth.most=0: give"),
-        (("points.adaptive=3",), "points.adaptive=3: give a ResidualAdaptive or null"),
+        (("points.adaptive=3",), "points.adaptive=3: give a Selection or null"),
     ],
 )
 def test_wrong_settings_are_named(overrides, message):
@@ -360,7 +500,7 @@ def test_options_have_the_same_keys_and_the_defaults_of_the_class():
         for option in ("uniform", "sobol", "grid", "adaptive")
     }
     assert len({frozenset(v) for v in keys.values()}) == 1
-    nodes = compose("any", {}, ["points=adaptive"]).points
+    nodes = compose("any", {}, ["points=rad"]).points
     for node, settings in ((nodes.adaptive, ResidualAdaptive()), (nodes.growth, Growth())):
         assert {k: v for k, v in node.items() if k != "_target_"} == vars(settings)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.domain.sampling import Sampling
+from pinnkfac.domain.sampling import Clustered, Sampling
 from pinnkfac.errors import UserError
 from pinnkfac.field import Coordinates, shadowed
 
@@ -21,13 +21,15 @@ class PointSet:
     """Points of a term: coordinates [batch, coord], and what ``at`` knows about each of them.
 
     ``normals`` [batch, coord of space] are outward unit normals; ``links`` are the coordinates of
-    linked points by name; ``values`` [batch] are given numbers by name.
+    linked points by name; ``values`` [batch] are given numbers by name. ``weights`` [batch] are
+    what points count in the mean over their term, where they are not drawn uniformly; None: all 1.
     """
 
     coordinates: Tensor
     normals: Tensor | None = None
     links: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return self.coordinates.shape[0]
@@ -38,6 +40,7 @@ class PointSet:
             None if self.normals is None else f(self.normals),
             {name: f(v) for name, v in self.links.items()},
             {name: f(v) for name, v in self.values.items()},
+            None if self.weights is None else f(self.weights),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PointSet:
@@ -52,6 +55,7 @@ class PointSet:
             "normals": self.normals,
             "links": dict(self.links),
             "values": dict(self.values),
+            "weights": self.weights,
         }
 
     @staticmethod
@@ -64,6 +68,9 @@ class PointSet:
             else torch.cat([p.normals for p in parts if p.normals is not None]),
             {k: torch.cat([p.links[k] for p in parts]) for k in first.links},
             {k: torch.cat([p.values[k] for p in parts]) for k in first.values},
+            None
+            if first.weights is None
+            else torch.cat([p.weights for p in parts if p.weights is not None]),
         )
 
 
@@ -179,8 +186,11 @@ class Patch:
             result *= self.high[i] - self.low[i]
         return result
 
-    def place(self, unit: Tensor) -> PointSet:
-        """Unit-cube points [batch, free coordinates] moved into the patch."""
+    def place(self, unit: Tensor, sampling: Sampling) -> PointSet:
+        """Unit-cube points [batch, free coordinates] of a rule, moved into the patch."""
+        weights = None
+        if isinstance(sampling, Clustered):
+            unit, weights = sampling.moved(unit)
         low = torch.tensor(self.low, dtype=torch.float64)
         points = low.expand(len(unit), -1).clone()
         for column, i in enumerate(self.free):
@@ -192,7 +202,7 @@ class Patch:
             name: points + torch.tensor(delta, dtype=torch.float64)
             for name, delta in self.shift.items()
         }
-        return PointSet(points, normals, links)
+        return PointSet(points, normals, links, weights=weights)
 
 
 class Patches:
@@ -213,15 +223,18 @@ class Patches:
         if number < 1:
             raise UserError(f"{self}: at least one point is needed, {number} were asked for")
         if self.dimension == 0:  # single points, once each: more would be the same ones again
-            return PointSet.concatenate([p.place(torch.empty(1, 0)) for p in self.patches])
+            return PointSet.concatenate(
+                [p.place(torch.empty(1, 0), sampling) for p in self.patches]
+            )
         if len(self.patches) == 1:
-            return self.patches[0].place(sampling.unit(number, self.dimension, generator))
+            unit = sampling.unit(number, self.dimension, generator)
+            return self.patches[0].place(unit, sampling)
         weights = [p.measure for p in self.patches]
         total = sum(weights)
         if sampling.regular:
             shares = [max(1, round(number * w / total)) for w in weights]
             parts = [
-                patch.place(sampling.unit(share, len(patch.free), generator))
+                patch.place(sampling.unit(share, len(patch.free), generator), sampling)
                 for patch, share in zip(self.patches, shares, strict=True)
             ]
             return PointSet.concatenate(parts)
@@ -229,7 +242,7 @@ class Patches:
         edges = torch.cumsum(torch.tensor(weights, dtype=torch.float64) / total, 0)
         chosen = torch.bucketize(unit[:, 0].contiguous(), edges[:-1].contiguous(), right=True)
         parts = [
-            patch.place(unit[chosen == i][:, 1 : 1 + len(patch.free)])
+            patch.place(unit[chosen == i][:, 1 : 1 + len(patch.free)], sampling)
             for i, patch in enumerate(self.patches)
         ]
         return PointSet.concatenate([p for p in parts if len(p)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -17,7 +18,8 @@ class Sampling(Protocol):
     more coordinate, so that a union is sampled like one region.
     """
 
-    regular: ClassVar[bool]
+    @property
+    def regular(self) -> bool: ...
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         """Points in [0, 1]^dimension, ``[batch, coord]``, float64 on the CPU."""
@@ -28,7 +30,7 @@ class Sampling(Protocol):
 class Uniform:
     """Independent uniform points."""
 
-    regular: ClassVar[bool] = False
+    regular = False
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         return torch.rand(number, dimension, dtype=torch.float64, generator=generator)
@@ -41,7 +43,7 @@ class Sobol:
     Up to 21201 coordinates; balance properties hold for powers of two (Sobol 1967, Owen 1998).
     """
 
-    regular: ClassVar[bool] = False
+    regular = False
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         if dimension == 0:
@@ -62,7 +64,7 @@ class Grid:
     The number of points that comes back is m^dimension, m = round(number^(1/dimension)).
     """
 
-    regular: ClassVar[bool] = True
+    regular = True
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         if dimension == 0:
@@ -71,6 +73,40 @@ class Grid:
         axis = (torch.arange(side, dtype=torch.float64) + 0.5) / side
         grid = torch.meshgrid(*[axis] * dimension, indexing="ij")
         return torch.stack([g.reshape(-1) for g in grid], dim=-1)
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """Points of another rule, moved towards the faces of the cube, with the weights of that.
+
+    Of d coordinates, each goes from u to
+
+        x = (1 − c) u + c (1 − cos πu)/2,   c = faces · min(1, √(2/d)),
+
+    so that its density is 1/(1 − c) at both ends; a point has the weight Π dx/du, the density of
+    the cube over that of the points, and weighted means are those over the cube. Least squares on
+    smooth functions need points there: with uniform ones, the error grows towards faces and corners
+    (Cohen & Migliorati 2017, arXiv:1608.00512; c = 1 in one dimension is the arcsine density, whose
+    weights are best for polynomials). The root keeps the weights from scattering in many
+    dimensions: their mean square is (1 + 0.23 c²)^d.
+    """
+
+    sampling: Sampling
+    faces: float = 0.9
+
+    @property
+    def regular(self) -> bool:
+        return self.sampling.regular
+
+    def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
+        return self.sampling.unit(number, dimension, generator)
+
+    def moved(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """x [batch, coord] and the weights [batch] of points u [batch, coord]."""
+        c = self.faces * math.sqrt(2.0 / max(2, unit.shape[1]))
+        x = (1.0 - c) * unit + c * 0.5 * (1.0 - torch.cos(math.pi * unit))
+        slopes = (1.0 - c) + c * 0.5 * math.pi * torch.sin(math.pi * unit)
+        return x, slopes.prod(dim=1)
 
 
 def subset(weights: Tensor, number: int, generator: Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -38,6 +39,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+INITIALISATIONS = {"lecun": math.sqrt(3.0), "torch": 1.0}
+"""What torch's first weights of hidden layers, of variance 1/(3 inputs), are multiplied by."""
+
+
 def activation(name: str) -> nn.Module:
     """The activation of that name; raises UserError with the known names."""
     if name not in ACTIVATIONS:
@@ -50,7 +55,10 @@ class Mlp(nn.Module):
 
     ``embedding`` modules map the coordinates first (input scaling, Fourier features, periodic
     embedding). With ``residual``, a hidden layer of the same width adds its input to its output.
-    Weights start as torch's ``nn.Linear`` does, in float64.
+    Weights start uniform, in float64, those of hidden layers with the variance 1/inputs
+    (``initialisation="lecun"``: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, eq. 16), so
+    that waves of the solution are not squeezed out by layers that are almost linear; biases and the
+    last layer as torch's ``nn.Linear`` does, and all where it is "torch".
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class Mlp(nn.Module):
         *,
         embedding: Sequence[nn.Module] = (),
         residual: bool = False,
+        initialisation: str = "lecun",
     ) -> None:
         super().__init__()
         widths = list(widths)
@@ -73,9 +82,14 @@ class Mlp(nn.Module):
         for module in embedding:
             features = getattr(module, "features", features)
         sizes = [features, *(int(w) for w in widths), outputs]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)
-        )
+        layers = [nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
+        if initialisation not in INITIALISATIONS:
+            known = suggest(initialisation, INITIALISATIONS)
+            raise UserError(f"net.initialisation={initialisation} is unknown. {known}")
+        with torch.no_grad():
+            for linear in layers[:-1]:
+                linear.weight.mul_(INITIALISATIONS[initialisation])
+        self.layers = nn.ModuleList(layers)
         self.activations = nn.ModuleList(activation(activation_name) for _ in widths)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class MlpSettings:
 
     widths: Sequence[Count] = (64, 64, 48, 48)
     activation: str = "tanh"
+    initialisation: str = "lecun"
     residual: bool = False
     input_scaling: bool = True
     fourier_features: Number = 0
@@ -54,6 +55,7 @@ class MlpSettings:
                 self.activation,
                 embedding=self._embedding(signature),
                 residual=self.residual,
+                initialisation=self.initialisation,
             )
 
     def _embedding(self, signature: Signature) -> list[nn.Module]:

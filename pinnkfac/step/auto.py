@@ -57,9 +57,10 @@ class Auto:
     their own points only, or have less than twice ``per_parameter``, take half as many again,
     three times at most. Otherwise, and before where it is the cheaper one, the other method is
     tried at the same cost (for at least as many steps), and the one that lowered the loss more per
-    cost goes on (exact steps also where the loss did not rise much); each next trial waits twice
-    as long. Decisions depend on counts of operations and
-    on losses, never on the clock, so that a run can be repeated.
+    cost goes on (exact steps also where the other method had stalled and the loss did not rise
+    much); exact steps are tried again without a stall, as they are fast near a solution. A trial
+    that fails makes the next one of this method wait twice as long. Decisions depend on counts of
+    operations and on losses, never on the clock, so that a run can be repeated.
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
@@ -151,11 +152,14 @@ class AutoStepper(Stepper):
         self.window = Window()
         self.rival: float | None = None
         """During a trial, the rate of the method that it is compared with."""
+        self.stuck = False
+        """Whether that one lowered the loss no more."""
         self.budget = 0.0
         """What a trial may cost."""
-        self.wait = 1
+        self.waits = {EXACT: 1, FACTORED: 1}
+        """Windows before the next trial of a method, at least."""
         self.windows = 0
-        """Windows between trials, at least and so far."""
+        """Windows since the last trial."""
         self.grown = 0
         """How often exact steps were given more points."""
 
@@ -215,26 +219,30 @@ class AutoStepper(Stepper):
         self.window = Window()
         tried, self.rival = self.rival, None
         if tried is not None:
-            self.budget, self.wait = 0.0, 2 * self.wait
-            if window.rate > tried or (self.current == EXACT and window.decades > -RISEN):
+            self.budget = 0.0
+            kept = self.current == EXACT and self.stuck and window.decades > -RISEN
+            if kept or window.rate > tried:
                 return f"going on with {WORDS[self.current]}", 1.0
+            self.waits[self.current] *= 2
             return f"back to {self._exchange()}: the loss fell faster for their cost", 1.0
         self.windows += 1
-        if window.decades >= own.stalled:
+        other = FACTORED if self.current == EXACT else EXACT
+        due = self.windows >= self.waits[other] and math.isfinite(costs[other])
+        stuck = window.decades < own.stalled
+        if not stuck and not (due and other == EXACT):
             return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         more = own.cost(self.system, [round(GROWTH * n) for n in numbers])
         enough = 2.0 * own.per_parameter * self.system.parameter_number
         few = window.guarded or residual_number(self.system, numbers) < enough
         few = few and self.current == EXACT and self.grown < TIMES and math.isfinite(more)
-        other = FACTORED if self.current == EXACT else EXACT
-        due = self.windows >= self.wait and math.isfinite(costs[other])
         if few and not (due and costs[other] < costs[EXACT]):
             self.grown += 1
             return f"{GROWTH:g} times the points: {fallen}", GROWTH
         if not due:
             return "", 1.0
-        self.rival, self.budget, self.windows = window.rate, window.cost, 0
+        self.rival, self.stuck = window.rate, stuck
+        self.budget, self.windows = window.cost, 0
         return f"trying {self._exchange()}: {fallen}", 1.0
 
     def _exchange(self) -> str:
@@ -250,7 +258,7 @@ class AutoStepper(Stepper):
             return "nothing was changed"
         changed = self.methods[self.current].recover()
         if tried:
-            self.wait *= 2
+            self.waits[self.current] *= 2
             return f"back to {self._exchange()}"
         return changed
 
@@ -271,4 +279,4 @@ class AutoStepper(Stepper):
         for name in self._plain:
             setattr(self, name, state[name])
 
-    _plain = ("current", "rival", "budget", "wait", "windows", "grown")
+    _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown")

@@ -13,8 +13,6 @@ from pinnkfac.domain import PointSet
 from pinnkfac.domain.sampling import subset
 from pinnkfac.settings import NonNegative, Range
 
-NEIGHBOURS = 2
-"""To each side, in points that are taken, over which residuals are averaged."""
 ROUNDS = 50
 """After which no more probabilities reach 1, or hardly any."""
 
@@ -77,14 +75,14 @@ class ImportanceSampling(Selection):
         rows = order[torch.searchsorted(sums, marks * (sums[-1] / number))]
         weights = number / (len(candidates) * probability[rows])
         chosen = candidates[rows]
-        return replace(chosen, weights=weights if own is None else weights * own[rows])
+        return replace(chosen, weights=weights if own is None else weights.to(own) * own[rows])
 
     def _smooth(self, residual: Tensor) -> Tensor:
-        """The root mean square over the next neighbours on the curve, [batch, 1]: zeros between
-        the waves of a residual are no reason for fewer points."""
+        """The root mean square over as many neighbours on the curve as one point is taken from,
+        [batch, 1]: zeros between the waves of a residual are no reason for fewer points."""
         squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
         sums = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
-        at, reach = torch.arange(len(squares)), NEIGHBOURS * self.factor
+        at, reach = torch.arange(len(squares)), self.factor // 2
         low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
         return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
 

@@ -48,9 +48,9 @@ def started(system, step, numbers=NUMBERS):
     return stepper, points_for(system, *numbers)
 
 
-def play(stepper, falls, monkeypatch):
-    """Replace both methods by ones whose losses fall by ``falls[method]`` decades a step, from 1;
-    returns what steps would report, as a function of nothing."""
+def play(stepper, falls, monkeypatch, unseen=math.nan):
+    """Replace both methods by ones whose losses fall by ``falls[method]`` decades a step, from 1,
+    and are ``unseen`` times that on other points."""
     loss = [1.0]
     system = stepper.system
     weights = [t.residual.term.weight for t in system.terms]
@@ -59,7 +59,8 @@ def play(stepper, falls, monkeypatch):
         def update(points, **others):
             now = loss[0]
             loss[0] *= 10.0 ** -falls[name]
-            return Report([now / weights[0], 0.0], now, length=1.0)
+            losses = [now / weights[0], 0.0]
+            return Report(losses, now, length=1.0, reached=loss[0], unseen=unseen * loss[0])
 
         return update
 
@@ -246,6 +247,20 @@ def test_a_cheaper_method_is_tried_before_more_points_are_taken(monkeypatch):
     notes, _ = notes_of(stepper, points, 20)
     words = [note.split()[0] for step, note in notes.items() if step > 1]
     assert words == ["trying", "back", "1.5"]  # the next trial waits for two windows
+
+
+@pytest.mark.parametrize(("fall", "unseen", "grown"), [(0.05, 3, 1), (0.05, 1.5, 0), (0.1, 3, 0)])
+def test_steps_that_fit_their_own_points_only_take_more_before_they_stall(
+    fall, unseen, grown, monkeypatch
+):
+    """0.2 decades in 4 steps are no stall, but little; and before the other method is tried, though
+    it is the cheaper one."""
+    stepper, points = started(small(), cheap(multiplications=30.0))
+    play(stepper, {EXACT: fall, FACTORED: 0.0}, monkeypatch, unseen)
+    monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 30.0, FACTORED: 10.0})
+    for _ in range(4):
+        stepper.update(points, unseen=points)
+    assert stepper.grown == grown and stepper.current == EXACT
 
 
 def test_more_points_do_not_help_steps_that_do_not_fit_their_own_only(monkeypatch):

@@ -189,10 +189,21 @@ def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
 
 def test_residuals_are_averaged_over_neighbours_on_the_curve():
     residual = torch.randn(200, 2, dtype=FLOAT, generator=generator(7))
-    found = ImportanceSampling(factor=3)._smooth(residual)
+    found = ImportanceSampling(factor=6)._smooth(residual)
     squares = residual.square().sum(dim=1)
-    expected = [squares[max(0, i - 6) : i + 7].mean().sqrt() for i in range(200)]
+    expected = [squares[max(0, i - 3) : i + 4].mean().sqrt() for i in range(200)]
     assert_close(found[:, 0], torch.stack(expected), 1e-13)
+
+
+@pytest.mark.parametrize("rule", [ImportanceSampling(), ResidualAdaptive()], ids=["weights", "rad"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_points_are_chosen_where_they_are(rule, weighted, device):
+    points = unit_points(40, 2, torch.ones(40, dtype=FLOAT) if weighted else None)
+    here = points.to(device, torch.float32)
+    found = rule.choose(here, here.coordinates, 10, generator(1))
+    expected = rule.choose(points, points.coordinates.float(), 10, generator(1))
+    assert found.coordinates.device.type == device.type and found.coordinates.dtype == torch.float32
+    assert_close(found.coordinates.cpu(), expected.coordinates.float(), 1e-6)
 
 
 def test_as_many_points_as_candidates_are_all_of_them():

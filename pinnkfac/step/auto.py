@@ -34,6 +34,9 @@ SLACK = 1.2
 RISEN = 1.0
 """By how many powers of ten the loss has to rise in a trial of exact steps for them to be left:
 where the loss falls no more, its noise says little, and exact steps still lower the error."""
+FITTED, SLOW = 2.0, 0.3
+"""How many times lower than on unseen points the loss is after a step that fitted its own only;
+and powers of ten in ``patience`` steps, below which most of the steps being such is a stall."""
 GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
@@ -55,9 +58,10 @@ class Auto:
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
     their own points only, or have less than twice ``per_parameter``, take half as many again,
-    three times at most. Otherwise, and before where it is the cheaper one, the other method is
-    tried at the same cost (for at least as many steps), and the one that lowered the loss more per
-    cost goes on (exact steps also where the other method had stalled and the loss did not rise
+    three times at most; where most steps did fit their own points only, already at less than 0.3
+    powers of ten. Otherwise, and before where it is the cheaper one, the other method is tried at
+    the same cost (for at least as many steps), and the one that lowered the loss more per cost goes
+    on (exact steps also where the other method had stalled and the loss did not rise
     much); exact steps are tried again without a stall, as they are fast near a solution. A trial
     that fails makes the next one of this method wait twice as long. Decisions depend on counts of
     operations and on losses, never on the clock, so that a run can be repeated.
@@ -106,10 +110,13 @@ class Window:
     cost: float = 0.0
     guarded: bool = False
     """Whether a step was guarded by unseen points, since it could fit its own only."""
+    fitted: int = 0
+    """How many of the steps did."""
 
-    def add(self, loss: float, cost: float, guarded: bool) -> None:
+    def add(self, loss: float, cost: float, guarded: bool, fitted: bool = False) -> None:
         """Count a step that started from ``loss``."""
         self.guarded |= guarded
+        self.fitted += fitted
         self.losses.append(loss)
         self.cost += cost
 
@@ -179,7 +186,8 @@ class AutoStepper(Stepper):
         loss = self.system.weighted(report.losses)
         if not math.isfinite(loss):  # a divergence, which the loop deals with
             return replace(report, note=note)
-        self.window.add(loss, costs[self.current], unseen is not None)
+        fitted = report.unseen > FITTED * report.reached  # never where one is not known
+        self.window.add(loss, costs[self.current], unseen is not None, fitted)
         if note:
             return replace(report, note=note)
         note, growth = self._judge(numbers, costs)
@@ -228,18 +236,18 @@ class AutoStepper(Stepper):
         self.windows += 1
         other = FACTORED if self.current == EXACT else EXACT
         due = self.windows >= self.waits[other] and math.isfinite(costs[other])
+        overfit = 2 * window.fitted > window.steps
         stuck = window.decades < own.stalled
-        if not stuck and not (due and other == EXACT):
-            return "", 1.0
         fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
-        more = own.cost(self.system, [round(GROWTH * n) for n in numbers])
-        enough = 2.0 * own.per_parameter * self.system.parameter_number
-        few = window.guarded or residual_number(self.system, numbers) < enough
-        few = few and self.current == EXACT and self.grown < TIMES and math.isfinite(more)
-        if few and not (due and costs[other] < costs[EXACT]):
-            self.grown += 1
-            return f"{GROWTH:g} times the points: {fallen}", GROWTH
-        if not due:
+        if self.current == EXACT and (stuck or (overfit and window.decades < SLOW)):
+            more = own.cost(self.system, [round(GROWTH * n) for n in numbers])
+            wanted = 2.0 * own.per_parameter * self.system.parameter_number
+            few = window.guarded or residual_number(self.system, numbers) < wanted
+            few = few and self.grown < TIMES and math.isfinite(more)
+            if few and (overfit or not (due and costs[other] < costs[EXACT])):
+                self.grown += 1
+                return f"{GROWTH:g} times the points: {fallen}", GROWTH
+        if not due or not (stuck or other == EXACT):
             return "", 1.0
         self.rival, self.stuck = window.rate, stuck
         self.budget, self.windows = window.cost, 0

@@ -10,11 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from pinnkfac.domain import PointSet
-from pinnkfac.domain.sampling import subset
+from pinnkfac.domain.sampling import DENSE, subset
 from pinnkfac.settings import NonNegative, Range
-
-ROUNDS = 50
-"""After which no more probabilities reach 1, or hardly any."""
 
 
 class Selection:
@@ -28,6 +25,10 @@ class Selection:
     faithful: ClassVar[bool]
     factor: int
 
+    def candidates(self, dimension: int) -> int:
+        """For each point on a region of that dimension; 1: it is taken as it is drawn."""
+        return self.factor if dimension else 1
+
     def choose(
         self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
     ) -> PointSet:
@@ -40,25 +41,30 @@ class Selection:
 class ImportanceSampling(Selection):
     """Points are more where the residual is large, and count less there by as much.
 
-    Of ``factor`` times as many candidates, number i is taken with the probability
+    Of ``factor`` times as many candidates, number i is taken n_i times in the mean,
 
-        π_i = min(1, c q_i),   q_i = (1 − share) |r_i|^power / mean |r|^power + share,
+        n_i ∝ q_i = (1 − share) |r_i|^power / mean |r|^power + share,
 
-    with c such that they sum to the number of points, and has the weight
-    number / (candidates · π_i), times the one that it was drawn with. |r| is the norm over the
-    equations of a term, its root mean square over some neighbours. Of candidates in the order of a
-    curve that fills space, those are taken where the sum of the π passes u, u + 1, …, with a random
-    u, so that points are as even as the density allows (systematic sampling; Stevens & Olsen 2004,
+    with the sum number, the one of points, and has the weight number / (candidates · n_i), times
+    the one that it was drawn with. |r| is the norm over the equations of a term, its root mean
+    square over some neighbours. In the order of a curve that fills space, those are taken where the
+    sum of the n passes u, u + 1, …, with a random u, so that points are as even as the density
+    allows; where n_i > 1, they are moved at random within the part of the region that the candidate
+    stands for (systematic sampling; Stevens & Olsen 2004,
     doi:10.1198/016214504000000250). So the loss stays an unbiased estimate of the mean over the
     region (Horvitz & Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a
     front or a layer is, which few uniform points hit; no weight is much above 1/``share``.
-    Importance sampling for PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
+    In more than DENSE coordinates, points are taken as they are drawn. Importance sampling for
+    PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
     """
 
     faithful: ClassVar[bool] = True
     factor: Annotated[int, Range(least=2)] = 10
     power: NonNegative = 1.0
     share: Annotated[float, Range(above=0, most=1)] = 0.5
+
+    def candidates(self, dimension: int) -> int:
+        return self.factor if 0 < dimension <= DENSE else 1
 
     def choose(
         self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
@@ -68,14 +74,32 @@ class ImportanceSampling(Selection):
         own = candidates.weights
         plain = residual if own is None else residual / own.to(residual).sqrt()[:, None]
         order = z_order(candidates.coordinates)
-        probability = torch.empty(len(order), dtype=torch.float64)
-        probability[order] = self.probabilities(self._smooth(plain[order]), number)
-        sums = probability[order].cumsum(0)
+        expected = torch.empty(len(order), dtype=torch.float64)
+        expected[order] = self.numbers(self._smooth(plain[order]), number)
+        sums = expected[order].cumsum(0)
         marks = torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(number)
         rows = order[torch.searchsorted(sums, marks * (sums[-1] / number))]
-        weights = number / (len(candidates) * probability[rows])
+        weights = number / (len(candidates) * expected[rows])
         chosen = candidates[rows]
-        return replace(chosen, weights=weights if own is None else weights.to(own) * own[rows])
+        if own is not None:
+            weights = weights.to(own) * own[rows]
+        if chosen.ranges is not None:
+            chosen = self._spread(chosen, expected[rows], len(candidates), generator)
+        return replace(chosen, weights=weights)
+
+    def _spread(
+        self, chosen: PointSet, expected: Tensor, candidates: int, generator: Generator
+    ) -> PointSet:
+        """Those that may be taken several times are moved within the part of the region that each
+        candidate stands for."""
+        assert chosen.ranges is not None
+        sides = (chosen.ranges[..., 1] - chosen.ranges[..., 0]).to("cpu", torch.float64)
+        dimension = (sides > 0).sum(dim=1, keepdim=True).clamp_min(1)
+        own = 1.0 if chosen.weights is None else chosen.weights.to(sides)[:, None]
+        cells = sides * (own / candidates) ** (1.0 / dimension)
+        move = torch.rand(sides.shape, dtype=torch.float64, generator=generator) - 0.5
+        move = torch.where(expected[:, None] > 1.0, move * cells, 0.0)
+        return chosen.moved(move.to(chosen.coordinates))
 
     def _smooth(self, residual: Tensor) -> Tensor:
         """The root mean square over as many neighbours on the curve as one point is taken from,
@@ -86,18 +110,10 @@ class ImportanceSampling(Selection):
         low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
         return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
 
-    def probabilities(self, residual: Tensor, number: int) -> Tensor:
-        """π [batch] from the residuals [batch, equation] of all candidates."""
+    def numbers(self, residual: Tensor, number: int) -> Tensor:
+        """n [batch] from the residuals [batch, equation] of all candidates."""
         q = (1.0 - self.share) * _relative(residual, self.power) + self.share
-        probability = (number / len(q)) * q
-        for _ in range(ROUNDS):  # what exceeds 1 is shared among the others
-            sure = probability >= 1.0
-            rest = float(probability[~sure].sum())
-            missing = number - int(sure.sum()) - rest
-            if missing <= 1e-12 * number or rest == 0.0:
-                break
-            probability = torch.where(sure, 1.0, probability * (1.0 + missing / rest))
-        return probability.clamp_max(1.0)
+        return (number / q.sum()) * q
 
 
 @dataclass(frozen=True)

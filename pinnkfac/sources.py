@@ -292,36 +292,35 @@ class PointSource:
     def _new(self) -> list[TermPoints]:
         """New points; chosen among candidates where that is wanted."""
         adaptive, numbers = self.settings.adaptive, self.plan.now()
-        factor = 1 if adaptive is None else self._candidates(adaptive, numbers)
-        drawn = self.system.prepare(self._draw(factor))
-        if adaptive is None or factor == 1:
+        factors = [1] * len(numbers) if adaptive is None else self._candidates(adaptive, numbers)
+        drawn = self.system.prepare(self._draw(factors))
+        if adaptive is None or max(factors) == 1:
             return drawn
         residuals = self.system.scaled(self.system.residuals(drawn))
         return self.system.prepare(
             [
                 adaptive.choose(own.points, residual, number, self.generator)
-                if term.where.dimension
+                if factor > 1
                 else own.points
-                for term, own, residual, number in zip(
-                    self._terms, drawn, residuals, numbers, strict=True
+                for own, residual, number, factor in zip(
+                    drawn, residuals, numbers, factors, strict=True
                 )
             ]
         )
 
-    def _candidates(self, adaptive: Selection, numbers: list[int]) -> int:
-        """How many candidates there are for a point: fewer where their residuals would cost more
-        than a part of a step."""
-        if self.price is None:
-            return adaptive.factor
-        price = self.price(numbers)
-        if not math.isfinite(price):
-            return adaptive.factor
-        return max(1, min(adaptive.factor, int(PART * price / forward(self.system, numbers))))
+    def _candidates(self, adaptive: Selection, numbers: list[int]) -> list[int]:
+        """How many candidates there are for a point of each term: fewer where their residuals
+        would cost more than a part of a step."""
+        price = math.inf if self.price is None else self.price(numbers)
+        most = PART * price / forward(self.system, numbers)
+        wanted = [adaptive.candidates(term.where.dimension) for term in self._terms]
+        return [max(1, int(min(most, factor))) for factor in wanted]
 
     # -- drawing -----------------------------------------------------------------------------------
-    def _draw(self, factor: int = 1) -> list[PointSet]:
-        pairs = zip(self._terms, self.plan.now(), strict=True)
-        return [self._points(term, factor * number) for term, number in pairs]
+    def _draw(self, factors: Sequence[int] | None = None) -> list[PointSet]:
+        numbers = self.plan.now()
+        given = zip(self._terms, numbers, factors or [1] * len(numbers), strict=True)
+        return [self._points(term, factor * number) for term, number, factor in given]
 
     def _setting(self, term: Term) -> str:
         """What decides how many points a term gets."""

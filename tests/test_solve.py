@@ -9,11 +9,13 @@ from functools import partial
 
 import pytest
 import torch
+from oracles import assert_close
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, resume, solve
 from pinnkfac.assembly import assemble
 from pinnkfac.configuration import compose
 from pinnkfac.loop import Stop, run
+from pinnkfac.nets import MlpSettings
 from pinnkfac.run_folder import parameters_sha256
 
 SMALL = ("net.widths=[16,16]", "stop.seconds=null", "threads=1")
@@ -387,3 +389,27 @@ def test_published_steps_leave_points_and_coordinates_as_the_paper_does():
     assert config.balance.every == 0
     assert config.published_rows is True
     assert compose("poisson", {}, ["step=kfac_published", "points.gap=2"]).points.gap == 2
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 4])
+def test_first_weights_have_the_variance_that_was_asked_for(dimension):
+    """By dimension where none was; the last layer and all biases are torch's."""
+    terms = [Term("all", Box.cube(dimension).interior, lambda u, at: u)]
+    signature = Problem(fields=("u",), terms=terms).signature
+
+    def layers(**settings):
+        return MlpSettings(widths=(200, 300), **settings).make(signature, seed=3).layers
+
+    plain, wide, chosen = layers(initialisation="torch"), layers(initialisation="lecun"), layers()
+    for i, (a, b, c) in enumerate(zip(plain, wide, chosen, strict=True)):
+        factor = 1.0 if i == 2 else 3**0.5
+        assert_close(b.weight, factor * a.weight, 1e-14)
+        assert torch.equal(a.bias, b.bias) and torch.equal(a.bias, c.bias)
+        assert torch.equal(c.weight, b.weight if dimension <= 3 else a.weight)
+    assert float(wide[1].weight.detach().var()) == pytest.approx(1 / 200, rel=0.02)
+    assert float(plain[1].weight.detach().var()) == pytest.approx(1 / 600, rel=0.02)
+
+
+def test_unknown_first_weights_are_named():
+    with pytest.raises(UserError, match=r"net\.initialisation=xavier is unknown.*auto"):
+        solve("poisson2d", "net.initialisation=xavier")

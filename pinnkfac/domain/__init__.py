@@ -2,6 +2,6 @@
 
 from pinnkfac.domain.box import Box
 from pinnkfac.domain.points import Points, PointSet, Region
-from pinnkfac.domain.sampling import Grid, Sampling, Sobol, Uniform
+from pinnkfac.domain.sampling import Even, Grid, Sampling, Sobol, Uniform
 
-__all__ = ["Box", "Grid", "PointSet", "Points", "Region", "Sampling", "Sobol", "Uniform"]
+__all__ = ["Box", "Even", "Grid", "PointSet", "Points", "Region", "Sampling", "Sobol", "Uniform"]

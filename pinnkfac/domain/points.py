@@ -23,6 +23,8 @@ class PointSet:
     ``normals`` [batch, coord of space] are outward unit normals; ``links`` are the coordinates of
     linked points by name; ``values`` [batch] are given numbers by name. ``weights`` [batch] are
     what points count in the mean over their term, where they are not drawn uniformly; None: all 1.
+    ``ranges`` [batch, coord, 2] are lowest and highest coordinates in the box that each was drawn
+    from, the same where it is flat.
     """
 
     coordinates: Tensor
@@ -30,6 +32,7 @@ class PointSet:
     links: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Tensor | None = None
+    ranges: Tensor | None = None
 
     def __len__(self) -> int:
         return self.coordinates.shape[0]
@@ -41,6 +44,7 @@ class PointSet:
             {name: f(v) for name, v in self.links.items()},
             {name: f(v) for name, v in self.values.items()},
             None if self.weights is None else f(self.weights),
+            None if self.ranges is None else f(self.ranges),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PointSet:
@@ -49,6 +53,19 @@ class PointSet:
     def __getitem__(self, rows: slice | Tensor) -> PointSet:
         return self._map(lambda v: v[rows])
 
+    def moved(self, by: Tensor) -> PointSet:
+        """Each point moved by a vector [batch, coord] and reflected at the ends of its ranges, its
+        linked points with it."""
+        if self.ranges is None:
+            return self
+        low, high = self.ranges.unbind(-1)
+        size = high - low
+        away = (self.coordinates + by - low) % (2.0 * size).clamp_min(1e-300)
+        place = low + torch.minimum(away, 2.0 * size - away)
+        now = torch.where(size > 0, place, self.coordinates)
+        links = {name: v + (now - self.coordinates) for name, v in self.links.items()}
+        return replace(self, coordinates=now, links=links)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "coordinates": self.coordinates,
@@ -56,6 +73,7 @@ class PointSet:
             "links": dict(self.links),
             "values": dict(self.values),
             "weights": self.weights,
+            "ranges": self.ranges,
         }
 
     @staticmethod
@@ -71,6 +89,9 @@ class PointSet:
             None
             if first.weights is None
             else torch.cat([p.weights for p in parts if p.weights is not None]),
+            None
+            if first.ranges is None
+            else torch.cat([p.ranges for p in parts if p.ranges is not None]),
         )
 
 
@@ -202,7 +223,9 @@ class Patch:
             name: points + torch.tensor(delta, dtype=torch.float64)
             for name, delta in self.shift.items()
         }
-        return PointSet(points, normals, links, weights=weights)
+        ranges = torch.stack([low, torch.tensor(self.high, dtype=torch.float64)], dim=-1)
+        ranges = ranges.expand(len(unit), -1, -1)
+        return PointSet(points, normals, links, weights=weights, ranges=ranges)
 
 
 class Patches:

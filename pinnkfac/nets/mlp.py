@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-INITIALISATIONS = {"lecun": math.sqrt(3.0), "torch": 1.0}
+INITIALISATIONS = {"torch": 1.0, "lecun": math.sqrt(3.0)}
 """What torch's first weights of hidden layers, of variance 1/(3 inputs), are multiplied by."""
 
 
@@ -55,10 +55,9 @@ class Mlp(nn.Module):
 
     ``embedding`` modules map the coordinates first (input scaling, Fourier features, periodic
     embedding). With ``residual``, a hidden layer of the same width adds its input to its output.
-    Weights start uniform, in float64, those of hidden layers with the variance 1/inputs
-    (``initialisation="lecun"``: LeCun, Bottou, Orr & Müller 1998, Efficient BackProp, eq. 16), so
-    that waves of the solution are not squeezed out by layers that are almost linear; biases and the
-    last layer as torch's ``nn.Linear`` does, and all where it is "torch".
+    Weights start as torch's ``nn.Linear`` does, in float64; with ``initialisation="lecun"``, those
+    of hidden layers have three times that variance, 1/inputs (LeCun, Bottou, Orr & Müller 1998,
+    Efficient BackProp, eq. 16).
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Mlp(nn.Module):
         *,
         embedding: Sequence[nn.Module] = (),
         residual: bool = False,
-        initialisation: str = "lecun",
+        initialisation: str = "torch",
     ) -> None:
         super().__init__()
         widths = list(widths)
@@ -84,7 +83,7 @@ class Mlp(nn.Module):
         sizes = [features, *(int(w) for w in widths), outputs]
         layers = [nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
         if initialisation not in INITIALISATIONS:
-            known = suggest(initialisation, INITIALISATIONS)
+            known = suggest(initialisation, ["auto", *INITIALISATIONS])
             raise UserError(f"net.initialisation={initialisation} is unknown. {known}")
         with torch.no_grad():
             for linear in layers[:-1]:

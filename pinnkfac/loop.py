@@ -172,6 +172,7 @@ def _step(
     report = stepper.update(points, same_loss=same, unseen=unseen)
     if not math.isfinite(report.trained_loss) or not all(map(math.isfinite, report.losses)):
         raise Diverged("the loss is no longer finite")
+    source.cost = report.cost
     loss = system.weighted(report.losses)
     if not math.isfinite(progress.first_loss):
         progress.first_loss = loss

@@ -21,8 +21,9 @@ from pinnkfac.memory import check_fits, making
 from pinnkfac.problem import Term
 from pinnkfac.settings import Count, Number, Positive, Range
 
-PART = 0.2
-"""Of the cost of a step, that the residuals at candidates may cost."""
+PART, SOME = 0.2, 10.0
+"""Of the cost of a step, that the residuals at candidates may cost; and that cost in evaluations of
+the residuals, where the step does not say what it is."""
 HEATED, HOT, HOTTEST = 3, 5, 10
 """What a step that fitted its own points only adds to the heat, of which every other takes 1; above
 HOT, points are new in every step; the most."""
@@ -47,16 +48,16 @@ class PointSettings:
 
     A term's number is ``numbers[name]``, else the term's own ``points``, else ``interior`` for a
     region of full dimension and ``lower`` for faces and slices; ``scale`` multiplies all but
-    ``numbers``. ``every``: draw new points every k steps; 0 keeps them. ``gap``: beside that, the
-    loss is now and then evaluated on new points, and these replace the old ones where it exceeds
-    ``gap`` times the loss reached on those: the net has begun to fit the points instead of the
-    equation. Checks are as frequent as that happens: after an exchange half as many steps apart
+    ``numbers``. ``every``: draw new points every k steps; 0: not for that. ``gap``: beside that,
+    the loss is now and then evaluated on new points, and these replace the old ones where it
+    exceeds ``gap`` times the loss reached on those: the net has begun to fit the points instead of
+    the equation. Checks are as frequent as that happens: after an exchange half as many steps apart
     as before, down to every step, else twice as many, up to ``check``; and at once where the loss
     falls below that on the last unseen points by ``gap``. None: never. ``faces``: points are denser
     at the faces of the domain, 1/(1 − faces) times at an edge in two dimensions, and count less
     there (see ``Clustered``); 0: as dense everywhere. ``adaptive`` chooses all but the first points
-    among candidates, and takes new ones every ``check`` steps at least. ``allocation`` says which
-    terms get more of the points; None: the numbers stay.
+    among candidates, and, where it gives them weights, takes new ones after ``check`` steps if
+    ``every`` is 0. ``allocation`` says which terms get more of the points; None: the numbers stay.
 
     Raises UserError where points are to be denser at the faces, but ``adaptive`` has no weights.
     """
@@ -120,6 +121,8 @@ class PointSource:
         """How many of the last steps fitted their own points only: see HEATED."""
         self.drawn = 0
         """How often points were drawn: losses at different counts do not compare."""
+        self.cost = math.nan
+        """Of the last step (curvature/cost.py), where it says so."""
         self.taken = 0
         """The first step that has the current points."""
         self.drawn_for = -1
@@ -134,7 +137,6 @@ class PointSource:
             if name not in names:
                 raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
         numbered = [self._numbered(term) for term in self._terms]
-        self.price = price
         self.plan = PointNumbers(numbered, settings.allocation, price or partial(forward, system))
 
     @property
@@ -177,7 +179,7 @@ class PointSource:
             self._take(self._new(), step)
         elif judged:
             pass
-        elif due:
+        elif due or self._stale(step):
             self._take(self._new(), step)
         elif settings.gap is not None and (
             step >= self.next_check or self.last_unseen > settings.gap * loss
@@ -188,8 +190,6 @@ class PointSource:
                 self._exchange(unseen, step)
                 self._next(step, max(1, self.interval // 2))
             else:
-                if self._stale(step):
-                    self._take(unseen, step)
                 self._next(step, 2 * self.interval)
         return self.current
 
@@ -212,9 +212,12 @@ class PointSource:
         return self.settings.adaptive is None or self.settings.adaptive.faithful
 
     def _stale(self, step: int) -> bool:
-        """Whether points were chosen by residuals that may be large elsewhere by now."""
-        adaptive = self.settings.adaptive is not None and self._faithful
-        return adaptive and step - self.taken >= self.settings.check
+        """Whether points were chosen by residuals that may be large elsewhere by now, or are the
+        first ones, and nothing but checks says when they are to be new."""
+        settings = self.settings
+        if settings.adaptive is None or not self._faithful or settings.every:
+            return False
+        return step - self.taken >= settings.check
 
     def unseen(self) -> list[TermPoints] | None:
         """New points to guard a step by, which may come next; None where it cannot fit its own
@@ -267,7 +270,7 @@ class PointSource:
 
     _plain = (
         *("exchanged", "interval", "next_check", "drawn", "judged", "drawn_for"),
-        *("last_unseen", "heat", "taken"),
+        *("last_unseen", "heat", "taken", "cost"),
     )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -310,10 +313,12 @@ class PointSource:
 
     def _candidates(self, adaptive: Selection, numbers: list[int]) -> list[int]:
         """How many candidates there are for a point of each term: fewer where their residuals
-        would cost more than a part of a step."""
-        price = math.inf if self.price is None else self.price(numbers)
-        most = PART * price / forward(self.system, numbers)
+        would cost more than a part of a step, and every step may ask for them."""
         wanted = [adaptive.candidates(term.where.dimension) for term in self._terms]
+        if not self._faithful:
+            return wanted
+        once = forward(self.system, numbers)
+        most = PART * (SOME if math.isnan(self.cost) else self.cost / once)
         return [max(1, int(min(most, factor))) for factor in wanted]
 
     # -- drawing -----------------------------------------------------------------------------------
@@ -335,6 +340,6 @@ class PointSource:
     def _points(self, term: Term, number: int) -> PointSet:
         coordinates = len(self.system.problem.coordinates.names)
         what, setting = f"{number} points of term '{term.name}'", self._setting(term)
-        check_fits(4 * 8 * number * coordinates, what, setting)
+        check_fits(8 * 8 * number * coordinates, what, setting)
         with making(what, setting):
             return term.where.draw(number, self.settings.rule, self.generator)

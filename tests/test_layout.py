@@ -35,6 +35,7 @@ LAYERS = (
     "step",
     "balance",
     "allocation",
+    "adaptive",
     "sources",
     "loop",
     "run_folder",

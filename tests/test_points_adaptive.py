@@ -12,7 +12,7 @@ from oracles import assert_close
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
-from pinnkfac.adaptive import ImportanceSampling, ResidualAdaptive, z_order
+from pinnkfac.adaptive import ImportanceSampling, ResidualAdaptive, _smooth, z_order
 from pinnkfac.assembly import check_settings
 from pinnkfac.configuration import compose
 from pinnkfac.curvature.cost import forward
@@ -122,7 +122,7 @@ def test_candidates_are_taken_as_often_as_their_numbers_say():
     residual = 0.1 + 90.0 * points.coordinates[:, :1] ** 20
     order = z_order(points.coordinates)
     expected = torch.empty(60, dtype=FLOAT)
-    expected[order] = rule.numbers(rule._smooth(residual[order]), number)
+    expected[order] = rule.numbers(_smooth(residual[order], 2), number)
     counts = torch.zeros(60, dtype=FLOAT)
     place = {float(x): i for i, x in enumerate(points.coordinates[:, 0])}
     for _ in range(rounds):
@@ -167,29 +167,46 @@ def test_chosen_points_are_even():
     assert int(counts.min()) >= 14 and int(counts.max()) <= 18
 
 
-def test_points_that_are_taken_often_fill_the_part_that_a_candidate_stands_for():
-    """Of a residual that is 0 but on one part in 400, a fifth of the points are there or more, ten
-    times as many as candidates, all of them different, and the weighted mean of a function that is
-    0 elsewhere is right."""
-    box = Box(x=(-1, 1), y=(0, 4))
-    rule, g = ImportanceSampling(share=0.5), generator(2)
-    means, spread = [], []
-    for _ in range(100):
-        candidates = box.interior.draw(4000, Clustered(Sobol(), 0.9), g)
-        x, y = candidates.coordinates.unbind(1)
-        hot = (x.abs() < 0.1) & (y < 0.1)
-        residual = hot.double()[:, None] * candidates.weights.sqrt()[:, None]
-        chosen = rule.choose(candidates, residual, 400, g)
-        x, y = chosen.coordinates.unbind(1)
-        assert bool(((x >= -1) & (x <= 1) & (y >= 0) & (y <= 4)).all())
-        inside = (x.abs() < 0.1) & (y < 0.1)
-        assert len(set(x[inside].tolist())) == int(inside.sum())
-        spread.append(float(inside.double().mean()))
-        means.append(float((chosen.weights * inside * (1 + y)).mean()))
-    assert 0.2 < sum(spread) / 100 < 0.5
-    mean = sum(means) / 100
-    error = (sum((m - mean) ** 2 for m in means)) ** 0.5 / 100
-    assert mean == pytest.approx(1.05 / 400, abs=4 * error) and error < 0.05 * mean
+def estimate(front, region, number, rounds, seed=2, faces=0.9):
+    """Means of a front² over chosen points, their standard error, and how many of these lie where
+    the front is more than a tenth, all different from each other."""
+    rule, g = ImportanceSampling(share=0.5), generator(seed)
+    means, inside = [], []
+    for _ in range(rounds):
+        candidates = region.draw(10 * number, Clustered(Sobol(), faces), g)
+        r = front(candidates.coordinates)[:, None] * candidates.weights.sqrt()[:, None]
+        chosen = rule.choose(candidates, r, number, g)
+        value = front(chosen.coordinates)
+        hot = chosen.coordinates[value > 0.1]
+        assert len({tuple(x) for x in hot.tolist()}) == len(hot)
+        means.append(float((chosen.weights * value**2).mean()))
+        inside.append(len(hot) / number)
+    mean = sum(means) / rounds
+    error = (sum((m - mean) ** 2 for m in means)) ** 0.5 / rounds
+    return mean, error, sum(inside) / rounds
+
+
+@pytest.mark.parametrize(("number", "rounds"), [(200, 200), (1000, 60)])
+@pytest.mark.parametrize("faces", [0.0, 0.9])
+def test_means_over_a_front_that_is_thinner_than_points_are_apart(number, rounds, faces):
+    """sech⁴(d/w), whose integral is 4w/3: several times as many points are there as elsewhere."""
+    box, width = Box(x=(-1, 1), y=(0, 1)), 0.02
+    front = lambda x: torch.cosh(x[:, 0] / width) ** -2  # noqa: E731
+    mean, error, inside = estimate(front, box.interior, number, rounds, faces=faces)
+    expected = 4.0 / 3.0 * width / 2.0
+    assert abs(mean / expected - 1.0) < 0.01 + 3.0 * error / expected < 0.1
+    assert inside > 3 * 1.8 * width
+
+
+def test_means_over_a_corner_and_over_faces_of_different_sizes():
+    box = Box(x=(0, 1), y=(0, 4))
+    corner = lambda x: torch.exp(-x.sum(dim=1) / 0.02)  # noqa: E731
+    mean, error, _ = estimate(corner, box.interior, 400, 100)
+    assert abs(mean / (1e-4 / 4) - 1.0) < 0.03 + 3.0 * error / (1e-4 / 4) < 0.1
+    mean, error, inside = estimate(corner, box.boundary, 400, 100)
+    expected = 2 * 0.01 / 10
+    assert abs(mean / expected - 1.0) < 0.02 + 3.0 * error / expected < 0.06
+    assert inside > 0.1
 
 
 def test_moved_points_stay_in_their_ranges_and_take_their_links_along():
@@ -228,7 +245,7 @@ def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
 
 def test_residuals_are_averaged_over_neighbours_on_the_curve():
     residual = torch.randn(200, 2, dtype=FLOAT, generator=generator(7))
-    found = ImportanceSampling(factor=6)._smooth(residual)
+    found = _smooth(residual, 3)
     squares = residual.square().sum(dim=1)
     expected = [squares[max(0, i - 3) : i + 4].mean().sqrt() for i in range(200)]
     assert_close(found[:, 0], torch.stack(expected), 1e-13)
@@ -237,7 +254,8 @@ def test_residuals_are_averaged_over_neighbours_on_the_curve():
 @pytest.mark.parametrize("rule", [ImportanceSampling(), ResidualAdaptive()], ids=["weights", "rad"])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_points_are_chosen_where_they_are(rule, weighted, device):
-    points = unit_points(40, 2, torch.ones(40, dtype=FLOAT) if weighted else None)
+    rule_of = Clustered(Sobol(), 0.9) if weighted else Sobol()
+    points = Box(x=(0, 1), y=(0, 2)).boundary.draw(40, rule_of, generator(3))
     here = points.to(device, torch.float32)
     found = rule.choose(here, here.coordinates, 10, generator(1))
     expected = rule.choose(points, points.coordinates.float(), 10, generator(1))
@@ -259,20 +277,47 @@ def test_important_points_come_at_checks_and_are_cheap_beside_a_step():
     first = source.at(0)
     fair = system.loss(first)
     assert all(source.at(step, fair) is first for step in range(1, 4))
-    later = [source.at(step, fair) for step in range(4, 9)][-1]
+    source.cost = math.inf
+    later = source.at(4, fair)
     x = later[0].points.coordinates[:, 0]
     assert later is not first and source.exchanged == 0
     assert float((x > 0.8).double().mean()) > 1.4 * 0.2  # the residual is x²
     assert system.loss(later) == pytest.approx(fair, rel=0.1)
-    assert source.unseen() is None or len(source.unseen()[0]) == 400
-    for price, factor in ((1e-9, 1), (10.0, 2), (1e9, 10), (math.inf, 10)):
-        cost = forward(system, [400, 60, 60, 1, 2])
-        bounded = PointSource(system, settings, generator(), lambda n, p=price * cost: p)
-        found = bounded._candidates(settings.adaptive, [400, 60, 60, 1, 2])
+    once = forward(system, [400, 60, 60, 1, 2])
+    for cost, factor in ((math.nan, 2), (1.0, 1), (24.0, 4), (1e9, 10), (math.inf, 10)):
+        source.cost = cost * once
+        found = source._candidates(settings.adaptive, [400, 60, 60, 1, 2])
         assert found == [factor, factor, factor, 1, 1]
 
 
-@pytest.mark.parametrize(("dimension", "chosen"), [(6, True), (8, False)])
+def test_important_points_do_not_wait_for_a_gap():
+    """Without ``gap``, ``check`` steps are all that there is; with ``every``, that alone counts."""
+    for settings, expected in (({"gap": None}, [4, 8]), ({"every": 5, "gap": None}, [5, 10])):
+        source = source_of(ramp(), ImportanceSampling(), **{"every": 0, "check": 4, **settings})
+        last, changed = source.at(0), []
+        for step in range(1, 11):
+            now = source.at(step, 1e-9)
+            if now is not last:
+                changed.append(step)
+            last = now
+        assert changed == expected
+
+
+def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
+    """Chosen by their residuals, with weights."""
+    box = Box(x=(0, 1), y=(0, 1))
+    problem = Problem(fields=("u",), terms=[Term("x", box.interior, lambda u, at: u - at.x**4)])
+    system = System(problem, net_for(problem, (9, 9)))
+    settings = PointSettings(adaptive=ImportanceSampling(), interior=60)
+    source = PointSource(system, settings, generator())
+    source.at(0)
+    source.cost = math.inf
+    (unseen,) = source.unseen()
+    assert len(unseen) == 60 < system.parameter_number
+    assert float(unseen.points.weights.std()) > 0.1
+
+
+@pytest.mark.parametrize(("dimension", "chosen"), [(6, [10, 10]), (7, [1, 10]), (8, [1, 1])])
 def test_in_many_dimensions_points_are_taken_as_they_are_drawn(dimension, chosen):
     """On faces, which have one less, too."""
     box = Box.cube(dimension)
@@ -284,12 +329,13 @@ def test_in_many_dimensions_points_are_taken_as_they_are_drawn(dimension, chosen
     system = System(problem, net_for(problem))
     settings = PointSettings(sampling=Even(), faces=0.9, adaptive=ImportanceSampling(), interior=30)
     source = PointSource(system, settings, generator(1))
-    assert source._candidates(settings.adaptive, [30, 200]) == [10 if chosen else 1] * 2
+    source.cost = math.inf
+    assert source._candidates(settings.adaptive, [30, 200]) == chosen
     first, g = source.at(0)[0].points, generator(1)
-    rule = Sobol() if chosen else Uniform()
+    rule = Sobol() if dimension == 6 else Uniform()
     drawn = box.interior.draw(30, Clustered(rule, 0.9), g)
     assert torch.equal(first.coordinates, drawn.coordinates)
-    assert chosen != bool((first.weights == 1.0).all())
+    assert (dimension == 6) != bool((first.weights == 1.0).all())
 
 
 def test_denser_faces_need_weights():

@@ -49,8 +49,8 @@ def exchanges(source, losses):
 def test_checks_become_rare_where_the_net_does_not_fit_its_points():
     source = source_of(check=8)
     unseen = []
-    residuals = source._trained_residuals
-    source._trained_residuals = lambda points: unseen.append(step_now[0]) or residuals(points)
+    fair = source._fair
+    source._fair = lambda: unseen.append(step_now[0]) or fair()
     step_now = [0]
     source.at(0)
     for step in range(1, 40):

@@ -83,7 +83,7 @@ class Mlp(nn.Module):
         sizes = [features, *(int(w) for w in widths), outputs]
         layers = [nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
         if initialisation not in INITIALISATIONS:
-            known = suggest(initialisation, ["auto", *INITIALISATIONS])
+            known = suggest(initialisation, INITIALISATIONS)
             raise UserError(f"net.initialisation={initialisation} is unknown. {known}")
         with torch.no_grad():
             for linear in layers[:-1]:

@@ -13,7 +13,7 @@ from torch import nn
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.memory import check_fits, making
 from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
-from pinnkfac.nets.mlp import Mlp
+from pinnkfac.nets.mlp import INITIALISATIONS, Mlp
 from pinnkfac.settings import Count, Number, Positive, check
 from pinnkfac.signature import Signature
 
@@ -68,6 +68,9 @@ class MlpSettings:
 
     def _initialisation(self, coordinates: int) -> str:
         if self.initialisation != "auto":
+            if self.initialisation not in INITIALISATIONS:
+                known = suggest(self.initialisation, ["auto", *INITIALISATIONS])
+                raise UserError(f"net.initialisation={self.initialisation} is unknown. {known}")
             return self.initialisation
         return "lecun" if coordinates <= FEW else "torch"
 

@@ -183,6 +183,7 @@ class AutoStepper(Stepper):
         report = self.methods[self.current].update(
             points, same_loss=same_loss and not note, unseen=unseen
         )
+        report = replace(report, cost=costs[self.current])
         loss = self.system.weighted(report.losses)
         if not math.isfinite(loss):  # a divergence, which the loop deals with
             return replace(report, note=note)
@@ -285,6 +286,6 @@ class AutoStepper(Stepper):
         self.methods[EXACT].damping = state["damping"]
         self.window = Window(**state["window"])
         for name in self._plain:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown")

@@ -28,6 +28,8 @@ class Report:
     direction_norm: float = math.nan
     reached: float = math.nan
     unseen: float = math.nan
+    cost: float = math.nan
+    """What the step costs, in multiplications (curvature/cost.py); NaN: it does not say."""
     growth: float = 1.0
     """How many times the points the step asks for from now on."""
     note: str = ""

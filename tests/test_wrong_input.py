@@ -154,7 +154,7 @@ SOLVE = [
     case("solve poisson2d step=kfac step.momentun=0.5", "Did you mean 'step.momentum'"),
     case("solve poisson2d step=adam damping.start=1", "damping.start", "step=adam brings"),
     case("solve poisson2d step=kfak", "step=kfak", "Did you mean 'kfac'"),
-    case("solve poisson2d points=random", "points=random", "grid, sobol, uniform"),
+    case("solve poisson2d points=random", "points=random", "grid, rad, sobol, uniform"),
     case("solve poisson2d stop.seconds=soon", "stop.seconds=soon", "a number above 0"),
     case("solve poisson2d stop.seconds=-5", "stop.seconds=-5", "above 0"),
     case("solve poisson2d stop.steps=1.5", "stop.steps=1.5", "whole number"),
@@ -310,7 +310,7 @@ def execute(words, folder):
     )  # fmt: skip
 
 
-OFTEN = list(range(0, len(CASES), 4))
+OFTEN = list(range(0, len(CASES), 8))
 """The cases of the default run; the others are slow, as each starts a process."""
 SELDOM = [number for number in range(len(CASES)) if number not in OFTEN]
 

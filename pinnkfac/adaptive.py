@@ -74,20 +74,16 @@ class ImportanceSampling(Selection):
         own = candidates.weights
         plain = residual if own is None else residual / own.to(residual).sqrt()[:, None]
         order = z_order(candidates.coordinates)
-        expected = torch.empty(len(order), dtype=torch.float64)
         reach = len(candidates) // number // 2
-        expected[order] = self.numbers(_smooth(plain[order], reach), number)
-        sums = expected[order].cumsum(0)
+        expected = self.numbers(_smooth(plain[order], reach), number)
+        sums = expected.cumsum(0)
         marks = torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(number)
-        taken = torch.searchsorted(sums, marks * (sums[-1] / number))
-        rows = order[taken.clamp_max(len(order) - 1)]
-        weights = number / (len(candidates) * expected[rows])
-        chosen = candidates[rows]
+        taken = torch.searchsorted(sums, marks * (sums[-1] / number)).clamp_max(len(order) - 1)
+        rows = order[taken]
+        weights = number / (len(candidates) * expected[taken])
         if own is not None:
             weights = weights.to(own) * own[rows]
-        if candidates.ranges is not None:
-            chosen = _spread(candidates, rows, generator)
-        return replace(chosen, weights=weights)
+        return replace(_spread(candidates, rows, generator), weights=weights)
 
     def numbers(self, residual: Tensor, number: int) -> Tensor:
         """n [batch] from the residuals [batch, equation] of all candidates."""
@@ -145,11 +141,13 @@ def _smooth(residual: Tensor, reach: int) -> Tensor:
 def _spread(candidates: PointSet, rows: Tensor, generator: Generator) -> PointSet:
     """Chosen candidates, each at a random place in the part of its region that it stands for: so
     that one that is taken several times is not the same point. All are moved: where only some
-    were, as many would leave a front as enter it no more."""
-    assert candidates.ranges is not None
+    were, as many would leave a front as enter it no more. Those of one box follow each other."""
+    chosen = candidates[rows]
+    if candidates.ranges is None:
+        return chosen
     ranges = candidates.ranges.to("cpu", torch.float64)
-    _, which, counts = ranges.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
-    chosen, sides = candidates[rows], (ranges[..., 1] - ranges[..., 0])[rows]
+    _, which, counts = ranges.unique_consecutive(return_inverse=True, return_counts=True, dim=0)
+    sides = (ranges[..., 1] - ranges[..., 0])[rows]
     part = 1.0 / counts[which[rows]].to(sides)
     if chosen.weights is not None:
         part = part * chosen.weights.to(sides)

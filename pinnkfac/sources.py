@@ -285,8 +285,10 @@ class PointSource:
         """Take unseen points, or more than these."""
         self.exchanged += 1
         larger = self.settings.growth.after(self.plan.size)
-        grown, self.plan.size = larger > self.plan.size, max(larger, self.plan.size)
-        self._take(unseen if self._faithful and not grown else self._new(), step)
+        grown = larger > self.plan.size
+        if grown:
+            self.plan.size = larger
+        self._take(self._new() if grown or not self._faithful else unseen, step)
 
     def _fair(self) -> list[TermPoints]:
         """New points, the loss on which is that on the regions, up to chance."""

@@ -618,7 +618,12 @@ def test_options_have_the_same_keys_and_the_defaults_of_the_class():
     }
     assert len({frozenset(v) for v in keys.values()}) == 1
     nodes = compose("any", {}, ["points=rad"]).points
-    for node, settings in ((nodes.adaptive, ResidualAdaptive()), (nodes.growth, Growth())):
+    weighted = compose("any", {}, ["points=adaptive"]).points.adaptive
+    for node, settings in (
+        (nodes.adaptive, ResidualAdaptive()),
+        (weighted, ImportanceSampling()),
+        (nodes.growth, Growth()),
+    ):
         assert {k: v for k, v in node.items() if k != "_target_"} == vars(settings)
 
 

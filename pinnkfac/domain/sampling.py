@@ -84,7 +84,7 @@ class Even:
     """Scrambled Sobol points in up to DENSE coordinates, independent uniform ones in more.
 
     Some hundred Sobol points in ten coordinates are balanced in one coordinate only, and steps on
-    them learn less: RMS errors of 6 instead of 0.1 after 60 seconds of log_fokker_planck9d.
+    them learn less: log_fokker_planck9d, RMS 5.6 after 61 seconds, with uniform ones 0.2 after 53.
     """
 
     regular = False

@@ -13,12 +13,9 @@ from torch import nn
 from pinnkfac.errors import UserError, suggest
 from pinnkfac.memory import check_fits, making
 from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
-from pinnkfac.nets.mlp import INITIALISATIONS, Mlp
+from pinnkfac.nets.mlp import Mlp
 from pinnkfac.settings import Count, Number, Positive, check
 from pinnkfac.signature import Signature
-
-FEW = 3
-"""Coordinates in which points are dense enough for any net."""
 
 
 class NetSettings(Protocol):
@@ -32,12 +29,7 @@ class NetSettings(Protocol):
 @dataclass(frozen=True)
 class MlpSettings:
     """A multilayer perceptron behind the maps of the coordinates that are asked for, in the order
-    scaling to [−1, 1], periodic embedding, Fourier features.
-
-    ``initialisation="auto"`` is "lecun" for at most FEW coordinates, as layers that are almost
-    linear at first learn waves late. Where points cannot be dense, it is "torch": nets that start
-    smoother are closer to the solution between the points (measured: 20 times in 5 dimensions).
-    """
+    scaling to [−1, 1], periodic embedding, Fourier features."""
 
     widths: Sequence[Count] = (64, 64, 48, 48)
     activation: str = "tanh"
@@ -63,16 +55,8 @@ class MlpSettings:
                 self.activation,
                 embedding=self._embedding(signature),
                 residual=self.residual,
-                initialisation=self._initialisation(len(signature.coordinates.names)),
+                initialisation=self.initialisation,
             )
-
-    def _initialisation(self, coordinates: int) -> str:
-        if self.initialisation != "auto":
-            if self.initialisation not in INITIALISATIONS:
-                known = suggest(self.initialisation, ["auto", *INITIALISATIONS])
-                raise UserError(f"net.initialisation={self.initialisation} is unknown. {known}")
-            return self.initialisation
-        return "lecun" if coordinates <= FEW else "torch"
 
     def _embedding(self, signature: Signature) -> list[nn.Module]:
         names, domain = signature.coordinates.names, signature.domain

@@ -21,12 +21,14 @@ from oracles import assert_close, flat, jacobian, random_direction, residuals
 from torch import Generator, nn
 
 from pinnkfac import UserError
+from pinnkfac.curvature.least_squares import Dual, Primal
 from pinnkfac.direction import combine, norm
 from pinnkfac.errors import Diverged
 from pinnkfac.linearise import System
 from pinnkfac.step.damping import ByLength, Constant
+from pinnkfac.step.path import CurvedPath
 from pinnkfac.step.search import Backtracking, Fixed
-from pinnkfac.step.spring import Dual, Primal, Published, Spring, SpringDescent
+from pinnkfac.step.spring import Published, Spring, SpringDescent
 
 RTOL = 1e-10
 LENGTH = 1e-3
@@ -223,7 +225,8 @@ def test_the_bend_cancels_the_second_derivative_of_the_residual():
     gramian = j.T @ j + 1e-3 * torch.eye(j.shape[1]).to(j)
     expected = -torch.linalg.solve(gramian, j.T @ second)
     limit = 1.5 * norm(direction)
-    found = flat(stepper._bend(direction, 1e-3, linearisation, points))
+    solve = lambda right: stepper.descent.least_squares(right, 1e-3)  # noqa: E731
+    found = flat(CurvedPath(linearisation, points, direction, solve).bend)
     if float(expected.norm()) > limit:
         expected = limit / expected.norm() * expected
     assert_close(found, expected, 1e-9)
@@ -236,12 +239,13 @@ def test_the_bend_is_at_most_as_long_as_allowed(monkeypatch):
     linearisation = system.linearise(points)
     stepper.descent.prepare(linearisation, 1e-14, 0)
     direction = [100.0 * v for v in random_direction(system, 1)]
-    bend = stepper._bend(direction, 1e-14, linearisation, points)
+    solve = lambda right: stepper.descent.least_squares(right, 1e-14)  # noqa: E731
+    bend = CurvedPath(linearisation, points, direction, solve).bend
     assert norm(bend) <= 1.5 * norm(direction) * (1 + 1e-12)
     monkeypatch.setattr(
         system, "weighted_residual", lambda points: linearisation.residual * math.nan
     )
-    assert norm(stepper._bend(direction, 1e-14, linearisation, points)) == 0.0
+    assert CurvedPath(linearisation, points, direction, solve).bend is None
 
 
 def test_steps_follow_the_bent_path():
@@ -249,23 +253,24 @@ def test_steps_follow_the_bent_path():
     step = Spring(decay=0.5, least_length=0.0, geodesic=True)
     search = Backtracking(longest=0.5)
     system, points, stepper = started(poisson(), 6, 5, step=step, search=search, damping=1e-6)
-    bends, directions = [], []
-    bend = stepper._bend
-    stepper._bend = lambda d, *rest: (
-        directions.append(d) or bends.append(bend(d, *rest)) or bends[-1]
-    )
+    paths = []
+    make = stepper._path
+    stepper._path = lambda *given: paths.append(make(*given)) or paths[-1]
     before = system.get_parameters()
     report = stepper.update(points)
     a = report.length
-    assert 0 < a < 1 and norm(bends[0]) > 0
-    expected = combine((1.0, before), (a, directions[0]), (0.5 * a * a, bends[0]))
+    (path,) = paths
+    assert 0 < a < 1 and norm(path.bend) > 0
+    expected = combine((1.0, before), (a, path.direction), (0.5 * a * a, path.bend))
     assert_close(flat(system.get_parameters()), flat(expected), 1e-14)
-    assert_close(flat(stepper.descent.past), a * flat(directions[0]), 1e-12)
+    assert_close(flat(stepper.descent.past), a * flat(path.direction), 1e-12)
 
 
 def test_geodesic_and_published_lengths_exclude_each_other():
     with pytest.raises(UserError, match=r"step\.geodesic=true needs a line search"):
         Spring(geodesic=True, published=Published())
+    with pytest.raises(UserError, match=r"step\.corrections=8 needs a line search"):
+        Spring(corrections=8, published=Published())
 
 
 def test_weighted_residual_is_that_of_a_linearisation():

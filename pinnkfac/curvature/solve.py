@@ -8,8 +8,8 @@ from torch import Tensor
 from pinnkfac.curvature.kronecker import floored, symmetric_eigen
 from pinnkfac.errors import Diverged
 
-RAISED = 10.0
-TRIES = 4
+RAISED = 4.0
+TRIES = 6
 """Where Cholesky fails, the damping is multiplied by ``RAISED``, at most so many times."""
 
 
@@ -21,7 +21,7 @@ def solve_damped(matrix: Tensor, right: Tensor, damping: float, *, jacobi: bool 
 class Damped:
     """(C + λ)⁻¹ for a symmetric positive semidefinite C [param, param], factorised once.
 
-    By Cholesky; where it fails for rounding, with raised damping (at least ε·param·max C_ii); at
+    By Cholesky; where it fails for rounding, with raised damping (from ε·‖C‖ on); at
     last by eigenvalues, those below ε times the largest raised to it. ``jacobi`` factorises
     D^-½ (C + λ) D^-½ with D = diag(C + λ): the same solution with less rounding where parameters
     differ in scale. Cholesky takes the memory of one more matrix.
@@ -35,17 +35,20 @@ class Damped:
         self.matrix = matrix
         self.damping = damping
         self.jacobi = jacobi
+        self.raised = 0.0
+        """The damping that was needed instead, for rounding; 0: none."""
         self._eigen: tuple[Tensor, Tensor] | None = None
         self._factor: Tensor | None = None
         self._scale: Tensor | None = None
         if not len(matrix):
             return
         eps = torch.finfo(matrix.dtype).eps
-        rounding = len(matrix) * eps * float(matrix.diagonal().max())
+        rounding = eps * float(torch.linalg.matrix_norm(matrix))
         work, shift = torch.empty_like(matrix), damping
         for _ in range(1 + TRIES):
             work.copy_(matrix).diagonal().add_(shift)
             if self._cholesky(work):
+                self.raised = shift if shift > damping else 0.0
                 return
             shift = RAISED * max(shift, rounding)
 

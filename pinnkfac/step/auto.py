@@ -67,7 +67,7 @@ class Auto:
     operations and on losses, never on the clock, so that a run can be repeated.
     """
 
-    exact: Spring = field(default_factory=lambda: Spring(geodesic=True))
+    exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
     factored: Kfac = field(default_factory=_factored)
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
     multiplications: Positive = 3e10

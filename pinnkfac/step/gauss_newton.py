@@ -22,19 +22,19 @@ from pinnkfac.settings import Number, Positive
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.model import best_combination
+from pinnkfac.step.path import CurvedPath, Path
 from pinnkfac.step.search import Accepted, Fixed, Search
 
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
 SMALLEST = 1e-8
-DIFFERENCE = 0.1
-"""Part of a step over which its second derivative is measured."""
 ALLOWED, FORGET = 2.0, 1.1
 """See Guard."""
 PLATEAU = 4
 """Steps without a new low of the loss on unseen points after which momentum is trusted less."""
-BENT = 0.75
-"""Largest acceleration: half of it, over the length of the step."""
+NEAR = 30.0
+"""Paths are corrected at dampings of at most so many times the least one: far from a solution,
+steps that lower the loss as far as it goes lead to where it is low without a solution."""
 
 
 class Descent:
@@ -45,6 +45,8 @@ class Descent:
 
     unit: float = 1.0
     """What a damping of 1 is, set by ``prepare``; a descent is given absolute dampings."""
+    least_damping: float = 0.0
+    """The smallest one that the last direction knew apart from zero, for rounding."""
 
     def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
         """Take in the linearisation of step number ``step``: averages, inverses."""
@@ -63,7 +65,8 @@ class Descent:
         """Learn that the loss on unseen points fell to a new low, or has not for PLATEAU steps."""
 
     def least_squares(self, right: Tensor, damping: float) -> Direction:
-        """The minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual].
+        """About the minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual]: as
+        far as it costs little after ``direction`` with the same damping.
 
         Only exact descents have one.
         """
@@ -147,6 +150,7 @@ class GaussNewtonStepper(Stepper):
         momentum: float = 0.0,
         lengths: Automatic | None = None,
         geodesic: bool = False,
+        corrections: int = 0,
     ) -> None:
         for group, part, needed in (("search", search, "run"), ("damping", damping, "after")):
             if not hasattr(part, needed):
@@ -156,6 +160,7 @@ class GaussNewtonStepper(Stepper):
         self.momentum = momentum
         self.lengths = lengths
         self.geodesic = geodesic
+        self.corrections = corrections
         self.search = search
         self.guarded = not isinstance(search, Fixed)
         self.schedule = damping
@@ -163,6 +168,7 @@ class GaussNewtonStepper(Stepper):
         self.steps = 0
         self.past: list[Direction] = []
         self.last_length: float | None = None
+        self.last_norm = 0.0
         self.pending: tuple[float, float] | None = None
         self.lowest = math.inf
         self.record, self.since = math.inf, 0
@@ -191,8 +197,9 @@ class GaussNewtonStepper(Stepper):
         direction, predicted = self._direction(newton, gradient, linearisation)
         slope = inner(gradient, direction)
         curvature = self._curvature(direction, slope, predicted, linearisation)
-        bend = self._bend(direction, damping, linearisation, points) if self.geodesic else None
-        accepted = self._search(direction, bend, slope, linearisation.loss, points, guard)
+        path = self._path(direction, damping, linearisation, points)
+        accepted = self._search(path, slope, linearisation.loss, guard)
+        self.damping = max(self.damping, self.descent.least_damping / self.descent.unit)
         used, ratio = self.damping, math.nan
         if self.schedule.needs_ratio:
             a = accepted.length
@@ -255,62 +262,49 @@ class GaussNewtonStepper(Stepper):
             linearisation, gradient, sources, damping, by_layer=lengths.by_layer
         )
 
-    def _bend(
+    def _path(
         self,
         direction: Direction,
         damping: float,
         linearisation: Linearisation,
         points: Sequence[TermPoints],
-    ) -> Direction:
-        """The acceleration a of the path θ + αδ + ½α²a on which the residual stays linear in α:
-        J a = −∂²r/∂α², by a difference quotient (Transtrum & Sethna 2012, arXiv:1201.5885)."""
-        start = self.system.get_parameters()
-        self.system.set_parameters(combine((1.0, start), (DIFFERENCE, direction)))
-        ahead = self.system.weighted_residual(points)
-        self.system.set_parameters(start)
-        first = (ahead - linearisation.residual) / DIFFERENCE - linearisation.jvp(direction)
-        second = (2.0 / DIFFERENCE) * first
-        if not bool(torch.isfinite(second).all()):
-            return [torch.zeros_like(v) for v in direction]
-        bend = self.descent.least_squares(-second, damping)
-        size, limit = norm(bend), 2.0 * BENT * norm(direction)
-        return bend if size <= limit else [limit / size * v for v in bend]
+    ) -> Path:
+        corrections = self.corrections if damping <= NEAR * self.descent.least_damping else 0
+        if not (self.geodesic or corrections):
+            return Path(self.system, points, direction)
 
-    def _search(
-        self,
-        direction: Direction,
-        bend: Direction | None,
-        slope: float,
-        loss_0: float,
-        points: Sequence[TermPoints],
-        guard: Guard | None,
-    ) -> Accepted:
+        def solve(right: Tensor) -> Direction:
+            return self.descent.least_squares(right, damping)
+
+        return CurvedPath(
+            linearisation, points, direction, solve, bent=self.geodesic, corrections=corrections
+        )
+
+    def _search(self, path: Path, slope: float, loss_0: float, guard: Guard | None) -> Accepted:
         """Choose the length and move there."""
-        start = self.system.get_parameters()
         where = 0.0
-
-        def moved(length: float) -> Direction:
-            if bend is None:
-                return combine((1.0, start), (length, direction))
-            return combine((1.0, start), (length, direction), (0.5 * length * length, bend))
 
         def loss(length: float) -> float:
             nonlocal where
-            self.system.set_parameters(moved(length))
             where = length
-            value = self.system.loss(points)
+            value = path.go(length, loss_0)
             allowed = guard is None or value >= loss_0 or guard.allows(length)
             return value if allowed else math.inf
 
-        last = None if self.lengths is not None else self.last_length
-        accepted = self.search.run(loss, loss_0, slope, last)
+        accepted = self.search.run(loss, loss_0, slope, self._last_length(norm(path.direction)))
         if loss_0 - accepted.loss < 4 * torch.finfo(self.system.dtype).eps * loss_0:
             accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
-        if accepted.length == 0.0:
-            self.system.set_parameters(start)
-        elif where != accepted.length:
-            self.system.set_parameters(moved(accepted.length))
+        if where != accepted.length:
+            path.go(accepted.length, loss_0)
         return accepted
+
+    def _last_length(self, size: float) -> float | None:
+        """The last accepted length, for a direction of this norm: changed by a power of two to be
+        about as far in the parameters, as the norm depends much on the damping."""
+        last, self.last_norm = self.last_norm, size
+        if self.lengths is not None or self.last_length is None or not (last > 0 and size > 0):
+            return None
+        return self.last_length * 2.0 ** math.ceil(math.log2(last / size))
 
     def _curvature(
         self, direction: Direction, slope: float, predicted: float, linearisation: Linearisation
@@ -369,4 +363,7 @@ class GaussNewtonStepper(Stepper):
         for name in self._plain:
             setattr(self, name, state[name])
 
-    _plain = ("damping", "steps", "past", "last_length", "pending", "lowest", "record", "since")
+    _plain = (
+        *("damping", "steps", "past", "last_length", "last_norm", "pending"),
+        *("lowest", "record", "since"),
+    )

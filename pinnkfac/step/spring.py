@@ -6,22 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from torch import Generator, Tensor
 
-from pinnkfac.curvature.gramian import gramian
-from pinnkfac.curvature.kernel import kernel
-from pinnkfac.curvature.solve import Damped
+from pinnkfac.curvature.least_squares import DampedLeastSquares, Dual, Primal
 from pinnkfac.direction import Direction, combine, norm
-from pinnkfac.errors import Diverged, UserError
+from pinnkfac.errors import UserError
 from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import check_fits, making
-from pinnkfac.settings import NonNegative, Positive, Range
+from pinnkfac.settings import NonNegative, Number, Positive, Range
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search
 
-POINTS = "points.scale, points.interior or points.lower"
 LOST, GAINED = 0.5, 1.2
 """Factors on the decay after a plateau of the loss on unseen points, and after each new low."""
 
@@ -50,25 +45,40 @@ class Spring:
     linear along a step, and hurts where it is not. With fewer parameters than residuals φ = 0
     too, as there is no choice among steps. ``relative``: λ counts in units of the mean
     diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
-    along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9). With fewer parameters than
-    residuals, the same step is computed from JᵀJ, with a correction by J.
+    along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9), and near a solution at most
+    ``corrections`` further solves with the same factor keep it where the residual follows its
+    linear model (see ``CurvedPath``). With fewer parameters than residuals, the same step is
+    computed from JᵀJ.
+
+    Raises UserError for either beside ``published``.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
     least_length: NonNegative = 0.05
     relative: bool = True
     geodesic: bool = False
+    corrections: Number = 0
     published: Published | None = None
 
     def __post_init__(self) -> None:
-        if self.geodesic and self.published is not None:
-            raise UserError("step.geodesic=true needs a line search: set step.published=null")
+        for name, value in (("geodesic", self.geodesic), ("corrections", self.corrections)):
+            if value and self.published is not None:
+                raise UserError(
+                    f"step.{name}={str(value).lower()} needs a line search: set step.published=null"
+                )
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
     ) -> GaussNewtonStepper:
         descent = SpringDescent(self, system)
-        return GaussNewtonStepper(system, descent, search, damping, geodesic=self.geodesic)
+        return GaussNewtonStepper(
+            system,
+            descent,
+            search,
+            damping,
+            geodesic=self.geodesic,
+            corrections=self.corrections,
+        )
 
 
 class SpringDescent(Descent):
@@ -77,7 +87,7 @@ class SpringDescent(Descent):
     def __init__(self, settings: Spring, system: System) -> None:
         self.settings = settings
         self.system = system
-        self.solver: Dual | Primal | None = None
+        self.solver: DampedLeastSquares | None = None
         self.past: Direction | None = None
         self.trust = 1.0
         """The part of the decay that is used."""
@@ -97,7 +107,9 @@ class SpringDescent(Descent):
         right = -linearisation.residual
         if past is not None and decay:
             right = right - decay * linearisation.jvp(past)
-        phi = self.least_squares(right, damping)
+        assert self.solver is not None
+        phi = self.solver.solve(right, damping)
+        self.least_damping = self.solver.least_damping
         if past is not None and decay:
             phi = combine((1.0, phi), (decay, past))
         published = self.settings.published
@@ -113,9 +125,8 @@ class SpringDescent(Descent):
         return [min(published.learning_rate, limit) / correction * v for v in phi]
 
     def least_squares(self, right: Tensor, damping: float) -> Direction:
-        """The minimiser x of ‖J x − right‖² + damping ‖x‖², for right [residual]."""
         assert self.solver is not None
-        return self.solver.solve(right, damping)
+        return self.solver.solve(right, damping, refined=False)
 
     def taken(self, step: Direction | None, length: float) -> None:
         if self.settings.published is None:
@@ -138,62 +149,3 @@ class SpringDescent(Descent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.past, self.steps, self.trust = state["past"], state["steps"], state["trust"]
-
-
-class Dual:
-    """x = Jᵀ (J Jᵀ + λ)⁻¹ right."""
-
-    def __init__(self, linearisation: Linearisation) -> None:
-        self.linearisation = linearisation
-        self.kernel = kernel(linearisation)
-        self._inverse: Damped | None = None
-
-    def mean_diagonal(self) -> float:
-        return float(self.kernel.trace()) / len(self.kernel)
-
-    def solve(self, right: Tensor, damping: float) -> Direction:
-        with making("the factor of the kernel", POINTS):
-            if self._inverse is None or self._inverse.damping != damping:
-                self._inverse = Damped(self.kernel, damping)
-            weights = self._inverse.solve(right)
-        return self.linearisation.vjp(weights)
-
-
-class Primal:
-    """The same x from JᵀJ + λ, corrected once by J itself, so that the squared condition number
-    hardly shows (corrected seminormal equations, Björck 1987, doi:10.1016/0024-3795(87)90101-7).
-    """
-
-    def __init__(self, linearisation: Linearisation) -> None:
-        self.linearisation = linearisation
-        number, columns = len(linearisation.residual), linearisation.system.parameter_number
-        check_fits(
-            linearisation.residual.element_size() * (number + 3 * columns) * columns,
-            f"the Gramian of {columns} parameters, from {number} residuals",
-            POINTS,
-        )
-        with making("the Gramian", POINTS):
-            self.gramian = gramian(linearisation)
-        self._inverse: Damped | None = None
-
-    def mean_diagonal(self) -> float:
-        return float(self.gramian.trace()) / len(self.linearisation.residual)
-
-    def solve(self, right: Tensor, damping: float) -> Direction:
-        if not (math.isfinite(damping) and bool(torch.isfinite(right).all())):
-            raise Diverged("the residual is NaN or infinite: training diverged")
-        solution = self._apply(self.linearisation.vjp(right), damping)
-        left = self.linearisation.vjp(right - self.linearisation.jvp(solution))
-        change = self._apply(combine((1.0, left), (-damping, solution)), damping)
-        if norm(change) < norm(solution):  # else the factor is all rounding
-            solution = combine((1.0, solution), (1.0, change))
-        return solution
-
-    def _apply(self, gradient: Direction, damping: float) -> Direction:
-        """(JᵀJ + λ)⁻¹ gradient."""
-        if self._inverse is None or self._inverse.damping != damping:
-            with making("the factor of the Gramian", POINTS):
-                self._inverse = Damped(self.gramian, damping)
-        flat = self._inverse.solve(torch.cat([g.reshape(-1) for g in gradient]))
-        parts = flat.split([g.numel() for g in gradient])
-        return [part.view_as(g) for part, g in zip(parts, gradient, strict=True)]

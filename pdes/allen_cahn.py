@@ -38,17 +38,14 @@ def allen_cahn(diffusion: float = 1e-4, reaction: float = 5.0) -> Problem:
     def phases(u, at):
         return u.t - diffusion * u.xx - reaction * (u - u**3)
 
-    def periodic(u, at):
-        return u - u(at.opposite), u.x - u.x(at.opposite)
-
     return Problem(
         fields=("u",),
         terms=[
             Term("phases", box.interior, phases, points=3000),
             Term("start", box.at(t=0), lambda u, at: u - initial(at), points=400),
-            Term("periodic", box.opposite("x"), periodic, points=200),
         ],
         solution=solution,
+        periodic=("x",),
         source="arXiv:1711.10561",
     )
 

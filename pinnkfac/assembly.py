@@ -168,8 +168,8 @@ def _to(value: Any, device: torch.device) -> Any:
 def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None) -> Assembly:
     """Build all parts, and look at the first residuals.
 
-    ``net`` replaces the configured one. Raises UserError for settings that cannot be, and where a
-    residual is not finite at the start.
+    ``net`` replaces the configured one. Raises UserError for settings that cannot be, for a net
+    that is not periodic where the problem is, and where a residual is not finite at the start.
     """
     general = general_settings(config)
     dtype, device = _dtype(general.dtype), _device(general.device)
@@ -183,6 +183,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
         memory=general.memory * GIB,
         workers=_workers(general.threads, device),
     )
+    _check_periodic(system, problem)
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
     price = partial(step.cost, system) if hasattr(step, "cost") else None
@@ -202,6 +203,30 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     start = partial(step.start, system, search, damping, generators["step"])
     first_damping = getattr(damping, "start", 0.0)
     return Assembly(system, source, start, balance, stop, generators, first_damping)
+
+
+def _check_periodic(system: System, problem: Problem) -> None:
+    """Compare the net at both ends of the coordinates that the problem is periodic in."""
+    names, ranges = problem.coordinates.names, problem.domain.ranges
+    low, high = (torch.tensor(ends) for ends in zip(*ranges.values(), strict=True))
+    places = torch.rand(16, len(names), generator=Generator().manual_seed(0), dtype=torch.float64)
+    places = (low + (high - low) * places).to(system.device, system.dtype)
+    rounding = torch.finfo(system.dtype).eps ** 0.5
+    for i, name in enumerate(names):
+        if name not in problem.signature.periodic:
+            continue
+        ends = []
+        for value in ranges[name]:
+            places[:, i] = value
+            with torch.no_grad():
+                ends.append(system.net(places))
+        left, right = ends
+        if not torch.allclose(left, right, rtol=0.0, atol=rounding * float(left.abs().max())):
+            raise UserError(
+                f"net: the problem is periodic in {name}, but the given net is not: begin it with "
+                "pinnkfac.nets.PeriodicEmbedding, or leave periodic out of the Problem and add a "
+                f"term on box.opposite('{name}')"
+            )
 
 
 def check_settings(config: DictConfig) -> None:

@@ -154,6 +154,7 @@ EXAMPLES = {
     "parameters": "(kappa,)",
     "units": "{'u': 'K'}",
     "vectors": "{'velocity': ('u', 'v')}",
+    "periodic": "('x',)",
 }
 
 
@@ -189,7 +190,9 @@ class Problem:
     ``domain`` is the box that errors and pictures use (default: the box of the first term).
     ``units`` are shown with the names of fields and coordinates: ``units={"x": "m", "u": "K"}``.
     ``vectors`` says which fields are the components of a vector, one per coordinate of space:
-    ``vectors={"velocity": ("u", "v")}``. ``source`` says where the problem is from.
+    ``vectors={"velocity": ("u", "v")}``. In the coordinates named in ``periodic`` every field has
+    the period of the domain, by the net: no term is needed. ``source`` says where the problem is
+    from.
 
     Raises UserError where terms disagree about coordinates, names repeat, or nothing is given.
     """
@@ -204,6 +207,7 @@ class Problem:
         domain: Box | None = None,
         units: Mapping[str, str] | None = None,
         vectors: Mapping[str, Sequence[str]] | None = None,
+        periodic: Sequence[str] = (),
         source: str = "",
     ) -> None:
         self.fields = _several("fields", (fields,) if isinstance(fields, str) else fields, str)
@@ -243,6 +247,7 @@ class Problem:
             dict(units or {}),
             {name: tuple(components) for name, components in (vectors or {}).items()},
             tuple(p.name for p in self.parameters),
+            _several("periodic", (periodic,) if isinstance(periodic, str) else periodic, str),
         )
 
     def _common_coordinates(self, domain: Box | None) -> Coordinates:

@@ -17,9 +17,10 @@ class Signature:
 
     ``vectors`` maps the name of a vector field to its components, one field per coordinate of
     space. ``units`` maps the name of a field or coordinate to its unit, as it is to be shown.
-    ``parameters`` are the names of unknown coefficients.
+    ``parameters`` are the names of unknown coefficients. Every field is the same at both ends of
+    each coordinate in ``periodic``, with all derivatives.
 
-    Raises UserError for a unit or a component of something that does not exist.
+    Raises UserError for a unit, a component or a period of something that does not exist.
     """
 
     fields: tuple[str, ...]
@@ -27,12 +28,19 @@ class Signature:
     units: Mapping[str, str] = field(default_factory=dict)
     vectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
+    periodic: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = (*self.fields, *self.coordinates.names)
         for name in self.units:
             if name not in known:
                 raise UserError(f"units: there is no '{name}'. {suggest(name, known)}")
+        for name in self.periodic:
+            if name not in self.coordinates.names:
+                raise UserError(
+                    f"periodic: there is no coordinate '{name}'. "
+                    f"{suggest(name, self.coordinates.names)}"
+                )
         space = self.coordinates.space
         for vector, components in self.vectors.items():
             for name in components:
@@ -70,6 +78,7 @@ class Signature:
             "units": dict(self.units),
             "vectors": {name: list(components) for name, components in self.vectors.items()},
             "parameters": list(self.parameters),
+            "periodic": list(self.periodic),
         }
 
     @staticmethod
@@ -82,4 +91,5 @@ class Signature:
             dict(values["units"]),
             {name: tuple(components) for name, components in values["vectors"].items()},
             tuple(values["parameters"]),
+            tuple(values.get("periodic", ())),
         )

@@ -29,7 +29,7 @@ POINTS = 16
 TOLERANCE = 1e-9
 # Reference solutions that are interpolated are differentiated as polynomials, hence less exactly;
 # worst are first derivatives at the ends at t < 0.01, where the start has a kink.
-LOOSE = {("allen_cahn", "phases"): 1e-4, ("allen_cahn", "periodic"): 5e-3}
+LOOSE = {("allen_cahn", "phases"): 1e-4}
 
 # Points inside and on conditions in the paper (arXiv:2405.15603), medium and big nets.
 PAPER = {
@@ -189,6 +189,17 @@ def test_kdv_against_the_formula_with_hyperbolic_functions():
     below = (k1 - k2) * torch.cosh((a + b) / 2) + (k1 + k2) * torch.cosh((a - b) / 2)
     expected = 2 * (c1 - c2) * above / below**2
     torch.testing.assert_close(exact_solution(problem, points)[:, 0], expected)
+
+
+@every_file
+def test_the_exact_solution_is_periodic_where_the_problem_is(problem):
+    for name in problem.signature.periodic:
+        ends = []
+        for value in problem.domain.ranges[name]:
+            generator = torch.Generator().manual_seed(0)
+            points = problem.domain.at(**{name: value}).draw(POINTS, Uniform(), generator)
+            ends.append(exact_solution(problem, points.coordinates))
+        assert torch.allclose(*ends, rtol=0.0, atol=1e-9)
 
 
 def test_allen_cahn_reference_converges():

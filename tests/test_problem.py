@@ -134,6 +134,11 @@ BAD = {
     "domain that is a number": (lambda: problem(domain=3), ["domain=3 is int", "give a Box"]),
     "units in a list": (lambda: problem(units=["m"]), ["units=['m'] is list", "dictionary"]),
     "vectors in a word": (lambda: problem(vectors="uv"), ["vectors='uv' is str", "dictionary"]),
+    "periodic in a coordinate that is none": (
+        lambda: problem(periodic=("y",)),
+        ["periodic: there is no coordinate 'y'", "t, x"],
+    ),
+    "periodic by number": (lambda: problem(periodic=1), ["periodic is int", "periodic=('x',)"]),
     "Parameter that is not finite": (lambda: Parameter("k", math.nan), ["'k'", "finite"]),
 }
 

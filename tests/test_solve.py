@@ -10,13 +10,15 @@ from functools import partial
 import pytest
 import torch
 from oracles import assert_close
+from torch import nn
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, resume, solve
 from pinnkfac.assembly import assemble
 from pinnkfac.configuration import compose
 from pinnkfac.loop import Stop, run
-from pinnkfac.nets import MlpSettings
+from pinnkfac.nets import Mlp, MlpSettings, PeriodicEmbedding
 from pinnkfac.run_folder import parameters_sha256
+from pinnkfac.solution import Solution
 
 SMALL = ("net.widths=[16,16]", "stop.seconds=null", "threads=1")
 
@@ -272,6 +274,39 @@ def test_a_periodic_net_is_periodic_and_fourier_features_follow_it():
     assert not torch.allclose(left, middle, rtol=1e-3)
     with pytest.raises(UserError, match="unknown coordinate 'z'"):
         solve(poisson, *SMALL, "stop.steps=1", "net.periodic=[z]")
+
+
+def transport() -> Problem:
+    box = Box(t=(0, 1), x=(0, 2))
+    return Problem(
+        fields=("u",),
+        terms=[
+            Term("transport", box.interior, lambda u, at: u.t + u.x),
+            Term("start", box.at(t=0), lambda u, at: u - torch.sin(math.pi * at.x)),
+        ],
+        periodic="x",
+    )
+
+
+def test_fields_of_a_periodic_problem_are_periodic_by_the_net(tmp_path):
+    result = solve(transport, *SMALL, "stop.steps=2", f"run.dir={tmp_path / 'run'}")
+    ends = [float(result.solution["u"](t=0.3, x=x)) for x in (0.0, 2.0)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-12)
+    assert ends[0] != pytest.approx(float(result.solution["u"](t=0.3, x=1.0)), rel=1e-3)
+    read = Solution.load(tmp_path / "run")
+    assert read.signature.periodic == ("x",)
+    assert float(read["u"](t=0.3, x=2.0)) == pytest.approx(ends[1], rel=1e-12)
+
+
+def test_a_net_of_ones_own_has_to_be_periodic_where_the_problem_is():
+    plain = Mlp(2, 1, (6,))
+    with pytest.raises(UserError, match=r"net: the problem is periodic in x.*box\.opposite\('x'\)"):
+        solve(transport, *SMALL, "stop.steps=1", net=plain)
+    wrapped = nn.Sequential(PeriodicEmbedding([None, 2.0]), Mlp(3, 1, (6,)))
+    solve(transport, *SMALL, "stop.steps=1", net=wrapped)
+    wrong = nn.Sequential(PeriodicEmbedding([None, 3.0]), Mlp(3, 1, (6,)))
+    with pytest.raises(UserError, match="periodic in x"):
+        solve(transport, *SMALL, "stop.steps=1", net=wrong)
 
 
 def unknown_load() -> Problem:

@@ -24,9 +24,9 @@ from pinnkfac.memory import check_fits, making
 POINTS = "points.scale, points.interior or points.lower"
 ROUNDING = 4.0
 """Factors are of at least so many times ε·‖C‖, with C the matrix: below, they are all rounding."""
-REACH = 16.0
+REACH = 64.0
 """How many times smaller λ may be than what is factorised."""
-ITERATIONS = 12
+ITERATIONS = 24
 """Of conjugate gradients, at most."""
 
 
@@ -102,7 +102,7 @@ class Dual(DampedLeastSquares):
 class Primal(DampedLeastSquares):
     """x = (JᵀJ + λ)⁻¹ Jᵀ b, for fewer parameters than residuals."""
 
-    accuracy = 0.003  # what J hardly sees counts little in the norm of JᵀJ + λ
+    accuracy = 0.001  # what J hardly sees counts little in the norm of JᵀJ + λ
 
     def __init__(self, linearisation: Linearisation) -> None:
         number, columns = len(linearisation.residual), linearisation.system.parameter_number

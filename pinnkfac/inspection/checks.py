@@ -75,7 +75,7 @@ def examine(pde: str, overrides: Sequence[str]) -> Iterator[Finding]:
         net.double(),
         seed=int(config.seed),
         published_rows=bool(config.published_rows),
-        periodic=list(config.net.get("periodic") or ()),
+        periodic=[*(config.net.get("periodic") or ()), *problem.signature.periodic],
     )
 
 
@@ -91,6 +91,7 @@ def _contents(problem: Problem) -> str:
         counted(len(problem.terms), "term"),
         *([f"units {', '.join(units)}"] if units else []),
         *(f"vector {name} = ({', '.join(c)})" for name, c in signature.vectors.items()),
+        *([f"periodic in {', '.join(signature.periodic)}"] if signature.periodic else []),
         *(f"unknown {p.name}" for p in problem.parameters),
     ]
     return "; ".join(parts)

@@ -29,7 +29,8 @@ class NetSettings(Protocol):
 @dataclass(frozen=True)
 class MlpSettings:
     """A multilayer perceptron behind the maps of the coordinates that are asked for, in the order
-    scaling to [−1, 1], periodic embedding, Fourier features."""
+    scaling to [−1, 1], periodic embedding (of the coordinates in ``periodic`` and of those that the
+    problem is periodic in), Fourier features."""
 
     widths: Sequence[Count] = (64, 64, 48, 48)
     activation: str = "tanh"
@@ -71,10 +72,10 @@ class MlpSettings:
         if self.input_scaling:
             result.append(InputScaling(domain.low, domain.high))
             lengths = [2.0] * len(names)
-        if self.periodic:
+        wrapped = {*self.periodic, *signature.periodic}
+        if wrapped:
             periods = [
-                length if n in self.periodic else None
-                for n, length in zip(names, lengths, strict=True)
+                length if n in wrapped else None for n, length in zip(names, lengths, strict=True)
             ]
             periodic = PeriodicEmbedding(periods, self.harmonics)
             features = periodic.features

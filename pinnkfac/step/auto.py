@@ -37,6 +37,8 @@ where the loss falls no more, its noise says little, and exact steps still lower
 FITTED, SLOW = 2.0, 0.3
 """How many times lower than on unseen points the loss is after a step that fitted its own only;
 and powers of ten in ``patience`` steps, below which most of the steps being such is a stall."""
+NOTHING = 1e-30
+"""Losses below that are rounding."""
 GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
@@ -103,38 +105,38 @@ class Auto:
 
 @dataclass
 class Window:
-    """The progress of one method over some steps: the losses that it started from (of the terms as
-    written, so that scales do not matter), and its cost."""
+    """The progress of one method over some steps: the losses that it started from, as the mean of
+    the logarithms of those of all terms (so that neither scales matter nor how they change), and
+    its cost."""
 
-    losses: list[float] = field(default_factory=list)
+    levels: list[float] = field(default_factory=list)
     cost: float = 0.0
     guarded: bool = False
     """Whether a step was guarded by unseen points, since it could fit its own only."""
     fitted: int = 0
     """How many of the steps did."""
 
-    def add(self, loss: float, cost: float, guarded: bool, fitted: bool = False) -> None:
-        """Count a step that started from ``loss``."""
+    def add(
+        self, losses: Sequence[float], cost: float, guarded: bool, fitted: bool = False
+    ) -> None:
+        """Count a step that started from these losses of the terms."""
         self.guarded |= guarded
         self.fitted += fitted
-        self.losses.append(loss)
+        self.levels.append(statistics.fmean(math.log10(max(v, NOTHING)) for v in losses))
         self.cost += cost
 
     @property
     def steps(self) -> int:
-        return len(self.losses)
+        return len(self.levels)
 
     @property
     def decades(self) -> float:
         """By how many powers of ten the loss fell: twice the fall from the mean logarithm of the
         first half to that of the second, as losses on new points in every step are noisy."""
-        if min(self.losses, default=0.0) <= 0.0:
-            return math.inf if max(self.losses, default=0.0) > 0.0 else 0.0
-        logarithms = [math.log10(loss) for loss in self.losses]
-        half = len(logarithms) // 2
+        half = len(self.levels) // 2
         if not half:
             return 0.0
-        return 2.0 * (statistics.fmean(logarithms[:half]) - statistics.fmean(logarithms[-half:]))
+        return 2.0 * (statistics.fmean(self.levels[:half]) - statistics.fmean(self.levels[-half:]))
 
     @property
     def rate(self) -> float:
@@ -184,11 +186,12 @@ class AutoStepper(Stepper):
             points, same_loss=same_loss and not note, unseen=unseen
         )
         report = replace(report, cost=costs[self.current])
-        loss = self.system.weighted(report.losses)
-        if not math.isfinite(loss):  # a divergence, which the loop deals with
+        if not math.isfinite(
+            self.system.weighted(report.losses)
+        ):  # a divergence, which the loop deals with
             return replace(report, note=note)
         fitted = report.unseen > FITTED * report.reached  # never where one is not known
-        self.window.add(loss, costs[self.current], unseen is not None, fitted)
+        self.window.add(report.losses, costs[self.current], unseen is not None, fitted)
         if note:
             return replace(report, note=note)
         note, growth = self._judge(numbers, costs)

@@ -110,8 +110,8 @@ class ByLength:
     start: Positive = 1e-2
     lower: Fraction = 0.25
     higher: Annotated[float, Range(above=1)] = 4.0
-    long: Positive = 0.25
-    short: Positive = 0.0625
+    long: Positive = 0.5
+    short: Positive = 0.125
     lowest: Positive = 1e-14
     highest: Positive = 1e4
 

@@ -32,7 +32,7 @@ ALLOWED, FORGET = 2.0, 1.1
 """See Guard."""
 PLATEAU = 4
 """Steps without a new low of the loss on unseen points after which momentum is trusted less."""
-NEAR = 30.0
+NEAR = 1e7
 """Paths are corrected at dampings of at most so many times the least one: far from a solution,
 steps that lower the loss as far as it goes lead to where it is low without a solution."""
 

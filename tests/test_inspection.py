@@ -304,7 +304,8 @@ def test_show_fits_and_says_what_a_run_would_take(name):
         number = max(1, round((term.points or 0) * 0.01))
         assert f"Term '{term.name}': {number} point" in shown
     assert re.search(r"layers .*→ 6 Tanh → 5 Tanh → \d", shown)
-    inputs, outputs = len(problem.coordinates.names), len(problem.fields)
+    inputs = len(problem.coordinates.names) + len(problem.signature.periodic)
+    outputs = len(problem.fields)
     parameters = 6 * (inputs + 1) + 5 * 7 + outputs * 6
     assert re.search(rf"parameters +{parameters}\n", shown)
 

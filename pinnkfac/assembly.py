@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -183,7 +184,6 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
         memory=general.memory * GIB,
         workers=_workers(general.threads, device),
     )
-    _check_periodic(system, problem)
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
     price = partial(step.cost, system) if hasattr(step, "cost") else None
@@ -199,6 +199,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     names = problem.coordinates.names
     for term, own, residual in zip(system.terms, first, residuals, strict=True):
         check_finite(term.residual.term.name, residual, own.points.coordinates, names)
+    _check_periodic(system, problem)
     balance = build(config.balance, "balance")
     start = partial(step.start, system, search, damping, generators["step"])
     first_damping = getattr(damping, "start", 0.0)
@@ -206,27 +207,33 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
 
 
 def _check_periodic(system: System, problem: Problem) -> None:
-    """Compare the net at both ends of the coordinates that the problem is periodic in."""
-    names, ranges = problem.coordinates.names, problem.domain.ranges
-    low, high = (torch.tensor(ends) for ends in zip(*ranges.values(), strict=True))
-    places = torch.rand(16, len(names), generator=Generator().manual_seed(0), dtype=torch.float64)
-    places = (low + (high - low) * places).to(system.device, system.dtype)
-    rounding = torch.finfo(system.dtype).eps ** 0.5
-    for i, name in enumerate(names):
-        if name not in problem.signature.periodic:
-            continue
-        ends = []
-        for value in ranges[name]:
-            places[:, i] = value
+    """Compare the net at random places and one period further, with other weights than its own,
+    as these may hide what it depends on."""
+    domain, own = problem.domain, system.get_parameters()
+    generator = Generator().manual_seed(0)
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))
+    shape = (16, len(low))
+    places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]
+    try:
+        system.set_parameters([v + 0.1 * n.to(v) for v, n in zip(own, noise, strict=True)])
+        for name in problem.signature.periodic:
+            i = problem.coordinates.index(name)
+            further = places.clone()
+            further[:, i] += high[i] - low[i]
             with torch.no_grad():
-                ends.append(system.net(places))
-        left, right = ends
-        if not torch.allclose(left, right, rtol=0.0, atol=rounding * float(left.abs().max())):
-            raise UserError(
-                f"net: the problem is periodic in {name}, but the given net is not: begin it with "
-                "pinnkfac.nets.PeriodicEmbedding, or leave periodic out of the Problem and add a "
-                f"term on box.opposite('{name}')"
-            )
+                here, there = (
+                    system.net(x.to(system.device, system.dtype)) for x in (places, further)
+                )
+            scale = float(here.abs().max()) * torch.finfo(system.dtype).eps ** 0.5
+            if math.isfinite(scale) and not torch.allclose(here, there, rtol=0.0, atol=scale):
+                raise UserError(
+                    f"net: the problem is periodic in {name}, but the given net is not: begin it "
+                    "with pinnkfac.nets.PeriodicEmbedding, or leave periodic out of the Problem "
+                    f"and add a term on box.opposite('{name}')"
+                )
+    finally:
+        system.set_parameters(own)
 
 
 def check_settings(config: DictConfig) -> None:

@@ -241,14 +241,16 @@ class Problem:
         self.coordinates = self._common_coordinates(domain)
         self.terms = tuple(self._bound(term) for term in self.terms)
         self.domain = domain or self._bounding_box()
+        periodic = _several("periodic", (periodic,) if isinstance(periodic, str) else periodic, str)
         self.signature = Signature(
             self.fields,
             self.domain,
             dict(units or {}),
             {name: tuple(components) for name, components in (vectors or {}).items()},
             tuple(p.name for p in self.parameters),
-            _several("periodic", (periodic,) if isinstance(periodic, str) else periodic, str),
+            periodic,
         )
+        self._check_periods()
 
     def _common_coordinates(self, domain: Box | None) -> Coordinates:
         regions = [t for t in self.terms if not isinstance(t.where, Points)]
@@ -264,6 +266,19 @@ class Problem:
                     f"({', '.join(first.names)}): use one box for all terms"
                 )
         return first
+
+    def _check_periods(self) -> None:
+        """The period is the domain's, so that terms have to fill it."""
+        for name in self.signature.periodic:
+            i, (low, high) = self.coordinates.index(name), self.domain.ranges[name]
+            ends = [b[i] for t in self.terms if (b := getattr(t.where, "bounds", None))]
+            filled = min((a for a, _ in ends), default=low), max((b for _, b in ends), default=high)
+            if filled != (low, high):
+                raise UserError(
+                    f"Problem: it is periodic in {name}, with the period of its domain, [{low:g}, "
+                    f"{high:g}], but its terms lie in [{filled[0]:g}, {filled[1]:g}]: give both "
+                    "the same range"
+                )
 
     def _bound(self, term: Term) -> Term:
         """The term with its given points in the order of the problem's coordinates."""

@@ -181,8 +181,10 @@ def test_a_step_of_kfac(iterations, products_alone, monkeypatch):
 
 
 def test_an_exact_step(products_alone, monkeypatch):
-    """All but its factorisation, which is no matrix product."""
+    """All but its factorisation, which is no matrix product, far from a solution."""
     monkeypatch.setattr(cost, "BACKWARD", 1.0)
+    monkeypatch.setattr(cost, "REFINED", 0.0)
+    monkeypatch.setattr(cost, "CORRECTED", 0.0)
     system, points, numbers = made(poisson(), (64, 64), 1200, 100)
     assert system.parameter_number > 1300
     found = step_count(system, points, Spring(decay=0.0, geodesic=True))

@@ -7,19 +7,20 @@ import math
 
 import pytest
 import torch
-from examples import allen_cahn, flow, net_for, points_for
+from examples import allen_cahn, net_for, points_for
 from oracles import assert_close, flat, jacobian
 from torch import Generator
 
+from pinnkfac import Box, Problem, Term
 from pinnkfac.curvature.least_squares import REACH, Dual, Primal
 from pinnkfac.direction import combine, norm
 from pinnkfac.linearise import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step import path as paths
-from pinnkfac.step.damping import Constant
-from pinnkfac.step.gauss_newton import NEAR
+from pinnkfac.step import spring
+from pinnkfac.step.damping import ByLength, Constant
 from pinnkfac.step.path import CurvedPath, Path
-from pinnkfac.step.search import Backtracking
+from pinnkfac.step.search import Backtracking, Fixed
 from pinnkfac.step.spring import Spring
 
 FORMS = [(Dual, 60, (20, 20)), (Primal, 300, (10, 10))]
@@ -148,52 +149,113 @@ def test_a_length_of_zero_is_the_start():
     assert_close(flat(system.get_parameters()), before, 0.0)
 
 
-def test_a_path_into_infinity_has_an_infinite_loss():
+def test_a_path_into_infinity_has_an_infinite_loss_and_a_way_back():
     system, _, path, _, _ = curved(8, scale=1e200)
-    with torch.no_grad():
-        assert path.go(1.0, 1.0) == math.inf
-    assert not all(bool(torch.isfinite(v).all()) for v in [system.weighted_residual(path.points)])
+    before = flat(system.get_parameters())
+    assert path.go(1.0, 1.0) == math.inf
+    path.direction[0].fill_(math.inf)
+    path.move(0.0)
+    assert_close(flat(system.get_parameters()), before, 0.0)
 
 
-def test_steps_are_corrected_near_the_least_damping_only():
-    problem = flow()
-    for factor, corrected in ((0.5 * NEAR, True), (2.0 * NEAR, False)):
-        system = System(problem, net_for(problem))
-        points = points_for(system, 6, 5)
-        step = Spring(decay=0.0, relative=False, corrections=3)
-        solver = Dual(system.linearise(points))
-        damping = Constant(factor * solver.least_damping)
-        stepper = step.start(system, Backtracking(), damping, Generator().manual_seed(0))
+def started(step, damping=1e-3, search=None, dtype=torch.float64):
+    problem = allen_cahn()
+    system = System(problem, net_for(problem).to(dtype))
+    points = points_for(system, 6, 5)
+    schedule = damping if hasattr(damping, "start") else Constant(damping)
+    stepper = step.start(system, search or Backtracking(), schedule, Generator().manual_seed(0))
+    return system, points, stepper
+
+
+def test_a_rejected_step_leaves_the_parameters_as_they_were(monkeypatch):
+    system, points, stepper = started(Spring(geodesic=True, corrections=8))
+    before = flat(system.get_parameters())
+    direction = [torch.full_like(v, math.inf) for v in system.get_parameters()]
+    monkeypatch.setattr(stepper.descent, "direction", lambda *given: direction)
+    assert stepper.update(points).length == 0.0
+    assert_close(flat(system.get_parameters()), before, 0.0)
+
+
+def test_a_fixed_length_evaluates_no_loss(monkeypatch):
+    system, points, stepper = started(Spring(), search=Fixed(0.1))
+    monkeypatch.setattr(system, "loss", None)
+    monkeypatch.setattr(system, "weighted_residual", None)
+    assert stepper.update(points).length == 0.1
+
+
+@pytest.mark.parametrize(("near", "corrected"), [(2e-4, True), (5e-5, False)])
+def test_steps_are_corrected_at_small_dampings_only(near, corrected, monkeypatch):
+    monkeypatch.setattr(paths, "CLOSE", 0.0)
+    monkeypatch.setattr(spring, "NEAR", near)
+    system, points, _, solver, _ = near_singular(*FORMS[0])
+    step = Spring(decay=0.0, relative=False, corrections=3)
+    damping = Constant(1e-4 * solver.mean_diagonal())
+    stepper = step.start(system, Fixed(0.5), damping, Generator().manual_seed(0))
+    made = []
+    make = stepper._path
+    stepper._path = lambda *given: made.append(make(*given)) or made[-1]
+    before = system.get_parameters()
+    stepper.update(points)
+    (path,) = made
+    straight = flat(combine((1.0, before), (0.5, path.direction)))
+    away = float((flat(system.get_parameters()) - straight).norm() / straight.norm())
+    assert isinstance(path, CurvedPath) == (away > 1e-6) == corrected
+
+
+def test_steps_in_single_precision_are_corrected_at_their_least_damping_only():
+    for damping, corrections in ((1e-2, 0), (1e-12, 8)):
+        _, points, stepper = started(Spring(corrections=8), damping, dtype=torch.float32)
         made = []
         make = stepper._path
         stepper._path = lambda *given, make=make, made=made: made.append(make(*given)) or made[-1]
-        before = system.get_parameters()
         report = stepper.update(points)
-        assert isinstance(made[0], CurvedPath) == corrected
-        straight = combine((1.0, before), (report.length, made[0].direction))
-        if not corrected:
-            assert_close(flat(system.get_parameters()), flat(straight), 1e-14)
+        assert getattr(made[0], "corrections", 0) == (corrections if damping < 1e-6 else 0)
+        assert report.damping >= damping
 
 
-def test_the_damping_goes_no_lower_than_the_step_knows_apart():
-    problem = allen_cahn()
-    system = System(problem, net_for(problem))
-    points = points_for(system, 6, 5)
-    step = Spring(decay=0.0, relative=True)
-    stepper = step.start(system, Backtracking(), Constant(0.0), Generator().manual_seed(0))
-    solver = Dual(system.linearise(points))
-    report = stepper.update(points)
-    assert report.damping == pytest.approx(solver.least_damping / solver.mean_diagonal(), rel=1e-9)
+def test_a_damping_that_adapts_goes_no_lower_than_the_step_knows_apart():
+    for schedule, raised in ((ByLength(start=1e-30, lowest=1e-30), True), (Constant(1e-30), False)):
+        system, points, stepper = started(Spring(decay=0.0), schedule)
+        solver = Dual(system.linearise(points))
+        least = solver.least_damping / solver.mean_diagonal()
+        report = stepper.update(points)
+        assert report.damping == pytest.approx(least, rel=1e-9)
+        assert (stepper.damping >= 0.2 * least) == raised
+        assert raised or stepper.damping == 1e-30
+
+
+def test_a_residual_that_no_parameter_changes_is_no_division_by_zero():
+    box = Box(x=(0, 1))
+    term = Term("cubic", box.interior, lambda u, at: u**3)
+    problem = Problem(fields=("u",), terms=[term])
+    net = Mlp(1, 1, (4,))
+    for parameter in net.parameters():
+        torch.nn.init.zeros_(parameter)
+    system = System(problem, net)
+    stepper = Spring().start(system, Backtracking(), ByLength(), Generator().manual_seed(0))
+    points = points_for(system, 7)
+    assert stepper.update(points).length == 0.0
 
 
 def test_the_last_length_keeps_its_distance_in_powers_of_two():
-    problem = allen_cahn()
-    system = System(problem, net_for(problem))
-    step = Spring(decay=0.0)
-    stepper = step.start(system, Backtracking(), Constant(1e-3), Generator().manual_seed(0))
+    _, points, stepper = started(Spring(decay=0.0))
     assert stepper._last_length(2.0) is None
-    stepper.last_length = 0.25
+    stepper.last_length, stepper.last_norm = 0.25, 2.0
     assert stepper._last_length(2.0) == 0.25
     assert stepper._last_length(7.0) == 0.125  # 2/7 of it, and at least that
-    assert stepper._last_length(0.0) is None
-    assert stepper._last_length(1.0) is None
+    assert stepper._last_length(0.0) is stepper._last_length(math.inf) is None
+    stepper.descent.direction = lambda linearisation, gradient, damping: [
+        100.0 * v for v in gradient
+    ]  # uphill
+    assert stepper.update(points).length == 0.0
+    assert (stepper.last_length, stepper.last_norm) == (0.25, 2.0)  # of an accepted step
+
+
+def test_a_state_without_the_newest_entries_can_be_taken():
+    _, points, stepper = started(Spring())
+    stepper.update(points)
+    state = stepper.state_dict()
+    del state["last_norm"]
+    _, _, other = started(Spring())
+    other.load_state_dict(state)
+    assert other.last_length == stepper.last_length and other._last_length(1.0) is None

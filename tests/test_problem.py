@@ -138,6 +138,10 @@ BAD = {
         lambda: problem(periodic=("y",)),
         ["periodic: there is no coordinate 'y'", "t, x"],
     ),
+    "a period that the terms do not fill": (
+        lambda: problem(periodic=("x",), domain=Box(t=(0, 1), x=(0, 1))),
+        ["periodic in x", "[0, 1]", "[0, 2]", "same range"],
+    ),
     "periodic by number": (lambda: problem(periodic=1), ["periodic is int", "periodic=('x',)"]),
     "Parameter that is not finite": (lambda: Parameter("k", math.nan), ["'k'", "finite"]),
 }

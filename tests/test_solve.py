@@ -298,6 +298,18 @@ def test_fields_of_a_periodic_problem_are_periodic_by_the_net(tmp_path):
     assert float(read["u"](t=0.3, x=2.0)) == pytest.approx(ends[1], rel=1e-12)
 
 
+class Vanishing(nn.Module):
+    """Zero at both ends, with other slopes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Mlp(2, 1, (6,))
+
+    def forward(self, at):
+        x = at[:, 1:2]
+        return x * (2.0 - x) * self.inner(at)
+
+
 def test_a_net_of_ones_own_has_to_be_periodic_where_the_problem_is():
     plain = Mlp(2, 1, (6,))
     with pytest.raises(UserError, match=r"net: the problem is periodic in x.*box\.opposite\('x'\)"):
@@ -305,8 +317,11 @@ def test_a_net_of_ones_own_has_to_be_periodic_where_the_problem_is():
     wrapped = nn.Sequential(PeriodicEmbedding([None, 2.0]), Mlp(3, 1, (6,)))
     solve(transport, *SMALL, "stop.steps=1", net=wrapped)
     wrong = nn.Sequential(PeriodicEmbedding([None, 3.0]), Mlp(3, 1, (6,)))
-    with pytest.raises(UserError, match="periodic in x"):
-        solve(transport, *SMALL, "stop.steps=1", net=wrong)
+    hidden = Mlp(2, 1, (6,))
+    nn.init.zeros_(hidden.layers[-1].weight)  # the same at both ends, until it is trained
+    for net in (wrong, hidden, Vanishing()):
+        with pytest.raises(UserError, match="periodic in x"):
+            solve(transport, *SMALL, "stop.steps=1", net=net)
 
 
 def unknown_load() -> Problem:

@@ -294,8 +294,8 @@ def test_damping_follows_the_length():
     assert after(1e-2, 0.009) == after(1e-2, 0.0) == 4e-2
     assert after(1.5e-3, 1.0) == 1e-3
     assert after(5e3, 0.0) == 1e4
-    with pytest.raises(UserError, match=r"damping\.short=0\.5 must not exceed damping\.long"):
-        ByLength(short=0.5)
+    with pytest.raises(UserError, match=r"damping\.short=0\.6 must not exceed damping\.long"):
+        ByLength(short=0.6)
     with pytest.raises(UserError, match=r"damping\.lowest"):
         ByLength(lowest=1e5)
 

@@ -15,6 +15,9 @@ from pinnkfac.linearise import System
 
 TRIALS = 3.0
 """Losses that a line search evaluates."""
+REFINED, CORRECTED = 8.0, 4.0
+"""Products with J or Jᵀ, and losses, that exact steps take besides near a solution: between none
+and three times as many (curvature/least_squares.py, step/path.py)."""
 ACTIVATION = 150.0
 """One entry of a layer's output in a forward pass, beside its products."""
 ENTRY = 90.0
@@ -61,7 +64,8 @@ def exact_step(system: System, numbers: Sequence[int]) -> float:
     """A step through the kernel, or through J where parameters are fewer (step/spring.py), with
     geodesic acceleration."""
     residuals, parameters = residual_number(system, numbers), system.parameter_number
-    once = (2 + TRIALS) * forward(system, numbers) + (4 + BACKWARD) * product(system, numbers)
+    products = 6 + BACKWARD + REFINED
+    once = (2 + TRIALS + CORRECTED) * forward(system, numbers) + products * product(system, numbers)
     if parameters < residuals:
         factor = residuals * parameters**2 + parameters**3 / 6 + CHOLESKY_ENTRY * parameters**2
         return once + JACOBIAN_ENTRY * residuals * parameters + factor

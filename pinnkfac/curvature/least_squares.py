@@ -34,7 +34,8 @@ class DampedLeastSquares:
     """What both forms share: a matrix C, J Jᵀ or JᵀJ, and its factor for the λ last asked for."""
 
     accuracy: float
-    """Conjugate gradients end where their error, in the norm of C + λ, has fallen by that."""
+    """Conjugate gradients end where their residual, in the norm of the factor's inverse, has fallen
+    by that."""
 
     def __init__(self, linearisation: Linearisation, matrix: Tensor, factor: str) -> None:
         self.linearisation = linearisation
@@ -67,6 +68,12 @@ class DampedLeastSquares:
                 self._inverse = Damped(self.matrix, damping)
         return self._inverse
 
+    def _by_factor(self, right: Tensor, damping: float) -> Tensor:
+        """(C + λ)⁻¹ right, as far as the factor knows it."""
+        inverse = self._factorise(damping)
+        with making(self._factor, POINTS):  # at last, eigenvectors
+            return inverse.solve(right)
+
 
 class Dual(DampedLeastSquares):
     """x = Jᵀ (J Jᵀ + λ)⁻¹ b, for fewer residuals than parameters."""
@@ -77,8 +84,8 @@ class Dual(DampedLeastSquares):
         super().__init__(linearisation, kernel(linearisation), "the factor of the kernel")
 
     def solve(self, right: Tensor, damping: float, *, refined: bool = True) -> Direction:
-        inverse, linearisation = self._factorise(damping), self.linearisation
-        step = scaled = inverse.solve(right)
+        linearisation, factored = self.linearisation, damping
+        step = scaled = self._by_factor(right, factored)
         moved = linearisation.vjp(step)
         if not refined:
             return moved
@@ -89,7 +96,7 @@ class Dual(DampedLeastSquares):
             length = _ratio(size, inner(moved, moved) + damping * float(step @ step))
             solution = combine((1.0, solution), (length, moved))
             rest = rest - length * (linearisation.jvp(moved) + damping * step)
-            scaled = inverse.solve(rest)
+            scaled = self._by_factor(rest, factored)
             last, size = size, float(rest @ scaled)
             if iteration == ITERATIONS or not size > self.accuracy**2 * first:
                 break
@@ -141,7 +148,7 @@ class Primal(DampedLeastSquares):
 
     def _apply(self, gradient: Direction, damping: float) -> Direction:
         """(JᵀJ + λ)⁻¹ gradient, by the factor."""
-        flat = self._factorise(damping).solve(torch.cat([g.reshape(-1) for g in gradient]))
+        flat = self._by_factor(torch.cat([g.reshape(-1) for g in gradient]), damping)
         parts = flat.split([g.numel() for g in gradient])
         return [part.view_as(g) for part, g in zip(parts, gradient, strict=True)]
 

@@ -48,9 +48,8 @@ class Damped:
         for _ in range(1 + TRIES):
             work.copy_(matrix).diagonal().add_(shift)
             if self._cholesky(work):
-                self.raised = shift if shift > damping else 0.0
                 return
-            shift = RAISED * max(shift, rounding)
+            self.raised = shift = RAISED * max(shift, rounding)
 
     def _cholesky(self, work: Tensor) -> bool:
         """Factorise in place; whether the matrix is positive definite to rounding."""

@@ -20,7 +20,7 @@ from pinnkfac.inspection.hints import fields_read, hints
 from pinnkfac.linearise import System
 from pinnkfac.loading import find
 from pinnkfac.problem import Problem, Term
-from pinnkfac.residual import Residual, check_finite, check_parameters, record
+from pinnkfac.residual import Residual, check_finite, check_parameters, exact_solution, record
 
 NUMBER = 64
 """Points of a term that are looked at."""
@@ -221,6 +221,22 @@ def _derivatives(
         )
 
 
+def _periods(problem: Problem) -> Iterator[Finding]:
+    """The exact solution at both ends of the coordinates that the problem is periodic in."""
+    generator = Generator().manual_seed(0)
+    for name in problem.signature.periodic:
+        ends = []
+        for value in problem.domain.ranges[name]:
+            region = problem.domain.at(**{name: value})
+            points = region.draw(NUMBER, Uniform(), generator.manual_seed(0))
+            ends.append(exact_solution(problem, points.coordinates))
+        away = float((ends[0] - ends[1]).abs().max())
+        if away > 1e-6 * max(1.0, float(ends[0].abs().max())):
+            yield failed("solution", f"is not periodic in {name}: {away:.2g} apart at its ends")
+        else:
+            yield passed("solution", f"the same at both ends of {name}")
+
+
 def _solution(
     problem: Problem,
     samples: Sequence[_Sample],
@@ -236,6 +252,7 @@ def _solution(
         yield failed("solution", trouble.removeprefix("solution").lstrip(": "))
         return
     yield passed("solution", "finite in the box and at the points of all terms")
+    yield from _periods(problem)
     exact = ExactSolution(problem, compiled)
     if exact.trouble:
         yield not_checked("solution against the terms", exact.trouble)

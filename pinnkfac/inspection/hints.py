@@ -144,7 +144,7 @@ def bare_faces(
         shown = bare if len(bare) <= 6 else [*bare[:3], "…", bare[-1]]
         yield (
             f"no term lies on the face{'s' if len(bare) > 1 else ''} {', '.join(shown)}: right "
-            "where nothing flows in, or for net.periodic; else add one, such as "
+            "where nothing flows in, or for Problem(periodic=...); else add one, such as "
             f"Term('wall', box.at({bare[0]}), …)"
         )
 

@@ -37,8 +37,8 @@ where the loss falls no more, its noise says little, and exact steps still lower
 FITTED, SLOW = 2.0, 0.3
 """How many times lower than on unseen points the loss is after a step that fitted its own only;
 and powers of ten in ``patience`` steps, below which most of the steps being such is a stall."""
-NOTHING = 1e-30
-"""Losses below that are rounding."""
+PART, NOTHING = 1e-8, 1e-300
+"""Terms whose loss is a smaller part of all losses than PART count as that part."""
 GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
@@ -122,7 +122,8 @@ class Window:
         """Count a step that started from these losses of the terms."""
         self.guarded |= guarded
         self.fitted += fitted
-        self.levels.append(statistics.fmean(math.log10(max(v, NOTHING)) for v in losses))
+        least = max(PART * sum(losses), NOTHING)
+        self.levels.append(statistics.fmean(math.log10(max(v, least)) for v in losses))
         self.cost += cost
 
     @property
@@ -131,7 +132,7 @@ class Window:
 
     @property
     def decades(self) -> float:
-        """By how many powers of ten the loss fell: twice the fall from the mean logarithm of the
+        """By how many powers of ten the losses fell: twice the fall from the mean logarithm of the
         first half to that of the second, as losses on new points in every step are noisy."""
         half = len(self.levels) // 2
         if not half:
@@ -236,13 +237,13 @@ class AutoStepper(Stepper):
             if kept or window.rate > tried:
                 return f"going on with {WORDS[self.current]}", 1.0
             self.waits[self.current] *= 2
-            return f"back to {self._exchange()}: the loss fell faster for their cost", 1.0
+            return f"back to {self._exchange()}: their losses fell faster for the cost", 1.0
         self.windows += 1
         other = FACTORED if self.current == EXACT else EXACT
         due = self.windows >= self.waits[other] and math.isfinite(costs[other])
         overfit = 2 * window.fitted > window.steps
         stuck = window.decades < own.stalled
-        fallen = f"the loss fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
+        fallen = f"losses fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         if self.current == EXACT and (stuck or (overfit and window.decades < SLOW)):
             more = own.cost(self.system, [round(GROWTH * n) for n in numbers])
             wanted = 2.0 * own.per_parameter * self.system.parameter_number
@@ -287,7 +288,8 @@ class AutoStepper(Stepper):
             method.load_state_dict(state["methods"][name])
         # Of the group damping, which may be set anew where a run is resumed.
         self.methods[EXACT].damping = state["damping"]
-        self.window = Window(**state["window"])
+        window = state["window"]
+        self.window = Window(**window) if "levels" in window else Window()
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 

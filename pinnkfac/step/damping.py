@@ -14,9 +14,11 @@ class Damping(Protocol):
     """``start`` is λ of step 0; ``after(λ, ratio, step, length)`` the next one, where ``ratio`` is
     the reduction of the loss over the one that the quadratic model predicted (NaN: not known, or
     the step was rejected) and ``length`` the accepted step length (0: rejected). ``needs_ratio``:
-    whether it has to be computed."""
+    whether it has to be computed. ``adapts``: whether λ depends on what steps did; then a λ that is
+    below what rounding leaves is raised to it first."""
 
     needs_ratio: ClassVar[bool]
+    adapts: ClassVar[bool]
     start: float
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float: ...
@@ -27,6 +29,7 @@ class Constant:
     """The same λ in every step."""
 
     needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
     start: NonNegative = 1e-6
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
@@ -38,6 +41,7 @@ class Exponential:
     """λ_k = max(start · factor^k, lowest)."""
 
     needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
     start: Positive = 1e-2
     factor: Fraction = 0.99
     lowest: NonNegative = 1e-12
@@ -51,6 +55,7 @@ class Steps:
     """λ is multiplied by ``factor`` after every ``every`` steps, down to ``lowest``."""
 
     needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
     start: Positive = 1e-2
     factor: Fraction = 0.1
     every: Count = 100
@@ -72,6 +77,7 @@ class LevenbergMarquardt:
     """
 
     needs_ratio: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
     start: Positive = 1e-2
     lower: Fraction = 0.5
     higher: Annotated[float, Range(above=1)] = 2.0
@@ -107,6 +113,7 @@ class ByLength:
     """
 
     needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = True
     start: Positive = 1e-2
     lower: Fraction = 0.25
     higher: Annotated[float, Range(above=1)] = 4.0

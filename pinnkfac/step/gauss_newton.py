@@ -32,9 +32,6 @@ ALLOWED, FORGET = 2.0, 1.1
 """See Guard."""
 PLATEAU = 4
 """Steps without a new low of the loss on unseen points after which momentum is trusted less."""
-NEAR = 1e7
-"""Paths are corrected at dampings of at most so many times the least one: far from a solution,
-steps that lower the loss as far as it goes lead to where it is low without a solution."""
 
 
 class Descent:
@@ -46,7 +43,9 @@ class Descent:
     unit: float = 1.0
     """What a damping of 1 is, set by ``prepare``; a descent is given absolute dampings."""
     least_damping: float = 0.0
-    """The smallest one that the last direction knew apart from zero, for rounding."""
+    """The smallest one that is known apart from zero, for rounding; set by ``direction``."""
+    near: float = 0.0
+    """Dampings up to this are those near a solution: paths are corrected at these only."""
 
     def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
         """Take in the linearisation of step number ``step``: averages, inverses."""
@@ -59,7 +58,7 @@ class Descent:
 
     def taken(self, step: Direction | None, length: float) -> None:
         """Learn of the step that was taken, length and momentum included, and of its length in
-        units of the direction, without its bend; None: none was."""
+        units of the direction, without its bend and corrections; None: none was."""
 
     def judged(self, *, fell: bool) -> None:
         """Learn that the loss on unseen points fell to a new low, or has not for PLATEAU steps."""
@@ -169,6 +168,7 @@ class GaussNewtonStepper(Stepper):
         self.past: list[Direction] = []
         self.last_length: float | None = None
         self.last_norm = 0.0
+        """Of the direction of the last accepted step."""
         self.pending: tuple[float, float] | None = None
         self.lowest = math.inf
         self.record, self.since = math.inf, 0
@@ -199,8 +199,11 @@ class GaussNewtonStepper(Stepper):
         curvature = self._curvature(direction, slope, predicted, linearisation)
         path = self._path(direction, damping, linearisation, points)
         accepted = self._search(path, slope, linearisation.loss, guard)
-        self.damping = max(self.damping, self.descent.least_damping / self.descent.unit)
         used, ratio = self.damping, math.nan
+        if self.descent.unit > 0:
+            used = max(used, self.descent.least_damping / self.descent.unit)
+        if getattr(self.schedule, "adapts", False):  # one of a user's own may not say
+            self.damping = used
         if self.schedule.needs_ratio:
             a = accepted.length
             expected = -(a * slope + 0.5 * a * a * curvature)
@@ -269,7 +272,7 @@ class GaussNewtonStepper(Stepper):
         linearisation: Linearisation,
         points: Sequence[TermPoints],
     ) -> Path:
-        corrections = self.corrections if damping <= NEAR * self.descent.least_damping else 0
+        corrections = self.corrections if damping <= self.descent.near else 0
         if not (self.geodesic or corrections):
             return Path(self.system, points, direction)
 
@@ -295,16 +298,18 @@ class GaussNewtonStepper(Stepper):
         if loss_0 - accepted.loss < 4 * torch.finfo(self.system.dtype).eps * loss_0:
             accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
         if where != accepted.length:
-            path.go(accepted.length, loss_0)
+            path.move(accepted.length, loss_0)
         return accepted
 
     def _last_length(self, size: float) -> float | None:
         """The last accepted length, for a direction of this norm: changed by a power of two to be
         about as far in the parameters, as the norm depends much on the damping."""
-        last, self.last_norm = self.last_norm, size
-        if self.lengths is not None or self.last_length is None or not (last > 0 and size > 0):
+        if self.lengths is not None or self.last_length is None:
             return None
-        return self.last_length * 2.0 ** math.ceil(math.log2(last / size))
+        change = self.last_norm / size if size > 0 else math.nan
+        if not 0 < change < math.inf:
+            return None
+        return self.last_length * 2.0 ** math.ceil(math.log2(change))
 
     def _curvature(
         self, direction: Direction, slope: float, predicted: float, linearisation: Linearisation
@@ -329,7 +334,7 @@ class GaussNewtonStepper(Stepper):
         step = [accepted.length * v for v in direction] if accepted.length > 0 else None
         self.descent.taken(step, accepted.length)
         if step is not None:
-            self.last_length = accepted.length
+            self.last_length, self.last_norm = accepted.length, norm(direction)
         if lengths is None:
             self.past = [direction] if self.momentum else []
         elif step is None:
@@ -361,7 +366,7 @@ class GaussNewtonStepper(Stepper):
         state = copy.deepcopy(state)
         self.descent.load_state_dict(state["descent"])
         for name in self._plain:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     _plain = (
         *("damping", "steps", "past", "last_length", "last_norm", "pending"),

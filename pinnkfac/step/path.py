@@ -29,12 +29,18 @@ class Path:
         self.direction = direction
 
     def at(self, length: float) -> Direction:
+        if not length:  # a direction that is not finite has this place too
+            return self.start
         return combine((1.0, self.start), (length, self.direction))
 
-    def go(self, length: float, limit: float) -> float:
+    def move(self, length: float, limit: float = math.inf) -> None:
+        """Set the parameters to that length, as ``go`` does, but without the loss."""
+        self.system.set_parameters(self.at(length))
+
+    def go(self, length: float, limit: float = math.inf) -> float:
         """Move to that length and return the loss there; ``limit`` is a loss from which on its
         value does not matter."""
-        self.system.set_parameters(self.at(length))
+        self.move(length)
         return self.system.loss(self.points)
 
 
@@ -76,17 +82,25 @@ class CurvedPath(Path):
             return None
         bend = self.solve(-second)
         size, limit = norm(bend), 2.0 * BENT * norm(self.direction)
+        if not math.isfinite(size):
+            return None
         return bend if size <= limit else [limit / size * v for v in bend]
 
     def at(self, length: float) -> Direction:
-        if self.bend is None:
+        if not length or self.bend is None:
             return super().at(length)
         parts = (length, self.direction), (0.5 * length * length, self.bend)
         return combine((1.0, self.start), *parts)
 
-    def go(self, length: float, limit: float) -> float:
+    def move(self, length: float, limit: float = math.inf) -> None:
         if not length or not self.corrections:
-            return super().go(length, limit)
+            super().move(length)
+        else:
+            self.go(length, limit)
+
+    def go(self, length: float, limit: float = math.inf) -> float:
+        if not length or not self.corrections:
+            return super().go(length)
         model = self.residual + length * self.slope
         enough = CLOSE * _half_square(model)
         place = self.at(length)

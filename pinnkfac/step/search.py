@@ -28,7 +28,8 @@ class Accepted:
 
 class Search(Protocol):
     """``run(loss, loss_0, slope, last)``: ``loss(α)`` is the loss at θ + α·direction, ``slope``
-    its derivative at 0, ``last`` the last accepted length (None at the start)."""
+    its derivative at 0, ``last`` the last accepted length (None at the start), or, where the norm
+    of the direction has changed, what leads about as far."""
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted: ...
 

@@ -17,6 +17,9 @@ from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search
 
+NEAR = 1e-7
+"""Dampings near a solution, in units of the mean diagonal entry of J Jᵀ: far from one, steps that
+lower the loss as far as it goes lead to where it is low without a solution."""
 LOST, GAINED = 0.5, 1.2
 """Factors on the decay after a plateau of the loss on unseen points, and after each new low."""
 
@@ -96,7 +99,9 @@ class SpringDescent(Descent):
     def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
         primal = self.system.parameter_number < len(linearisation.residual)
         self.solver = Primal(linearisation) if primal else Dual(linearisation)
-        self.unit = self.solver.mean_diagonal() if self.settings.relative else 1.0
+        diagonal = self.solver.mean_diagonal()
+        self.unit = diagonal if self.settings.relative else 1.0
+        self.near = max(NEAR * diagonal, 2.0 * self.solver.least_damping)
         if primal and self.settings.published is None:
             self.past = None  # no step fits all residuals: there is none to choose among them
 

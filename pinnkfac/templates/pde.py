@@ -47,7 +47,7 @@ def my_pde(kappa: float = 0.25) -> Problem:
             # box.at(t=0), and unions a | b. Slope at a face: dot(grad(u), at.normal).
             Term("heat", box.interior, heat),
             Term("ends", box.faces("x"), lambda u, at: u),
-            # Periodic instead: Term("ends", box.opposite("x"), lambda u, at: u - u(at.opposite)).
+            # Periodic instead: no term "ends", and periodic=("x",) below.
             Term("start", box.at(t=0), lambda u, at: u - sin(pi * at.x)),
             # Term("data", measured, lambda u, at: u - at.value),  # data
         ],

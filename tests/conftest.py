@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers share the processors
+    os.environ.pop("COLUMNS", None)  # the width of the terminal of another process
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

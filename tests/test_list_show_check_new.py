@@ -183,8 +183,9 @@ def test_show_takes_the_overrides_of_solve(run):
     assert "activation" not in brief
 
 
-def test_show_of_a_long_source_is_brief_unless_asked(run, tmp_path):
-    path = tmp_path / "waves.py"
+def test_show_of_a_long_source_is_brief_unless_asked(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("waves.py")
     path.write_text(
         "from torch import sin\n"
         "from pinnkfac import Box, Problem, Term, lap\n"

@@ -209,6 +209,8 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
 def _check_periodic(system: System, problem: Problem) -> None:
     """Compare the net at random places and one period further, with other weights than its own,
     as these may hide what it depends on."""
+    if not problem.signature.periodic:
+        return
     domain, own = problem.domain, system.get_parameters()
     generator = Generator().manual_seed(0)
     low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))

@@ -194,7 +194,8 @@ class Problem:
     the period of the domain, by the net: no term is needed. ``source`` says where the problem is
     from.
 
-    Raises UserError where terms disagree about coordinates, names repeat, or nothing is given.
+    Raises UserError where terms disagree about coordinates or do not fill a period, names repeat,
+    or nothing is given.
     """
 
     def __init__(

@@ -183,6 +183,13 @@ def test_a_fixed_length_evaluates_no_loss(monkeypatch):
     assert stepper.update(points).length == 0.1
 
 
+def recorded(stepper):
+    """The paths that it makes from now on."""
+    made, make = [], stepper._path
+    stepper._path = lambda *given: made.append(make(*given)) or made[-1]
+    return made
+
+
 @pytest.mark.parametrize(("near", "corrected"), [(2e-4, True), (5e-5, False)])
 def test_steps_are_corrected_at_small_dampings_only(near, corrected, monkeypatch):
     monkeypatch.setattr(paths, "CLOSE", 0.0)
@@ -191,9 +198,7 @@ def test_steps_are_corrected_at_small_dampings_only(near, corrected, monkeypatch
     step = Spring(decay=0.0, relative=False, corrections=3)
     damping = Constant(1e-4 * solver.mean_diagonal())
     stepper = step.start(system, Fixed(0.5), damping, Generator().manual_seed(0))
-    made = []
-    make = stepper._path
-    stepper._path = lambda *given: made.append(make(*given)) or made[-1]
+    made = recorded(stepper)
     before = system.get_parameters()
     stepper.update(points)
     (path,) = made
@@ -205,11 +210,9 @@ def test_steps_are_corrected_at_small_dampings_only(near, corrected, monkeypatch
 def test_steps_in_single_precision_are_corrected_at_their_least_damping_only():
     for damping, corrections in ((1e-2, 0), (1e-12, 8)):
         _, points, stepper = started(Spring(corrections=8), damping, dtype=torch.float32)
-        made = []
-        make = stepper._path
-        stepper._path = lambda *given, make=make, made=made: made.append(make(*given)) or made[-1]
+        made = recorded(stepper)
         report = stepper.update(points)
-        assert getattr(made[0], "corrections", 0) == (corrections if damping < 1e-6 else 0)
+        assert getattr(made[0], "corrections", 0) == corrections
         assert report.damping >= damping
 
 

@@ -21,8 +21,8 @@ def solve_damped(matrix: Tensor, right: Tensor, damping: float, *, jacobi: bool 
 class Damped:
     """(C + λ)⁻¹ for a symmetric positive semidefinite C [param, param], factorised once.
 
-    By Cholesky; where it fails for rounding, with raised damping (from ε·‖C‖ on); at
-    last by eigenvalues, those below ε times the largest raised to it. ``jacobi`` factorises
+    By Cholesky; where it fails for rounding, with raised damping (from ε·‖C‖ on); at last by
+    eigenvalues, those below ε times the largest raised to it. ``jacobi`` factorises
     D^-½ (C + λ) D^-½ with D = diag(C + λ): the same solution with less rounding where parameters
     differ in scale. Cholesky takes the memory of one more matrix.
 
@@ -42,13 +42,12 @@ class Damped:
         self._scale: Tensor | None = None
         if not len(matrix):
             return
-        eps = torch.finfo(matrix.dtype).eps
-        rounding = eps * float(torch.linalg.matrix_norm(matrix))
         work, shift = torch.empty_like(matrix), damping
         for _ in range(1 + TRIES):
             work.copy_(matrix).diagonal().add_(shift)
             if self._cholesky(work):
                 return
+            rounding = torch.finfo(matrix.dtype).eps * float(matrix.norm())
             self.raised = shift = RAISED * max(shift, rounding)
 
     def _cholesky(self, work: Tensor) -> bool:

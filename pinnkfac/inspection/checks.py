@@ -75,7 +75,7 @@ def examine(pde: str, overrides: Sequence[str]) -> Iterator[Finding]:
         net.double(),
         seed=int(config.seed),
         published_rows=bool(config.published_rows),
-        periodic=[*(config.net.get("periodic") or ()), *problem.signature.periodic],
+        periodic=list(config.net.get("periodic") or ()),
     )
 
 
@@ -107,7 +107,7 @@ def examine_problem(
 ) -> Iterator[Finding]:
     """All findings on a problem, with an untrained net of it.
 
-    ``periodic`` are the coordinates that the net itself is periodic in.
+    ``periodic`` are the coordinates that the net is periodic in, beside those of the problem.
     """
     generator = Generator().manual_seed(seed)
     theta = torch.tensor([p.initial for p in problem.parameters], dtype=torch.float64)
@@ -123,7 +123,7 @@ def examine_problem(
     subjects = list(dict.fromkeys(f.subject for f in findings))  # each term's findings together
     yield from sorted(findings, key=lambda f: subjects.index(f.subject))
     if complete:
-        yield from hints(problem, compiled, periodic)
+        yield from hints(problem, compiled, [*periodic, *problem.signature.periodic])
 
 
 def _draw(term: Term, generator: Generator) -> PointSet:

@@ -187,9 +187,8 @@ class AutoStepper(Stepper):
             points, same_loss=same_loss and not note, unseen=unseen
         )
         report = replace(report, cost=costs[self.current])
-        if not math.isfinite(
-            self.system.weighted(report.losses)
-        ):  # a divergence, which the loop deals with
+        if not math.isfinite(self.system.weighted(report.losses)):
+            # a divergence, which the loop deals with
             return replace(report, note=note)
         fitted = report.unseen > FITTED * report.reached  # never where one is not known
         self.window.add(report.losses, costs[self.current], unseen is not None, fitted)

@@ -198,7 +198,8 @@ class GaussNewtonStepper(Stepper):
         slope = inner(gradient, direction)
         curvature = self._curvature(direction, slope, predicted, linearisation)
         path = self._path(direction, damping, linearisation, points)
-        accepted = self._search(path, slope, linearisation.loss, guard)
+        size = norm(direction)
+        accepted = self._search(path, size, slope, linearisation.loss, guard)
         used, ratio = self.damping, math.nan
         if self.descent.unit > 0:
             used = max(used, self.descent.least_damping / self.descent.unit)
@@ -213,7 +214,7 @@ class GaussNewtonStepper(Stepper):
                 ratio = self._ratio(linearisation.loss, accepted, expected)
         if self.pending is None:
             self.damping = self.schedule.after(self.damping, ratio, self.steps, accepted.length)
-        self._remember(direction, accepted)
+        self._remember(direction, size, accepted)
         self.steps += 1
         return Report(
             losses=linearisation.losses,
@@ -222,7 +223,7 @@ class GaussNewtonStepper(Stepper):
             damping=used,
             ratio=ratio,
             trials=accepted.trials,
-            direction_norm=norm(direction),
+            direction_norm=size,
             reached=accepted.loss,
             unseen=math.nan if guard is None else guard.reached(accepted.length),
         )
@@ -283,7 +284,9 @@ class GaussNewtonStepper(Stepper):
             linearisation, points, direction, solve, bent=self.geodesic, corrections=corrections
         )
 
-    def _search(self, path: Path, slope: float, loss_0: float, guard: Guard | None) -> Accepted:
+    def _search(
+        self, path: Path, size: float, slope: float, loss_0: float, guard: Guard | None
+    ) -> Accepted:
         """Choose the length and move there."""
         where = 0.0
 
@@ -294,7 +297,7 @@ class GaussNewtonStepper(Stepper):
             allowed = guard is None or value >= loss_0 or guard.allows(length)
             return value if allowed else math.inf
 
-        accepted = self.search.run(loss, loss_0, slope, self._last_length(norm(path.direction)))
+        accepted = self.search.run(loss, loss_0, slope, self._last_length(size))
         if loss_0 - accepted.loss < 4 * torch.finfo(self.system.dtype).eps * loss_0:
             accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
         if where != accepted.length:
@@ -329,12 +332,12 @@ class GaussNewtonStepper(Stepper):
             return 0.0  # the model's own step did not lower the loss
         return (loss - accepted.loss) / expected if expected > 0 else math.nan
 
-    def _remember(self, direction: Direction, accepted: Accepted) -> None:
+    def _remember(self, direction: Direction, size: float, accepted: Accepted) -> None:
         lengths = self.lengths
         step = [accepted.length * v for v in direction] if accepted.length > 0 else None
         self.descent.taken(step, accepted.length)
         if step is not None:
-            self.last_length, self.last_norm = accepted.length, norm(direction)
+            self.last_length, self.last_norm = accepted.length, size
         if lengths is None:
             self.past = [direction] if self.momentum else []
         elif step is None:

@@ -3,16 +3,19 @@
     python experiments/results.py [--folder outputs/bench] [--seconds S] [--seed N ...] [--report]
                                   [--out experiments/RESULTS.md] [--short] [KEY=VALUE ...]
 
-Runs what is missing of `bench paper` and `bench problems` (two and a half hours a seed), and writes
-their tables, with what limits each miss, and their pictures beside them. --report runs nothing;
---short takes the suite of tiny cases.
+Runs what is missing of `bench paper` and `bench problems` (two and a half hours a seed), and of
+kernel_cost.py, step_rate.py and crossing.py (half an hour), and writes their tables, with what
+limits each miss, and their pictures beside them. --report runs nothing; --short takes the suite of
+tiny cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pinnkfac import UserError
@@ -41,6 +44,52 @@ LIMITS: dict[str, str] = {
 """What limits a case where it misses its goal or the published error."""
 
 
+@dataclass(frozen=True)
+class Script:
+    """A benchmark beside this one, whose words are shown as they are."""
+
+    name: str
+    title: str
+    draws: bool = False
+
+    def section(self, folder: Path, beside: Path, short: bool, report: bool) -> list[str]:
+        """What it printed and drew; it is run where ``folder`` does not hold that yet.
+
+        Raises UserError where it fails, or has not run and nothing is to be run.
+        """
+        words = ["--short"] if short else []
+        text = folder / f"{self.name}{'_short' if short else ''}.txt"
+        picture = text.with_suffix(".png")
+        if not (text.exists() and (picture.exists() or not self.draws)):
+            if report:
+                raise UserError(f"{text} is missing: run this without --report")
+            print(f"running {self.name}.py {' '.join(words)}", flush=True)
+            drawn = ["--out", str(picture)] if self.draws else []
+            file = str(Path(__file__).with_name(f"{self.name}.py"))
+            done = subprocess.run(
+                [sys.executable, file, *words, *drawn], stdout=subprocess.PIPE, text=True
+            )
+            if done.returncode:
+                raise UserError(f"{self.name}.py ended with exit code {done.returncode}")
+            lines = [v for v in done.stdout.splitlines() if not v.startswith("written to ")]
+            text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        command = " ".join(["python", f"experiments/{self.name}.py", *words])
+        printed = text.read_text(encoding="utf-8").rstrip()
+        parts = [f"## {self.title}: `{command}`", f"```text\n{printed}\n```"]
+        if self.draws:
+            copy = beside / f"results_{picture.name}"
+            shutil.copyfile(picture, copy)
+            parts.append(f"![{self.title}]({copy.name})")
+        return parts
+
+
+SCRIPTS = (
+    Script("kernel_cost", "What a step costs"),
+    Script("step_rate", "The part of the rate of matrix products that steps reach"),
+    Script("crossing", "Exact steps and KFAC over the number of points", draws=True),
+)
+
+
 def main() -> None:
     given = _arguments()
     names = ["smoke"] if given.short else ["paper", "problems"]
@@ -60,10 +109,13 @@ def main() -> None:
     parts = [
         "# Results",
         "Made by `python experiments/results.py`; [docs/benchmarks.md](../docs/benchmarks.md) says "
-        "what is measured. One set of defaults for all cases. A published error is the lowest of "
-        "the best optimizer at any time; ours is that of the final net.",
+        "what is measured. One set of defaults for all cases, but for the nets of the paper. A "
+        "published error is the lowest of the best optimizer at any time; ours is that of the "
+        "final net.",
         *(part for report in reports for part in section(report, out.parent)),
     ]
+    for script in SCRIPTS:
+        parts += script.section(Path(given.folder), out.parent, given.short, given.report)
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"written to {out}")
 

@@ -22,9 +22,9 @@ class Allocation:
 
     with L_i the loss of a term on points that no step has seen, as written, w_i its weight, and
     c_i what one more point of it adds to the cost of a step (curvature/cost.py); a part is at
-    least ``least``. The cost of a step stays what the first numbers cost. With these numbers the
-    sum of the losses is estimated best for the cost (optimum allocation, Neyman 1934,
-    doi:10.2307/2342192; Cochran 1977, Sampling Techniques, eq. 5.23).
+    least ``least``, before the sum of all is made 1. The cost of a step stays what the first
+    numbers cost. With these numbers the sum of the losses is estimated best for the cost (optimum
+    allocation, Neyman 1934, doi:10.2307/2342192; Cochran 1977, Sampling Techniques, eq. 5.23).
     """
 
     rate: Annotated[float, Range(above=0, most=1)] = 0.1
@@ -117,6 +117,8 @@ class PointNumbers:
     def _spend(self, first: float) -> None:
         """As many points as cost what the first numbers, ``first`` in all, would."""
         budget = self.price(self.first(self.size))
+        if not math.isfinite(budget):  # beyond the memory: nothing says how many would cost that
+            return
         low, high = first / WIDEST, first * WIDEST
         for _ in range(HALVINGS):
             middle = math.sqrt(low * high)

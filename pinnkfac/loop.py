@@ -255,7 +255,7 @@ def ending_of(progress: Progress, stop: Stop) -> Ending | None:
             "finished",
             f"{progress.rejected} steps in a row did not lower the loss (stop.rejections): it is "
             "as low as this step gets on these points",
-            "more points (points.scale=2), new ones in every step (points.every=1), or another "
-            "step",
+            "more points (points.scale=2; for step=auto, step.multiplications or "
+            "step.per_parameter), new ones in every step (points.every=1), or another step",
         )
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def _continued(
         scales=same and old.balance == new.balance,
     )
     progress = parts.load_state_dict(state, carried)
+    # a step that takes another share of the points draws them anew
+    carried = replace(carried, points=carried.points and bool(parts.source.current))
     changes = differences(old, new, task.overrides)
     if not same:
         changes.insert(0, f"the problem {task.name} has changed")

@@ -52,8 +52,9 @@ class PointSettings:
     the loss is now and then evaluated on new points, and these replace the old ones where it
     exceeds ``gap`` times the loss reached on those: the net has begun to fit the points instead of
     the equation. Checks are as frequent as that happens: after an exchange half as many steps apart
-    as before, down to every step, else twice as many, up to ``check``; and at once where the loss
-    falls below that on the last unseen points by ``gap``. None: never. ``faces``: points are denser
+    as before (at once every step, where the step was guarded by unseen points), else twice as many,
+    up to ``check``; and at once where the loss falls below that on the last unseen points by
+    ``gap``. None: never. ``faces``: points are denser
     at the faces of the domain, 1/(1 − faces) times at an edge in two dimensions, and count less
     there (see ``Clustered``); 0: as dense everywhere. ``adaptive`` chooses all but the first points
     among candidates, and, where it gives them weights, takes new ones after ``check`` steps if
@@ -221,8 +222,9 @@ class PointSource:
 
     def unseen(self) -> list[TermPoints] | None:
         """New points to guard a step by, which may come next; None where it cannot fit its own
-        only, as there are more residuals than parameters and points are seldom exchanged, and
-        where points are chosen by their residuals without weights."""
+        only, as there are more residuals than parameters and points are seldom exchanged, where
+        points are chosen by their residuals without weights, where they stay for ``every`` > 1
+        steps, and where they stay for good."""
         settings = self.settings
         never = settings.gap is None and settings.every != 1
         if not self._faithful or never or settings.every > 1:

@@ -74,6 +74,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "expected"),
     [
+        ("step_rate.py", ["--short", "--repeats", "1"], "engd_w_nystrom    deep"),
         ("accuracy.py", ["--seconds", "0.2", "--pde", "heat1d", *SHORT], "heat1d"),
         ("taylor_cost.py", ["--points", "3", "--repeats", "1", "--widths", "8", "8"], "products"),
         (

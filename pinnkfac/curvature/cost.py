@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pinnkfac.curvature.jacobian import PIECE
 from pinnkfac.curvature.kernel import plan_kernel
 from pinnkfac.linearise import System
 
@@ -88,8 +89,8 @@ def conjugate_gradient_step(system: System, numbers: Sequence[int], iterations: 
 
 
 def exact_bytes(system: System, numbers: Sequence[int]) -> float:
-    """What the kernel and its factor, or JᵀJ, its factor and rows of J, take at most."""
+    """What the kernel and its factor, or JᵀJ, its factor and a piece of J, take at most."""
     residuals, parameters = residual_number(system, numbers), system.parameter_number
     if parameters < residuals:
-        return 8.0 * (residuals + 3 * parameters) * parameters
+        return 8.0 * (3 * parameters**2 + min(PIECE, residuals * parameters))
     return 24.0 * residuals**2

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pinnkfac.curvature.gramian import gramian
+from pinnkfac.curvature.jacobian import PIECE
 from pinnkfac.curvature.kernel import kernel
 from pinnkfac.curvature.solve import Damped
 from pinnkfac.direction import Direction, combine, inner
@@ -55,7 +56,7 @@ class DampedLeastSquares:
         return float(self.matrix.trace()) / len(self.linearisation.residual)
 
     def solve(self, right: Tensor, damping: float, *, refined: bool = True) -> Direction:
-        """x for right [residual]; not ``refined``: by the factor alone, of at least ε·‖C‖.
+        """x for right [residual]; not ``refined``: by the factor alone, of at least 4ε·‖C‖.
 
         Raises Diverged where something is not finite.
         """
@@ -114,7 +115,7 @@ class Primal(DampedLeastSquares):
     def __init__(self, linearisation: Linearisation) -> None:
         number, columns = len(linearisation.residual), linearisation.system.parameter_number
         check_fits(
-            linearisation.residual.element_size() * (number + 3 * columns) * columns,
+            linearisation.residual.element_size() * (3 * columns**2 + PIECE),
             f"the Gramian of {columns} parameters, from {number} residuals",
             POINTS,
         )

@@ -21,7 +21,7 @@ def solve_damped(matrix: Tensor, right: Tensor, damping: float, *, jacobi: bool 
 class Damped:
     """(C + λ)⁻¹ for a symmetric positive semidefinite C [param, param], factorised once.
 
-    By Cholesky; where it fails for rounding, with raised damping (from ε·‖C‖ on); at last by
+    By Cholesky; where it fails for rounding, with raised damping (from 4ε·‖C‖ on); at last by
     eigenvalues, those below ε times the largest raised to it. ``jacobi`` factorises
     D^-½ (C + λ) D^-½ with D = diag(C + λ): the same solution with less rounding where parameters
     differ in scale. Cholesky takes the memory of one more matrix.
@@ -49,6 +49,7 @@ class Damped:
                 return
             rounding = torch.finfo(matrix.dtype).eps * float(matrix.norm())
             self.raised = shift = RAISED * max(shift, rounding)
+        self.raised = 0.0  # by eigenvalues, which take the damping as it is
 
     def _cholesky(self, work: Tensor) -> bool:
         """Factorise in place; whether the matrix is positive definite to rounding."""
@@ -80,7 +81,7 @@ class Damped:
                 solution *= self._scale
             if _finite(solution):
                 return solution.view_as(right)
-            self._factor = None
+            self._factor, self.raised = None, 0.0
         if self._eigen is None:
             eps = torch.finfo(self.matrix.dtype).eps
             values, vectors = symmetric_eigen(self.matrix)

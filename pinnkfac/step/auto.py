@@ -53,20 +53,22 @@ class Auto:
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
     model (curvature/cost.py), its kernel fits into memory, and there are at most ``per_parameter``
-    residuals for each parameter, but not below ``fewest`` residuals. A run begins with exact
-    steps, or with the others where these are cheaper and an exact one still costs more than that,
-    as where there are too many given points.
+    residuals for each parameter, but not further than to ``fewest`` residuals. A run begins with
+    exact steps, or with the others where these are cheaper and an exact one still costs more than
+    that, as where there are too many given points.
 
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
     their own points only, or have less than twice ``per_parameter``, take half as many again,
-    three times at most; where most steps did fit their own points only, already at less than 0.3
-    powers of ten. Otherwise, and before where it is the cheaper one, the other method is tried at
-    the same cost (for at least as many steps), and the one that lowered the loss more per cost goes
-    on (exact steps also where the other method had stalled and the loss did not rise
+    three times at most, and others as long as a step costs less than ``multiplications``; where
+    most steps did fit their own points only, already at less than 0.3 powers of ten. Otherwise, and
+    before where it is the cheaper one, the other method is tried at the same cost (for at least as
+    many steps), and the one that lowered the loss more per cost goes on (exact steps also where the
+    other method had stalled and the loss did not rise
     much); exact steps are tried again without a stall, as they are fast near a solution. A trial
     that fails makes the next one of this method wait twice as long. Decisions depend on counts of
-    operations and on losses, never on the clock, so that a run can be repeated.
+    operations, on losses, and on the memory that is free at the start where it is short, never on
+    the clock, so that a run can be repeated.
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
@@ -172,6 +174,8 @@ class AutoStepper(Stepper):
         """Windows since the last trial."""
         self.grown = 0
         """How often exact steps were given more points."""
+        self.asked = 0
+        """The residuals that there were at the last time."""
 
     def update(
         self,
@@ -244,18 +248,27 @@ class AutoStepper(Stepper):
         stuck = window.decades < own.stalled
         fallen = f"losses fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         if self.current == EXACT and (stuck or (overfit and window.decades < SLOW)):
-            more = own.cost(self.system, [round(GROWTH * n) for n in numbers])
-            wanted = 2.0 * own.per_parameter * self.system.parameter_number
-            few = window.guarded or residual_number(self.system, numbers) < wanted
-            few = few and self.grown < TIMES and math.isfinite(more)
-            if few and (overfit or not (due and costs[other] < costs[EXACT])):
+            more = self._more(window, numbers)
+            if more and (overfit or not (due and costs[other] < costs[EXACT])):
                 self.grown += 1
+                self.asked = residual_number(self.system, numbers)
                 return f"{GROWTH:g} times the points: {fallen}", GROWTH
         if not due or not (stuck or other == EXACT):
             return "", 1.0
         self.rival, self.stuck = window.rate, stuck
         self.budget, self.windows = window.cost, 0
         return f"trying {self._exchange()}: {fallen}", 1.0
+
+    def _more(self, window: Window, numbers: list[int]) -> bool:
+        """Whether exact steps that do not get on may take more points."""
+        own, residuals = self.settings, residual_number(self.system, numbers)
+        cost = own.cost(self.system, [round(GROWTH * n) for n in numbers])
+        few = window.guarded or residuals < 2.0 * own.per_parameter * self.system.parameter_number
+        if few:
+            return self.grown < TIMES and math.isfinite(cost)
+        # A net that can do no better on average still follows the sample: as many as are cheap,
+        # unless asking for more made no difference, as where points are given.
+        return cost <= own.multiplications and residuals > self.asked
 
     def _exchange(self) -> str:
         """Go on with the other method, which knows nothing of the steps since; returns its name."""
@@ -292,4 +305,4 @@ class AutoStepper(Stepper):
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 
-    _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown")
+    _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown", "asked")

@@ -108,8 +108,7 @@ class ByLength:
 
     λ ← lower·λ where the accepted length is at least ``long``, λ ← higher·λ where it is below
     ``short`` or the step was rejected, within [lowest, highest]. For steps whose direction is
-    exact, whose best length is far below 1 though a small λ is right: the gain ratio would raise
-    it.
+    exact, whose best length is below 1 though a small λ is right: the gain ratio would raise it.
     """
 
     needs_ratio: ClassVar[bool] = False

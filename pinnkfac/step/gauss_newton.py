@@ -41,7 +41,7 @@ class Descent:
     """
 
     unit: float = 1.0
-    """What a damping of 1 is, set by ``prepare``; a descent is given absolute dampings."""
+    """What a damping of 1 is, set by ``prepare``; ``direction`` is given absolute dampings."""
     least_damping: float = 0.0
     """The smallest one that is known apart from zero, for rounding; set by ``direction``."""
     near: float = 0.0

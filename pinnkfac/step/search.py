@@ -68,7 +68,7 @@ class Grid:
         lengths = [self.base**k for k in range(self.low, self.high + 1)]
         losses = [loss(length) for length in lengths]
         best = min(range(len(losses)), key=losses.__getitem__)
-        if losses[best] < loss_0:  # as published, however little
+        if losses[best] < loss_0:  # as published, however little (but for rounding)
             return Accepted(lengths[best], losses[best], len(losses))
         return Accepted(0.0, loss_0, len(losses))
 
@@ -82,7 +82,7 @@ class Backtracking:
     """
 
     shrink: Fraction = 0.5
-    grow: Annotated[float, Range(least=1)] = 2.0
+    grow: Annotated[float, Range(least=1)] = 4.0
     sufficient: NonNegative = 1e-4
     longest: Positive = 1.0
     most: Count = 30

@@ -32,7 +32,7 @@ class Published:
     taken, is what the next one remembers; ``bias_correction`` divides φ_k by √(1 − μ^2k).
     """
 
-    learning_rate: Positive = 0.5
+    learning_rate: Positive = 0.05
     norm_constraint: Positive = 1e-3
     bias_correction: bool = True
 
@@ -45,8 +45,10 @@ class Spring:
     (Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25): among all steps that fit the
     linearised residual, the one closest to μ φ. After a step whose accepted length is below
     ``least_length``, or that was rejected, φ = 0: momentum helps where the residual is almost
-    linear along a step, and hurts where it is not. With fewer parameters than residuals φ = 0
-    too, as there is no choice among steps. ``relative``: λ counts in units of the mean
+    linear along a step, and hurts where it is not. μ is halved, and φ = 0, where the loss on
+    unseen points has reached no new low for some steps, and grows again with each new low. With
+    fewer parameters than residuals φ = 0 too, as there is no choice among steps (but for
+    ``published``). ``relative``: λ counts in units of the mean
     diagonal entry of J Jᵀ. ``geodesic`` bends the step by the second derivative of the residual
     along δ (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9), and near a solution at most
     ``corrections`` further solves with the same factor keep it where the residual follows its

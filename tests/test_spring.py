@@ -172,7 +172,7 @@ def test_a_short_step_is_not_remembered():
 
 def test_a_rejected_step_is_not_remembered():
     step = Spring(decay=0.7, least_length=0.0)
-    _, points, stepper = started(poisson(), 6, 5, step=step, search=Backtracking())
+    _, points, stepper = started(poisson(), 6, 5, step=step, search=Backtracking(longest=1e-3))
     stepper.update(points)
     assert stepper.descent.past is not None
     stepper.descent.direction = lambda linearisation, gradient, damping: gradient  # uphill

@@ -99,7 +99,7 @@ def test_backtracking_halves_until_the_loss_falls():
 
 def test_backtracking_starts_from_the_last_length():
     loss = Counted(parabola(0.1))
-    assert Backtracking().run(loss, 1.0, -20.0, 0.05).length == 0.1
+    assert Backtracking(grow=2.0).run(loss, 1.0, -20.0, 0.05).length == 0.1
     assert loss.lengths == [0.1]
     far = Counted(parabola(10.0))
     assert Backtracking(grow=4.0).run(far, 1.0, -0.2, 0.5).length == 1.0

@@ -297,9 +297,43 @@ def test_steps_that_fit_their_own_points_only_take_more_before_they_stall(
     stepper, points = started(small(), cheap(multiplications=30.0))
     play(stepper, {EXACT: fall, FACTORED: 0.0}, monkeypatch, unseen)
     monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 30.0, FACTORED: 10.0})
+    stepper.first = 2.0  # far from where the run began
     for _ in range(4):
         stepper.update(points, unseen=points)
     assert stepper.grown == grown and stepper.current == EXACT
+
+
+@pytest.mark.parametrize(
+    ("first", "unseen", "anew"), [(0.5, 3, True), (2.0, 3, False), (0.5, 1, False)]
+)
+def test_steps_that_fitted_their_own_points_only_from_the_start_begin_anew_with_kfac(
+    first, unseen, anew, monkeypatch
+):
+    stepper, points = started(small(), cheap())
+    start = flat(stepper.system.get_parameters())
+    methods = dict(stepper.methods)
+    play(stepper, {EXACT: 0.01, FACTORED: 0.1}, monkeypatch, unseen)
+    stepper.first = first
+    for _ in range(3):
+        assert not stepper.update(points, unseen=points).note.startswith("from the first")
+    stepper.system.set_parameters([v + 1.0 for v in stepper.system.get_parameters()])
+    report = stepper.update(points, unseen=points)
+    assert report.note.startswith("from the first parameters again, with KFAC") is anew
+    assert (stepper.current == FACTORED) is anew
+    assert (stepper.origin is None) is (anew or first > 1.0), "kept as long as they may go astray"
+    assert bool((flat(stepper.system.get_parameters()) == start).all()) is anew
+    for name, method in stepper.methods.items():
+        assert (method is methods[name]) is not anew, "nothing is known of where they had been"
+    for _ in range(20):  # once only
+        assert not stepper.update(points, unseen=points).note.startswith("from the first")
+
+
+def test_where_a_run_began_is_part_of_its_state(monkeypatch):
+    stepper, points = started(small(), cheap())
+    stepper.update(points)
+    other, _ = started(small(), cheap())
+    other.load_state_dict(stepper.state_dict())
+    assert other.first == stepper.first and torch.equal(flat(other.origin), flat(stepper.origin))
 
 
 def test_more_points_do_not_help_steps_that_do_not_fit_their_own_only(monkeypatch):

@@ -16,6 +16,7 @@ from pinnkfac.curvature.cost import (
     exact_step,
     residual_number,
 )
+from pinnkfac.direction import Direction
 from pinnkfac.linearise import System, TermPoints
 from pinnkfac.settings import Count, NonNegative, Positive, Range
 from pinnkfac.step.base import Report, Stepper
@@ -39,6 +40,8 @@ FITTED, SLOW = 2.0, 0.3
 and powers of ten in ``patience`` steps, below which most of the steps being such is a stall."""
 PART, NOTHING = 1e-8, 1e-300
 """Terms whose loss is a smaller part of all losses than PART count as that part."""
+FAR = 1.0
+"""By how many powers of ten losses have fallen in all where a net is far from a solution still."""
 GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
@@ -61,10 +64,12 @@ class Auto:
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
     their own points only, or have less than twice ``per_parameter``, take half as many again,
     three times at most, and others as long as a step costs less than ``multiplications``; where
-    most steps did fit their own points only, already at less than 0.3 powers of ten. Otherwise, and
-    before where it is the cheaper one, the other method is tried at the same cost (for at least as
-    many steps), and the one that lowered the loss more per cost goes on (exact steps also where the
-    other method had stalled and the loss did not rise
+    most steps did fit their own points only, already at less than 0.3 powers of ten. If these have
+    lowered the loss by less than one power of ten since the run began, they have gone astray, and
+    KFAC begins anew from the first parameters. Otherwise, and before where it is the cheaper one,
+    the other method is tried at the same cost (for at least as many steps), and the one that
+    lowered the loss more per cost goes on (exact steps also where the other method had stalled and
+    the loss did not rise
     much); exact steps are tried again without a stall, as they are fast near a solution. A trial
     that fails makes the next one of this method wait twice as long. Decisions depend on counts of
     operations, on losses, and on the memory that is free at the start where it is short, never on
@@ -105,11 +110,16 @@ class Auto:
         return AutoStepper(self, system, search, damping, generator)
 
 
+def level(losses: Sequence[float]) -> float:
+    """The mean of the logarithms of all terms' losses, so that none hides the others."""
+    least = max(PART * sum(losses), NOTHING)
+    return statistics.fmean(math.log10(max(v, least)) for v in losses)
+
+
 @dataclass
 class Window:
-    """The progress of one method over some steps: the losses that it started from, as the mean of
-    the logarithms of those of all terms (so that neither scales matter nor how they change), and
-    its cost."""
+    """The progress of one method over some steps: the ``level`` of the losses that each started
+    from (scales do not matter to it, nor how they change), and its cost."""
 
     levels: list[float] = field(default_factory=list)
     cost: float = 0.0
@@ -124,8 +134,7 @@ class Window:
         """Count a step that started from these losses of the terms."""
         self.guarded |= guarded
         self.fitted += fitted
-        least = max(PART * sum(losses), NOTHING)
-        self.levels.append(statistics.fmean(math.log10(max(v, least)) for v in losses))
+        self.levels.append(level(losses))
         self.cost += cost
 
     @property
@@ -155,10 +164,8 @@ class AutoStepper(Stepper):
     ) -> None:
         self.settings = settings
         self.system = system
-        self.methods: dict[str, GaussNewtonStepper] = {
-            EXACT: settings.exact.start(system, search, damping, generator),
-            FACTORED: settings.factored.start(system, search, settings.factored_damping, generator),
-        }
+        self.parts = search, damping, generator
+        self.methods = self._start()
         self.guarded = self.methods[EXACT].guarded
         self.current = ""
         self.window = Window()
@@ -176,6 +183,17 @@ class AutoStepper(Stepper):
         """How often exact steps were given more points."""
         self.asked = 0
         """The residuals that there were at the last time."""
+        self.first = math.nan
+        """The level of the losses that the run began from."""
+        self.origin: Direction | None = None
+        """The parameters that it began from, as long as exact steps may have gone astray."""
+
+    def _start(self) -> dict[str, GaussNewtonStepper]:
+        own, (search, damping, generator) = self.settings, self.parts
+        return {
+            EXACT: own.exact.start(self.system, search, damping, generator),
+            FACTORED: own.factored.start(self.system, search, own.factored_damping, generator),
+        }
 
     def update(
         self,
@@ -194,6 +212,8 @@ class AutoStepper(Stepper):
         if not math.isfinite(self.system.weighted(report.losses)):
             # a divergence, which the loop deals with
             return replace(report, note=note)
+        if math.isnan(self.first):
+            self.first = level(report.losses)
         fitted = report.unseen > FITTED * report.reached  # never where one is not known
         self.window.add(report.losses, costs[self.current], unseen is not None, fitted)
         if note:
@@ -215,6 +235,8 @@ class AutoStepper(Stepper):
             return f"{WORDS[FACTORED]}: {TOO_LARGE}"
         cheap = costs[EXACT] <= max(SLACK * self.settings.multiplications, costs[FACTORED])
         self.current = EXACT if cheap else FACTORED
+        if cheap:
+            self.origin = self.system.get_parameters()
         ratio = costs[EXACT] / costs[FACTORED]
         return f"{WORDS[self.current]}: an exact step costs about {ratio:.2g} of the other kind"
 
@@ -242,12 +264,19 @@ class AutoStepper(Stepper):
             self.waits[self.current] *= 2
             return f"back to {self._exchange()}: their losses fell faster for the cost", 1.0
         self.windows += 1
+        fallen_in_all = self.first - statistics.fmean(window.levels[-(window.steps // 2) :])
+        if fallen_in_all >= FAR:
+            self.origin = None
         other = FACTORED if self.current == EXACT else EXACT
         due = self.windows >= self.waits[other] and math.isfinite(costs[other])
         overfit = 2 * window.fitted > window.steps
         stuck = window.decades < own.stalled
         fallen = f"losses fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
         if self.current == EXACT and (stuck or (overfit and window.decades < SLOW)):
+            if overfit and self.origin is not None:
+                self._begin_anew()
+                all_in_all = f"losses fell by {max(fallen_in_all, 0.0):.1g} decades since the start"
+                return f"from the first parameters again, with {WORDS[FACTORED]}: {all_in_all}", 1.0
             more = self._more(window, numbers)
             if more and (overfit or not (due and costs[other] < costs[EXACT])):
                 self.grown += 1
@@ -258,6 +287,13 @@ class AutoStepper(Stepper):
         self.rival, self.stuck = window.rate, stuck
         self.budget, self.windows = window.cost, 0
         return f"trying {self._exchange()}: {fallen}", 1.0
+
+    def _begin_anew(self) -> None:
+        """KFAC, from where the run began: on few points it does not follow them as far."""
+        assert self.origin is not None
+        self.system.set_parameters(self.origin)
+        self.methods, self.origin = self._start(), None
+        self.current, self.windows = FACTORED, 0
 
     def _more(self, window: Window, numbers: list[int]) -> bool:
         """Whether exact steps that do not get on may take more points."""
@@ -292,6 +328,7 @@ class AutoStepper(Stepper):
             "methods": {name: method.state_dict() for name, method in self.methods.items()},
             "damping": self.methods[EXACT].damping,
             "window": asdict(self.window),
+            "origin": self.origin,
             **{name: getattr(self, name) for name in self._plain},
         }
 
@@ -300,9 +337,10 @@ class AutoStepper(Stepper):
             method.load_state_dict(state["methods"][name])
         # Of the group damping, which may be set anew where a run is resumed.
         self.methods[EXACT].damping = state["damping"]
+        self.origin = state.get("origin")
         window = state["window"]
         self.window = Window(**window) if "levels" in window else Window()
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 
-    _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown", "asked")
+    _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown", "asked", "first")

@@ -118,6 +118,7 @@ class PointNumbers:
         """As many points as cost what the first numbers, ``first`` in all, would."""
         budget = self.price(self.first(self.size))
         if not math.isfinite(budget):  # beyond the memory: nothing says how many would cost that
+            self.total = self.total or first
             return
         low, high = first / WIDEST, first * WIDEST
         for _ in range(HALVINGS):

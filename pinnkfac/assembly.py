@@ -145,6 +145,7 @@ class Assembly:
             self.stepper.load_state_dict(_to(stepper, device))
         else:
             self.stepper = self.start()  # from the parameters that the net has now
+            self.stepper.fresh = False
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem

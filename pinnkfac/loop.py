@@ -141,9 +141,13 @@ def run(
         progress.reached = report.reached if known else report.trained_loss
         if report.growth > 1.0:
             source.grow(report.growth)
+        if report.anew:  # what was reached before is none of this net's
+            progress.best = Best(math.inf, progress.step, progress.step, system.get_parameters())
+            progress.reached, progress.attempts = math.inf, 0
         if report.note:
             progress.notes.append(f"step {progress.step}: {report.note}")
-        progress.rejected = progress.rejected + 1 if report.length == 0 else 0
+        rejected = report.length == 0 and not report.anew
+        progress.rejected = progress.rejected + 1 if rejected else 0
         progress.seconds = time.perf_counter() - begin
         error = watch(progress)
         if error is not None and error < stop.error:

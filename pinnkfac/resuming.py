@@ -133,7 +133,8 @@ def _continued(
     )
     progress = parts.load_state_dict(state, carried)
     # a step that takes another share of the points draws them anew
-    carried = replace(carried, points=carried.points and bool(parts.source.current))
+    drawn_anew = bool(state["points"]["points"]) and not parts.source.current
+    carried = replace(carried, points=carried.points and not drawn_anew)
     changes = differences(old, new, task.overrides)
     if not same:
         changes.insert(0, f"the problem {task.name} has changed")

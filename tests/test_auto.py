@@ -17,7 +17,18 @@ from pinnkfac.configuration import build, compose
 from pinnkfac.curvature import cost
 from pinnkfac.curvature.cost import exact_bytes, exact_step
 from pinnkfac.linearise import System
-from pinnkfac.step.auto import EXACT, FACTORED, GROWTH, TIMES, Auto, AutoStepper, Window
+from pinnkfac.step.auto import (
+    EARLY,
+    EXACT,
+    FACTORED,
+    GROWTH,
+    TIMES,
+    Auto,
+    AutoStepper,
+    Window,
+    level,
+    total,
+)
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import ByLength
 from pinnkfac.step.search import Backtracking
@@ -297,7 +308,7 @@ def test_steps_that_fit_their_own_points_only_take_more_before_they_stall(
     stepper, points = started(small(), cheap(multiplications=30.0))
     play(stepper, {EXACT: fall, FACTORED: 0.0}, monkeypatch, unseen)
     monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 30.0, FACTORED: 10.0})
-    stepper.first = 2.0  # far from where the run began
+    stepper.first = 2.0, 2.0  # the run began far from here
     for _ in range(4):
         stepper.update(points, unseen=points)
     assert stepper.grown == grown and stepper.current == EXACT
@@ -313,12 +324,13 @@ def test_steps_that_fitted_their_own_points_only_from_the_start_begin_anew_with_
     start = flat(stepper.system.get_parameters())
     methods = dict(stepper.methods)
     play(stepper, {EXACT: 0.01, FACTORED: 0.1}, monkeypatch, unseen)
-    stepper.first = first
+    stepper.first = first, first
     for _ in range(3):
         assert not stepper.update(points, unseen=points).note.startswith("from the first")
     stepper.system.set_parameters([v + 1.0 for v in stepper.system.get_parameters()])
     report = stepper.update(points, unseen=points)
-    assert report.note.startswith("from the first parameters again, with KFAC") is anew
+    assert report.note.startswith("from the first parameters again, with KFAC") is report.anew
+    assert report.anew is anew
     assert (stepper.current == FACTORED) is anew
     assert (stepper.origin is None) is (anew or first > 1.0), "kept as long as they may go astray"
     assert bool((flat(stepper.system.get_parameters()) == start).all()) is anew
@@ -326,6 +338,67 @@ def test_steps_that_fitted_their_own_points_only_from_the_start_begin_anew_with_
         assert (method is methods[name]) is not anew, "nothing is known of where they had been"
     for _ in range(20):  # once only
         assert not stepper.update(points, unseen=points).note.startswith("from the first")
+
+
+def test_a_term_that_began_at_nothing_hides_no_progress():
+    stepper, _ = started(small(), cheap())
+    stepper.first = level([1.0, 1e-8]), total([1.0, 1e-8])
+    stepper.last = total([5e-5, 5e-5])
+    window = Window()
+    for _ in range(4):
+        window.add([5e-5, 5e-5], 1.0, False)
+    assert stepper._fallen(window) == pytest.approx(4.0)
+
+
+def test_steps_go_astray_early_or_not_at_all(monkeypatch):
+    stepper, points = started(small(), cheap())
+    play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch, 1.0)
+    stepper.waits[FACTORED] = 100
+    kept = []
+    for _ in range(EARLY + 1):
+        for _ in range(4):
+            stepper.update(points, unseen=points)
+        kept.append(stepper.origin is not None)
+    assert kept == [True] * EARLY + [False] and stepper.current == EXACT
+
+
+def test_a_run_that_begins_anew_forgets_its_best_state_and_goes_on_bit_for_bit(
+    monkeypatch, tmp_path
+):
+    judge = AutoStepper._judge
+
+    def astray(stepper, numbers, costs):
+        if stepper.window.steps == 5 and stepper.origin is not None:
+            stepper._begin_anew()
+            return "from the first parameters again", 1.0
+        return judge(stepper, numbers, costs)
+
+    monkeypatch.setattr(AutoStepper, "_judge", astray)
+    settings = (*QUICK, "run.quiet=true")
+    whole = solve("poisson2d", *settings, "stop.steps=8", folder=tmp_path / "whole")
+    assert whole.summary["best"]["step"] >= 5
+    assert [r["length"] for r in whole.history][-1] > 0
+    for stop in (4, 6):  # before that and after it
+        folder = tmp_path / str(stop)
+        solve("poisson2d", *settings, f"stop.steps={stop}", folder=folder)
+        parts = resume(folder, "stop.steps=8", "run.quiet=true")
+        assert parts.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+
+
+def test_a_net_that_was_trained_is_not_where_a_run_begins(tmp_path):
+    solve("poisson2d", *QUICK, "run.quiet=true", "stop.steps=3", "step=spring", folder=tmp_path)
+    seen = []
+    begin = AutoStepper._begin
+
+    def watched(stepper, costs):
+        note = begin(stepper, costs)
+        seen.append((stepper.current, stepper.origin))
+        return note
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoStepper, "_begin", watched)
+        resume(tmp_path, "stop.steps=4", "step=auto")
+    assert seen == [(EXACT, None)]
 
 
 def test_where_a_run_began_is_part_of_its_state(monkeypatch):

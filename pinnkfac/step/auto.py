@@ -40,8 +40,9 @@ FITTED, SLOW = 2.0, 0.3
 and powers of ten in ``patience`` steps, below which most of the steps being such is a stall."""
 PART, NOTHING = 1e-8, 1e-300
 """Terms whose loss is a smaller part of all losses than PART count as that part."""
-FAR = 1.0
-"""By how many powers of ten losses have fallen in all where a net is far from a solution still."""
+FAR, EARLY = 1.0, 4
+"""By how many powers of ten losses have fallen in all where a net is far from a solution still, and
+how many windows long that is looked at."""
 GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
@@ -108,6 +109,11 @@ class Auto:
         self, system: System, search: Search, damping: Damping, generator: Generator
     ) -> AutoStepper:
         return AutoStepper(self, system, search, damping, generator)
+
+
+def total(losses: Sequence[float]) -> float:
+    """The logarithm of their sum."""
+    return math.log10(max(sum(losses), NOTHING))
 
 
 def level(losses: Sequence[float]) -> float:
@@ -183,8 +189,10 @@ class AutoStepper(Stepper):
         """How often exact steps were given more points."""
         self.asked = 0
         """The residuals that there were at the last time."""
-        self.first = math.nan
-        """The level of the losses that the run began from."""
+        self.first: tuple[float, float] | None = None
+        """The level of the losses that the run began from, and the logarithm of their sum."""
+        self.last = 0.0
+        """That logarithm before the last step."""
         self.origin: Direction | None = None
         """The parameters that it began from, as long as exact steps may have gone astray."""
 
@@ -212,14 +220,15 @@ class AutoStepper(Stepper):
         if not math.isfinite(self.system.weighted(report.losses)):
             # a divergence, which the loop deals with
             return replace(report, note=note)
-        if math.isnan(self.first):
-            self.first = level(report.losses)
+        self.first = self.first or (level(report.losses), total(report.losses))
         fitted = report.unseen > FITTED * report.reached  # never where one is not known
+        self.last = total(report.losses)
         self.window.add(report.losses, costs[self.current], unseen is not None, fitted)
         if note:
             return replace(report, note=note)
+        methods = self.methods
         note, growth = self._judge(numbers, costs)
-        return replace(report, note=note, growth=growth)
+        return replace(report, note=note, growth=growth, anew=self.methods is not methods)
 
     def _costs(self, numbers: list[int]) -> dict[str, float]:
         """Multiplications of a step of each method; infinite where it cannot be taken."""
@@ -235,7 +244,7 @@ class AutoStepper(Stepper):
             return f"{WORDS[FACTORED]}: {TOO_LARGE}"
         cheap = costs[EXACT] <= max(SLACK * self.settings.multiplications, costs[FACTORED])
         self.current = EXACT if cheap else FACTORED
-        if cheap:
+        if cheap and self.fresh:
             self.origin = self.system.get_parameters()
         ratio = costs[EXACT] / costs[FACTORED]
         return f"{WORDS[self.current]}: an exact step costs about {ratio:.2g} of the other kind"
@@ -264,8 +273,8 @@ class AutoStepper(Stepper):
             self.waits[self.current] *= 2
             return f"back to {self._exchange()}: their losses fell faster for the cost", 1.0
         self.windows += 1
-        fallen_in_all = self.first - statistics.fmean(window.levels[-(window.steps // 2) :])
-        if fallen_in_all >= FAR:
+        fallen_in_all = self._fallen(window)
+        if fallen_in_all >= FAR or self.windows > EARLY:
             self.origin = None
         other = FACTORED if self.current == EXACT else EXACT
         due = self.windows >= self.waits[other] and math.isfinite(costs[other])
@@ -288,6 +297,14 @@ class AutoStepper(Stepper):
         self.budget, self.windows = window.cost, 0
         return f"trying {self._exchange()}: {fallen}", 1.0
 
+    def _fallen(self, window: Window) -> float:
+        """By how many powers of ten the losses have fallen since the run began: their level, or
+        their sum if that is more (a term that began at nothing cannot fall)."""
+        if self.first is None:
+            return math.inf
+        now = statistics.fmean(window.levels[-(window.steps // 2) :])
+        return max(self.first[0] - now, self.first[1] - self.last)
+
     def _begin_anew(self) -> None:
         """KFAC, from where the run began: on few points it does not follow them as far."""
         assert self.origin is not None
@@ -308,6 +325,7 @@ class AutoStepper(Stepper):
 
     def _exchange(self) -> str:
         """Go on with the other method, which knows nothing of the steps since; returns its name."""
+        self.origin = None
         self.current = FACTORED if self.current == EXACT else EXACT
         self.methods[self.current].forget_steps()
         return WORDS[self.current]
@@ -330,6 +348,7 @@ class AutoStepper(Stepper):
             "window": asdict(self.window),
             "origin": self.origin,
             **{name: getattr(self, name) for name in self._plain},
+            "waits": dict(self.waits),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -343,4 +362,15 @@ class AutoStepper(Stepper):
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 
-    _plain = ("current", "rival", "stuck", "budget", "waits", "windows", "grown", "asked", "first")
+    _plain = (
+        "current",
+        "rival",
+        "stuck",
+        "budget",
+        "waits",
+        "windows",
+        "grown",
+        "asked",
+        "first",
+        "last",
+    )

@@ -32,6 +32,8 @@ class Report:
     """What the step costs, in multiplications (curvature/cost.py); NaN: it does not say."""
     growth: float = 1.0
     """How many times the points the step asks for from now on."""
+    anew: bool = False
+    """Whether it has set the parameters back to those that the run began from."""
     note: str = ""
     """What a step has decided that a user should know, such as another method."""
 
@@ -39,10 +41,12 @@ class Report:
 class Stepper(Protocol):
     """A step in the course of a run: it holds its averages, momentum and damping.
 
-    ``guarded``: whether it looks at unseen points, where there are some.
+    ``guarded``: whether it looks at unseen points, where there are some. ``fresh``: whether the run
+    began with it, from first weights.
     """
 
     guarded: bool = False
+    fresh: bool = True
 
     def update(
         self,

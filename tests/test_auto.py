@@ -267,29 +267,6 @@ def test_few_residuals_for_the_parameters_grow_without_a_sign_of_overfitting(mon
     assert [stepper.update(points).growth for _ in range(4)] == [1.0, 1.0, 1.0, GROWTH]
 
 
-def test_cheap_steps_with_residuals_enough_take_more_as_long_as_that_has_an_effect(monkeypatch):
-    stepper, _ = started(small(), cheap(multiplications=1e9))
-    play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch)
-    monkeypatch.setattr(stepper, "_costs", lambda numbers: {EXACT: 1e9, FACTORED: 2e9})
-    stepper.waits[FACTORED] = 100
-    asked = []
-    for scale in (1, 1, 2, 2, 3, 4, 5):
-        points = points_for(stepper.system, *(scale * n for n in NUMBERS))
-        growths = [stepper.update(points).growth for _ in range(4)]
-        assert growths[:3] == [1.0, 1.0, 1.0]
-        asked.append(growths[3] == GROWTH)
-    assert asked == [True, False, True, False, True, True, True]
-
-
-def test_residuals_enough_are_as_many_as_are_cheap():
-    stepper, points = started(small(), cheap())
-    numbers = [len(own) for own in points]
-    more = stepper.settings.cost(stepper.system, [round(GROWTH * n) for n in numbers])
-    for multiplications in (1.01 * more, 0.99 * more):
-        stepper.settings = cheap(multiplications=multiplications)
-        assert stepper._more(Window(), numbers) is (multiplications > more)
-
-
 def test_a_cheaper_method_is_tried_before_more_points_are_taken(monkeypatch):
     stepper, points = started(small(), cheap(per_parameter=1.0, multiplications=30.0))
     play(stepper, {EXACT: 0.0, FACTORED: 0.0}, monkeypatch)

@@ -64,13 +64,12 @@ class Auto:
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
     their own points only, or have less than twice ``per_parameter``, take half as many again,
-    three times at most, and others as long as a step costs less than ``multiplications``; where
-    most steps did fit their own points only, already at less than 0.3 powers of ten. If these have
-    lowered the loss by less than one power of ten since the run began, they have gone astray, and
-    KFAC begins anew from the first parameters. Otherwise, and before where it is the cheaper one,
-    the other method is tried at the same cost (for at least as many steps), and the one that
-    lowered the loss more per cost goes on (exact steps also where the other method had stalled and
-    the loss did not rise
+    three times at most; where most steps did fit their own points only, already at less than 0.3
+    powers of ten. If these have lowered the loss by less than one power of ten since the run began,
+    they have gone astray, and KFAC begins anew from the first parameters. Otherwise, and before
+    where it is the cheaper one, the other method is tried at the same cost (for at least as many
+    steps), and the one that lowered the loss more per cost goes on (exact steps also where the
+    other method had stalled and the loss did not rise
     much); exact steps are tried again without a stall, as they are fast near a solution. A trial
     that fails makes the next one of this method wait twice as long. Decisions depend on counts of
     operations, on losses, and on the memory that is free at the start where it is short, never on
@@ -187,8 +186,6 @@ class AutoStepper(Stepper):
         """Windows since the last trial."""
         self.grown = 0
         """How often exact steps were given more points."""
-        self.asked = 0
-        """The residuals that there were at the last time."""
         self.first: tuple[float, float] | None = None
         """The level of the losses that the run began from, and the logarithm of their sum."""
         self.last = 0.0
@@ -289,7 +286,6 @@ class AutoStepper(Stepper):
             more = self._more(window, numbers)
             if more and (overfit or not (due and costs[other] < costs[EXACT])):
                 self.grown += 1
-                self.asked = residual_number(self.system, numbers)
                 return f"{GROWTH:g} times the points: {fallen}", GROWTH
         if not due or not (stuck or other == EXACT):
             return "", 1.0
@@ -317,11 +313,7 @@ class AutoStepper(Stepper):
         own, residuals = self.settings, residual_number(self.system, numbers)
         cost = own.cost(self.system, [round(GROWTH * n) for n in numbers])
         few = window.guarded or residuals < 2.0 * own.per_parameter * self.system.parameter_number
-        if few:
-            return self.grown < TIMES and math.isfinite(cost)
-        # A net that can do no better on average still follows the sample: as many as are cheap,
-        # unless asking for more made no difference, as where points are given.
-        return cost <= own.multiplications and residuals > self.asked
+        return few and self.grown < TIMES and math.isfinite(cost)
 
     def _exchange(self) -> str:
         """Go on with the other method, which knows nothing of the steps since; returns its name."""
@@ -370,7 +362,6 @@ class AutoStepper(Stepper):
         "waits",
         "windows",
         "grown",
-        "asked",
         "first",
         "last",
     )

@@ -4,9 +4,9 @@
 
 A line a step and net: milliseconds of a step, the matrix products in it and all else that is
 counted (Cholesky factors and their solves; no eigendecompositions), in units of one product
-1024 × 1024 × 1024, and the part of the rate of that product at which they are done. Steps are those
-that poisson2d (900 + 120 points) begins with, the best of several, on one thread, in seconds of the
-processor.
+1024 × 1024 × 1024, and the part of the rate of that product at which they are done. It is the
+second step of poisson2d (900 + 120 points), the best of several times, on one thread, in seconds of
+the processor.
 """
 
 from __future__ import annotations
@@ -60,25 +60,21 @@ def start(step: str, widths: str, scale: float) -> Assembly:
 
 
 def measure(step: str, widths: str, scale: float, repeats: int) -> tuple[float, float]:
-    """Seconds of the fastest of several steps after the first, and its operations."""
+    """The least seconds of the second step, and its operations."""
     parts = start(step, widths, scale)
     points = parts.source.at(0)
     parts.stepper.update(points)
-    fastest, operations = float("inf"), 0.0
-    for _ in range(repeats):
-        state, place = parts.stepper.state_dict(), parts.system.get_parameters()
+    state, place = parts.stepper.state_dict(), parts.system.get_parameters()
+    fastest = float("inf")
+    for _ in range(repeats):  # of one and the same step
         begin = time.process_time()
         parts.stepper.update(points)
-        seconds = time.process_time() - begin
-        if seconds < fastest:
-            fastest, before = seconds, (state, place)
-    # the same step once more, as counting takes time
-    parts.stepper.load_state_dict(before[0])
-    parts.system.set_parameters(before[1])
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+        fastest = min(fastest, time.process_time() - begin)
+        parts.stepper.load_state_dict(state)
+        parts.system.set_parameters(place)
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:  # which takes time
         parts.stepper.update(points)
-    operations = counter.get_total_flops()
-    return fastest, operations
+    return fastest, counter.get_total_flops()
 
 
 def seconds_of_unit() -> float:

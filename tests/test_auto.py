@@ -320,7 +320,6 @@ def test_steps_that_fitted_their_own_points_only_from_the_start_begin_anew_with_
 def test_a_term_that_began_at_nothing_hides_no_progress():
     stepper, _ = started(small(), cheap())
     stepper.first = level([1.0, 1e-8]), total([1.0, 1e-8])
-    stepper.last = total([5e-5, 5e-5])
     window = Window()
     for _ in range(4):
         window.add([5e-5, 5e-5], 1.0, False)

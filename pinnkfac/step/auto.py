@@ -127,6 +127,8 @@ class Window:
     from (scales do not matter to it, nor how they change), and its cost."""
 
     levels: list[float] = field(default_factory=list)
+    total: float = 0.0
+    """The logarithm of the sum of the losses that the last one started from."""
     cost: float = 0.0
     guarded: bool = False
     """Whether a step was guarded by unseen points, since it could fit its own only."""
@@ -140,6 +142,7 @@ class Window:
         self.guarded |= guarded
         self.fitted += fitted
         self.levels.append(level(losses))
+        self.total = total(losses)
         self.cost += cost
 
     @property
@@ -188,8 +191,6 @@ class AutoStepper(Stepper):
         """How often exact steps were given more points."""
         self.first: tuple[float, float] | None = None
         """The level of the losses that the run began from, and the logarithm of their sum."""
-        self.last = 0.0
-        """That logarithm before the last step."""
         self.origin: Direction | None = None
         """The parameters that it began from, as long as exact steps may have gone astray."""
 
@@ -219,7 +220,6 @@ class AutoStepper(Stepper):
             return replace(report, note=note)
         self.first = self.first or (level(report.losses), total(report.losses))
         fitted = report.unseen > FITTED * report.reached  # never where one is not known
-        self.last = total(report.losses)
         self.window.add(report.losses, costs[self.current], unseen is not None, fitted)
         if note:
             return replace(report, note=note)
@@ -296,10 +296,9 @@ class AutoStepper(Stepper):
     def _fallen(self, window: Window) -> float:
         """By how many powers of ten the losses have fallen since the run began: their level, or
         their sum if that is more (a term that began at nothing cannot fall)."""
-        if self.first is None:
-            return math.inf
+        assert self.first is not None
         now = statistics.fmean(window.levels[-(window.steps // 2) :])
-        return max(self.first[0] - now, self.first[1] - self.last)
+        return max(self.first[0] - now, self.first[1] - window.total)
 
     def _begin_anew(self) -> None:
         """KFAC, from where the run began: on few points it does not follow them as far."""
@@ -339,8 +338,8 @@ class AutoStepper(Stepper):
             "damping": self.methods[EXACT].damping,
             "window": asdict(self.window),
             "origin": self.origin,
-            **{name: getattr(self, name) for name in self._plain},
             "waits": dict(self.waits),
+            **{name: getattr(self, name) for name in self._plain},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -348,20 +347,10 @@ class AutoStepper(Stepper):
             method.load_state_dict(state["methods"][name])
         # Of the group damping, which may be set anew where a run is resumed.
         self.methods[EXACT].damping = state["damping"]
-        self.origin = state.get("origin")
+        self.origin, self.waits = state.get("origin"), dict(state["waits"])
         window = state["window"]
         self.window = Window(**window) if "levels" in window else Window()
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 
-    _plain = (
-        "current",
-        "rival",
-        "stuck",
-        "budget",
-        "waits",
-        "windows",
-        "grown",
-        "first",
-        "last",
-    )
+    _plain = ("current", "rival", "stuck", "budget", "windows", "grown", "first")

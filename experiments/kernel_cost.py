@@ -132,6 +132,12 @@ def compare_kernels(case: Case, repeats: int, threads: int) -> None:
         f"{sum(plan.by_rows)} of {len(plan.by_rows)}"
     )
     reference = ways["by rows"]()
+    dense = len(reference) ** 2 * system.parameter_number
+    print(
+        f"multiplications: {plan.multiplications:.2e} by rows, with what takes as long as some; "
+        f"{dense:.2e} for the product of J with its transpose ({dense / plan.multiplications:.1f} "
+        "times)"
+    )
     linearisation = best(lambda: system.linearise(points), repeats)
     print(f"  linearisation: {linearisation:.3f} s, contained in the first two times below")
     times, peaks = {}, {}

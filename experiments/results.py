@@ -3,10 +3,11 @@
     python experiments/results.py [--folder outputs/bench] [--seconds S] [--seed N ...] [--report]
                                   [--out experiments/RESULTS.md] [--short] [KEY=VALUE ...]
 
-Runs what is missing of `bench paper` and `bench problems` (two and a half hours a seed), and of
-kernel_cost.py, step_rate.py and crossing.py (half an hour), and writes their tables, with what
-limits each miss, and their pictures beside them. --report runs nothing; --short takes the suite of
-tiny cases.
+Runs what is missing of `bench paper` and `bench problems` (two and a half hours a seed), of a case
+in half an hour, and of kernel_cost.py, step_rate.py and crossing.py (another half), and writes
+their tables, with what limits each miss, and their pictures beside them. What the folder holds is
+not run again. --seconds is for all cases but the one in half an hour, which it leaves out; --report
+runs nothing; --short takes the suite of tiny cases.
 """
 
 from __future__ import annotations
@@ -46,6 +47,27 @@ LIMITS: dict[str, str] = {
     "the equation between them.",
 }
 """What limits a case where it misses its goal or the published error."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A suite, or some of its cases in another time than theirs, in a folder of that name."""
+
+    folder: str
+    suite: str
+    cases: tuple[str, ...] = ()
+    seconds: float | None = None
+
+    def words(self) -> list[str]:
+        """What `bench` is asked for."""
+        cases = ["--case", *self.cases] if self.cases else []
+        seconds = [] if self.seconds is None else ["--seconds", f"{self.seconds:g}"]
+        return [self.suite, *cases, *seconds]
+
+
+RUNS = (Run("paper", "paper"), Run("problems", "problems"))
+LONGER = (Run("longer", "paper", ("poisson5d_medium",), 1800.0),)
+SHORT = (Run("smoke", "smoke"),)
 
 
 @dataclass(frozen=True)
@@ -97,19 +119,22 @@ SCRIPTS = (
 
 def main() -> None:
     given = _arguments()
-    names = ["smoke"] if given.short else ["paper", "problems"]
+    runs = SHORT if given.short else RUNS if given.seconds is not None else (*RUNS, *LONGER)
     reports = []
-    for name in names:
-        folder = Path(given.folder) / name
+    for run in runs:
+        folder = Path(given.folder) / run.folder
         if not given.report:
-            words = [name, "--folder", str(folder)]
-            words += ["--seed", *map(str, given.seed)]
+            words = [*run.words(), "--folder", str(folder)]
+            words += ["--seed", *map(str, given.seed if run not in LONGER else given.seed[:1])]
             if given.seconds is not None:
                 words += ["--seconds", f"{given.seconds:g}"]
             code = bench([*words, *given.overrides])
             if code in EXIT_CODES.values():  # it was stopped: the same command goes on
                 raise SystemExit(code)
-        reports.append(read_report(SUITES[name], folder))
+        elif run in LONGER and not folder.exists():
+            print(f"left out, as {folder} is missing: {' '.join(run.words())}")
+            continue
+        reports.append((run, read_report(SUITES[run.suite], folder)))
     out = Path(given.out)
     parts = [
         "# Results",
@@ -117,7 +142,7 @@ def main() -> None:
         "what is measured. One set of defaults for all cases, but for the nets of the paper. A "
         "published error is the lowest of the best optimizer at any time; ours is that of the "
         "final net.",
-        *(part for report in reports for part in section(report, out.parent)),
+        *(part for run, report in reports for part in section(run, report, out.parent)),
     ]
     for script in SCRIPTS:
         parts += script.section(Path(given.folder), out.parent, given.short, given.report)
@@ -125,14 +150,17 @@ def main() -> None:
     print(f"written to {out}")
 
 
-def section(report: Report, beside: Path) -> list[str]:
-    """The tables and the picture of a suite, which is copied beside the page."""
-    write_pictures(report)
-    picture = beside / f"results_{report.suite.name}.png"
-    shutil.copyfile(report.root / PICTURE, picture)
+def section(run: Run, report: Report, beside: Path) -> list[str]:
+    """The tables of a suite, and its picture, which is copied beside the page.
+
+    Of some cases in another time: what differs from the section of the suite.
+    """
     overrides = f", with `{' '.join(report.overrides)}`" if report.overrides else ""
+    title = f"Suite `{run.suite}`: {report.suite.text}"
+    if run.seconds is not None:
+        title = f"{', '.join(run.cases)} in {run.seconds:g} seconds"
     parts = [
-        f"## Suite `{report.suite.name}`: {report.suite.text}{overrides}",
+        f"## {title}{overrides}",
         markdown(main_columns(report.entries)),
         "\n".join(f"* {line}" for line in [*verdicts(report), *notes(report)]),
     ]
@@ -142,6 +170,8 @@ def section(report: Report, beside: Path) -> list[str]:
     columns = threshold_columns(report.entries)
     if len(columns) > 2:
         parts += ["Seconds (steps) to an error:", markdown(columns)]
+    if run.seconds is not None:
+        return parts
     cases = dict.fromkeys(entry.case.name for entry in report.entries)
     best = [figure for entry in report.entries for figure in entry.published]
     if best:
@@ -149,6 +179,9 @@ def section(report: Report, beside: Path) -> list[str]:
         number = sum(len(published(case)) for case in cases)
         parts += [f"The best of {number} published figures of these cases:"]
         parts += [markdown(published_columns(best)), "\n".join(where)]
+    write_pictures(report)
+    picture = beside / f"results_{run.folder}.png"
+    shutil.copyfile(report.root / PICTURE, picture)
     return [*parts, f"![Errors over seconds]({picture.name})"]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -351,6 +355,76 @@ def test_a_result_of_another_time_is_not_thrown_away(tmp_path):
 
 # -- the real command ------------------------------------------------------------------------------
 SETTINGS = ["--seconds", "0.3", "threads=1", "--folder", "runs"]
+
+
+# -- the record ------------------------------------------------------------------------------------
+SCRIPT = Path(__file__).parents[1] / "experiments" / "results.py"
+
+
+@pytest.fixture(scope="module")
+def record():
+    spec = importlib.util.spec_from_file_location("results", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["results"] = module  # where its data classes look for their annotations
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["results"]
+
+
+def test_the_record_tells_all_seeds_where_cases_have_unequal_numbers(paper, record):
+    report = read_report(suite_of("paper"), paper)
+    assert record.seeds(report) == [
+        "adam on poisson2d_small: 4.0e-01 with seed 0, 3.0e-01 with seed 1",
+        "kfac on poisson2d_small: 4.0e-08 with seed 0, 1.0e-08 with seed 1, 9.0e-08 with seed 2",
+        "kfac on heat1d_big: failed with seed 0, 1.9e-08 with seed 1",
+        "the others have one seed at most; with the first seed alone, the goal is met on 1 of 3 "
+        "cases",
+    ]
+    equal = replace(report, entries=report.entries[1:2])
+    assert record.seeds(equal) == []
+
+
+def test_the_record_says_what_limits_a_miss_in_the_time_of_its_case(paper, record, monkeypatch):
+    report = read_report(suite_of("paper"), paper)
+    assert record.limits(report) == []  # it has no words for these cases
+    monkeypatch.setattr(record, "LIMITS", {"poisson2d_small": "why"})
+    assert record.limits(report) == ["poisson2d_small: why"]  # of adam; kfac met its goal
+    jobs = [replace(o, budget=5.0) for o in report.entries[0].outcomes]
+    shorter = replace(report, entries=[replace(report.entries[0], outcomes=tuple(jobs))])
+    assert record.limits(shorter) == []
+
+
+def test_the_record_is_made_of_what_is_there(paper, tmp_path, record, monkeypatch, capsys):
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    paper_folder = folder / "paper"
+    shutil.copytree(paper, paper_folder, ignore=lambda *_: ["bench"])
+    (folder / "step_rate.txt").write_text("a table\n")
+
+    def make(*words):
+        monkeypatch.setattr(sys, "argv", ["results.py", "--folder", str(folder), *words])
+        return record.main()
+
+    out = tmp_path / "pages" / "page.md"
+    assert make("--report", "--out", str(out)) == 0
+    page = out.read_text()
+    assert page.startswith("# Results\n\nMade by `python experiments/results.py`;")
+    assert "\n* kfac: goal met on 1 of 2 cases; not on heat1d_big\n" in page
+    assert "```text\na table\n```" in page and "## What a step costs" not in page
+    assert "![Errors over seconds](results_paper.png)" in page
+    assert {file.name for file in out.parent.iterdir()} == {"page.md", "results_paper.png"}
+    told = capsys.readouterr().out
+    assert f"left out, as {folder / 'problems'} is missing: problems" in told
+    assert f"left out, as {folder / 'kernel_cost.txt'} is missing: What a step costs" in told
+    for words, message in (
+        (["--report", "threads=2"], "--report is of all jobs in the folder"),
+        (["--report", "--out", str(tmp_path)], "that is a folder"),
+        (["--report", "--folder", str(tmp_path / "none")], "there is no benchmark in it"),
+        (["threads=2", "--out", str(out)], "holds jobs with no overrides"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(*words)
+    assert out.read_text() == page
 
 
 @pytest.fixture(scope="module")

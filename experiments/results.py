@@ -154,7 +154,7 @@ SCRIPTS = (
         limit="the goals were a kernel by rows 15 times faster than with J, and an ENGD-W step in "
         "12 units. J Jᵀ has 14.5 times the multiplications and runs at the full rate of matrix "
         "products, the kernel by rows at three quarters of it, as the products of rows have to be "
-        "multiplied and summed. Steps of that size have some 13 units of products (spring, big, "
+        "multiplied and summed. A step of that size makes 13.7 units of products (spring, big, "
         "below), more than half of them in the kernel; three losses and the products with J of "
         "conjugate gradients are most of the others.",
     ),

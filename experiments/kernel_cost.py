@@ -28,7 +28,7 @@ from torch.func import functional_call, grad, hessian, vmap
 from pinnkfac import Box, Problem, Term, lap
 from pinnkfac.curvature.cost import TRIALS, conjugate_gradient_step, exact_step
 from pinnkfac.curvature.jacobian import jacobian_rows
-from pinnkfac.curvature.kernel import Plan, kernel, plan_kernel
+from pinnkfac.curvature.kernel import kernel, plan_kernel
 from pinnkfac.domain import Uniform
 from pinnkfac.linearise import Linearisation, System, TermPoints
 from pinnkfac.memory import keep_freed_memory
@@ -122,34 +122,22 @@ def kernels(case: Case) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def products(system: System, plan: Plan, points: Sequence[TermPoints]) -> tuple[float, float]:
-    """The multiplications in matrix products: of the kernel as planned, and of J Jᵀ from J."""
-    residuals = sum(len(own) for own in points)
-    rows = sum(len(own) * term.rows for own, term in zip(points, system.terms, strict=True))
-    count = 0.0
-    for layer, by_rows in zip(system.graph.linears, plan.by_rows, strict=True):
-        inputs, outputs = layer.in_features, layer.out_features
-        if by_rows:
-            count += rows**2 / 2 * (inputs + outputs)
-        else:
-            count += (residuals**2 / 2 + rows) * inputs * outputs
-    return count, float(residuals**2 * system.parameter_number)
-
-
 def compare_kernels(case: Case, repeats: int, threads: int) -> None:
     ways = kernels(case)
     system, points = case.start()
-    plan = plan_kernel(system, [len(own) for own in points])
+    numbers = [len(own) for own in points]
+    plan = plan_kernel(system, numbers)
+    products = replace(plan_kernel(system, numbers, products_only=True), by_rows=plan.by_rows)
     print(
         f"kernel of {case.interior} + {case.boundary} residuals, {case.dimension}d, widths "
         f"{'-'.join(map(str, case.widths))}, {system.parameter_number} parameters; layers by rows: "
         f"{sum(plan.by_rows)} of {len(plan.by_rows)}"
     )
     reference = ways["by rows"]()
-    by_rows, by_product = products(system, plan, points)
+    product = len(reference) ** 2 * system.parameter_number
     print(
-        f"multiplications: {by_rows:.2e} by rows, {by_product:.2e} for J times its transpose "
-        f"({by_product / by_rows:.1f} times)"
+        f"multiplications: {products.multiplications:.2e} by rows, {product:.2e} for J times its "
+        f"transpose ({product / products.multiplications:.1f} times)"
     )
     linearisation = best(lambda: system.linearise(points), repeats)
     print(f"  linearisation: {linearisation:.3f} s, contained in the first two times below")

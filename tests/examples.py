@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Generator, Tensor, nn
@@ -469,3 +473,14 @@ def everything(d: int) -> Problem:
         )
 
     return Problem(fields=("u", "v"), terms=[Term("all", box.interior, residual)])
+
+
+def experiment(name: str) -> ModuleType:
+    """A script of experiments/, as a module."""
+    file = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

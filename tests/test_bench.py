@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import math
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from examples import experiment
 from PIL import Image
 from rich.console import Console
 
@@ -353,22 +353,10 @@ def test_a_result_of_another_time_is_not_thrown_away(tmp_path):
     assert (before.folder / "summary.json").is_file()
 
 
-# -- the real command ------------------------------------------------------------------------------
-SETTINGS = ["--seconds", "0.3", "threads=1", "--folder", "runs"]
-
-
 # -- the record ------------------------------------------------------------------------------------
-SCRIPT = Path(__file__).parents[1] / "experiments" / "results.py"
-
-
 @pytest.fixture(scope="module")
 def record():
-    spec = importlib.util.spec_from_file_location("results", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["results"] = module  # where its data classes look for their annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["results"]
+    return experiment("results")
 
 
 def test_the_record_tells_all_seeds_where_cases_have_unequal_numbers(paper, record):
@@ -425,6 +413,10 @@ def test_the_record_is_made_of_what_is_there(paper, tmp_path, record, monkeypatc
         with pytest.raises(UserError, match=message):
             make(*words)
     assert out.read_text() == page
+
+
+# -- the real command ------------------------------------------------------------------------------
+SETTINGS = ["--seconds", "0.3", "threads=1", "--folder", "runs"]
 
 
 @pytest.fixture(scope="module")
@@ -608,7 +600,6 @@ def test_help_has_an_example_and_needs_no_torch(tmp_path):
 def test_the_wheel_has_the_published_figures(tmp_path):
     pytest.importorskip("hatchling")
     import zipfile
-    from pathlib import Path
 
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=Path(__file__).parent.parent, check=True, capture_output=True)

@@ -63,17 +63,19 @@ class _Piece:
     where: slice
 
 
-def plan_kernel(system: System, numbers: Sequence[int]) -> Plan:
-    """The cheaper way for every layer, for so many points of every term."""
+def plan_kernel(system: System, numbers: Sequence[int], *, products_only: bool = False) -> Plan:
+    """The cheaper way for every layer, for so many points of every term; ``products_only`` counts
+    nothing but matrix products."""
+    overhead, forming = (0.0, 0.0) if products_only else (OVERHEAD, FORMING)
     shapes = [(t.rows, t.residual.equations) for t in system.terms]
     residuals = sum(n * e for n, (_, e) in zip(numbers, shapes, strict=True))
     total = sum(n * e * rows for n, (rows, e) in zip(numbers, shapes, strict=True))
     rows, dense = [], []
     for layer, uses in zip(system.graph.linears, system.graph.uses, strict=True):
         inputs, outputs, own = layer.in_features, layer.out_features, uses * total
-        rows.append(own**2 / 2 * (inputs + outputs + OVERHEAD))
+        rows.append(own**2 / 2 * (inputs + outputs + overhead))
         per_row = inputs * outputs
-        dense.append((residuals**2 / 2 + own + FORMING * residuals) * per_row)
+        dense.append((residuals**2 / 2 + own + forming * residuals) * per_row)
     by_rows = tuple(r <= d for r, d in zip(rows, dense, strict=True))
     return Plan(by_rows, tuple(rows), tuple(dense))
 

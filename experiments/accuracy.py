@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 
 from pinnkfac import solve
-from pinnkfac.loading import bundled
-from pinnkfac.memory import keep_freed_memory
+from pinnkfac.common.memory import keep_freed_memory
+from pinnkfac.config.loading import bundled
 
 
 def main() -> None:

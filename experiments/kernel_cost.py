@@ -26,12 +26,12 @@ from torch import Generator, Tensor
 from torch.func import functional_call, grad, hessian, vmap
 
 from pinnkfac import Box, Problem, Term, lap
+from pinnkfac.common.memory import keep_freed_memory
 from pinnkfac.curvature.cost import TRIALS, conjugate_gradient_step, exact_step
-from pinnkfac.curvature.jacobian import jacobian_rows
 from pinnkfac.curvature.kernel import kernel, plan_kernel
 from pinnkfac.domain import Uniform
-from pinnkfac.linearise import Linearisation, System, TermPoints
-from pinnkfac.memory import keep_freed_memory
+from pinnkfac.linearisation.jacobian import jacobian_rows
+from pinnkfac.linearisation.system import Linearisation, System, TermPoints
 from pinnkfac.nets import Mlp
 from pinnkfac.step.base import Step
 from pinnkfac.step.damping import Constant

@@ -24,7 +24,7 @@ from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
 from pinnkfac.curvature.gramian import GramianSettings
 from pinnkfac.curvature.kfac import Factors
 from pinnkfac.curvature.preconditioner import InverseSettings
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step.base import Step
 from pinnkfac.step.damping import Constant

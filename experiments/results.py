@@ -37,9 +37,9 @@ from pinnkfac.bench.tables import (
 )
 from pinnkfac.commands.bench import is_override
 from pinnkfac.commands.bench import main as bench
-from pinnkfac.interruption import EXIT_CODES
+from pinnkfac.compare.sweep import in_digits
 from pinnkfac.plots import save
-from pinnkfac.sweep import in_digits
+from pinnkfac.run.interruption import EXIT_CODES
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 LIMITS: dict[str, str] = {

@@ -18,12 +18,12 @@ from collections.abc import Callable
 import torch
 from torch import Generator
 
-from pinnkfac.configuration import build, compose
+from pinnkfac.common.memory import keep_freed_memory
+from pinnkfac.config.configuration import build, compose
+from pinnkfac.config.loading import find
 from pinnkfac.curvature.kfac import factors
-from pinnkfac.linearise import System
-from pinnkfac.loading import find
-from pinnkfac.memory import keep_freed_memory
-from pinnkfac.sources import PointSource
+from pinnkfac.linearisation.system import System
+from pinnkfac.points.source import PointSource
 from pinnkfac.step.base import Stepper
 
 CASES = {

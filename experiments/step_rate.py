@@ -18,10 +18,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinnkfac import UserError
-from pinnkfac.assembly import Assembly, assemble
-from pinnkfac.configuration import compose
-from pinnkfac.loading import find
-from pinnkfac.memory import keep_freed_memory
+from pinnkfac.common.memory import keep_freed_memory
+from pinnkfac.config.configuration import compose
+from pinnkfac.config.loading import find
+from pinnkfac.run.assembly import Assembly, assemble
 
 WIDTHS = {"small": "[64]", "medium": "[64,64,48,48]", "big": "[256,256,128,128]"}
 STEPS = ("spring", "engd_layerwise", "kfac", "kfac_cg", "ekfac", "cg_fac")

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from pinnkfac import Box, Problem, Term, lap
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pinnkfac.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from pinnkfac.common.errors import UserError
     from pinnkfac.domain import Box, Grid, Points, Sobol, Uniform
-    from pinnkfac.errors import UserError
     from pinnkfac.field import div, dot, grad, lap
     from pinnkfac.problem import Parameter, Problem, Term
-    from pinnkfac.resuming import resume
+    from pinnkfac.run.resuming import resume
+    from pinnkfac.run.solving import Result, solve
     from pinnkfac.solution import Solution
-    from pinnkfac.solving import Result, solve
 
 _HOMES = {
     "Box": "pinnkfac.domain",
@@ -21,18 +21,18 @@ _HOMES = {
     "Parameter": "pinnkfac.problem",
     "Points": "pinnkfac.domain",
     "Problem": "pinnkfac.problem",
-    "Result": "pinnkfac.solving",
+    "Result": "pinnkfac.run.solving",
     "Sobol": "pinnkfac.domain",
     "Solution": "pinnkfac.solution",
     "Term": "pinnkfac.problem",
     "Uniform": "pinnkfac.domain",
-    "UserError": "pinnkfac.errors",
+    "UserError": "pinnkfac.common.errors",
     "div": "pinnkfac.field",
     "dot": "pinnkfac.field",
     "grad": "pinnkfac.field",
     "lap": "pinnkfac.field",
-    "resume": "pinnkfac.resuming",
-    "solve": "pinnkfac.solving",
+    "resume": "pinnkfac.run.resuming",
+    "solve": "pinnkfac.run.solving",
 }
 __all__ = [
     "Box",

@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(usage())
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
-    from pinnkfac.errors import UserError, suggest
-    from pinnkfac.interruption import EXIT_CODES, Stopped
+    from pinnkfac.common.errors import UserError, suggest
+    from pinnkfac.run.interruption import EXIT_CODES, Stopped
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that it lacks does not end a run
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def message_of(error: Exception) -> str:
     """What the user is told about an exception, in one line."""
-    from pinnkfac.errors import UserError
-    from pinnkfac.memory import GIB, available, is_shortage
+    from pinnkfac.common.errors import UserError
+    from pinnkfac.common.memory import GIB, available, is_shortage
 
     text = " ".join(str(error).split())
     if isinstance(error, UserError):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacfwd, jacrev, vmap
 
-from pinnkfac.block import Layer
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import System, TermPoints
+from pinnkfac.linearisation.block import Layer
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import System, TermPoints
 from pinnkfac.problem import bind
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from pinnkfac.domain import PointSet
-from pinnkfac.field import Context, Coordinates, Form, LinearPart
+from pinnkfac.field import At, Context, Coordinates, Form, LinearPart
 from pinnkfac.problem import Problem, Term
-from pinnkfac.residual import At, call, flatten
+from pinnkfac.residual import call, flatten
 
 Fields = Callable[[Tensor], Tensor]
 """A point [coord] to the values of all fields [field]."""

@@ -8,15 +8,16 @@ import time
 
 import pytest
 import torch
-from examples import net_for, points_for, poisson
+from nets import net_for
 from oracles import flat
+from problems import points_for, poisson
 from torch import Generator
 
 from pinnkfac import resume, solve
-from pinnkfac.configuration import build, compose
+from pinnkfac.config.configuration import build, compose
 from pinnkfac.curvature import cost
 from pinnkfac.curvature.cost import exact_bytes, exact_step
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.step.auto import (
     EARLY,
     EXACT,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import PROBLEMS, net_for, points_for
+from nets import net_for
 from oracles import assert_close, flat, jacobian, unflat
+from problems import PROBLEMS, points_for
 from torch import Generator
 
-from pinnkfac.balance import Balance
 from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
 from pinnkfac.curvature.kfac import Average, Factors
 from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner
-from pinnkfac.curvature.traces import mean_square_norms
-from pinnkfac.linearise import System
-from pinnkfac.loop import Progress, Stop, run
-from pinnkfac.sources import PointSettings, PointSource
+from pinnkfac.linearisation.balance import Balance
+from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.traces import mean_square_norms
+from pinnkfac.points.source import PointSettings, PointSource
+from pinnkfac.run.loop import Progress, Stop, run
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
 from pinnkfac.step.gauss_newton import Automatic
 from pinnkfac.step.kfac import Kfac

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import experiment
 from PIL import Image
 from rich.console import Console
+from scripts import experiment
 
 from pinnkfac import Box, Solution, UserError
-from pinnkfac.accuracy import ErrorMeter
 from pinnkfac.bench.folder import is_new, locked, make, write_json
 from pinnkfac.bench.pictures import draw, write_pictures
 from pinnkfac.bench.published import best_by_source, published
@@ -30,10 +29,11 @@ from pinnkfac.bench.running import Job, is_complete, jobs_of, run_jobs
 from pinnkfac.bench.suites import SUITES, suite_of
 from pinnkfac.bench.tables import as_markdown, main_columns, notes, show, verdicts
 from pinnkfac.commands.bench import main
-from pinnkfac.configuration import compose
-from pinnkfac.loading import bundled, find
-from pinnkfac.run_folder import RunFolder
-from pinnkfac.signature import Signature
+from pinnkfac.config.configuration import compose
+from pinnkfac.config.loading import bundled, find
+from pinnkfac.problem.signature import Signature
+from pinnkfac.run.accuracy import ErrorMeter
+from pinnkfac.store.run_folder import RunFolder
 
 WIDTHS = {
     "small": [64],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
-from examples import FLOAT, PROBLEMS, allen_cahn, inverse, linear, net_for, points_for, poisson
+from nets import FLOAT, linear, net_for
 from oracles import (
     assert_close,
     conjugate_gradients,
@@ -20,15 +20,16 @@ from oracles import (
     random_direction,
     random_spd,
 )
+from problems import PROBLEMS, allen_cahn, inverse, points_for, poisson
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pinnkfac import UserError
+from pinnkfac.common.errors import Diverged
 from pinnkfac.curvature.cg_fac import KroneckerOperator, conjugate_gradients_by_layer
 from pinnkfac.curvature.kfac import Factors, factors
 from pinnkfac.curvature.kronecker import inverse as kronecker_inverse
-from pinnkfac.errors import Diverged
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.cg_fac import CgFac
 from pinnkfac.step.damping import Constant, LevenbergMarquardt

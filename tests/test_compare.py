@@ -22,10 +22,10 @@ from pinnkfac import Box, UserError, solve
 from pinnkfac.commands.compare import Compared, notes, seconds_to
 from pinnkfac.commands.compare import main as compare
 from pinnkfac.commands.plot import main as plot
-from pinnkfac.configuration import compose
-from pinnkfac.run_folder import RunFolder
-from pinnkfac.signature import Signature
-from pinnkfac.sweep import Row, finish_sweep, rows, show, write_csv
+from pinnkfac.compare.sweep import Row, finish_sweep, rows, show, write_csv
+from pinnkfac.config.configuration import compose
+from pinnkfac.problem.signature import Signature
+from pinnkfac.store.run_folder import RunFolder
 
 PDE = """
 from torch import exp, sin

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from examples import FLOAT, flow, inverse, net_for, points_for, poisson
+from nets import FLOAT, net_for
 from oracles import (
     assert_close,
     conjugate_gradients,
@@ -18,9 +18,10 @@ from oracles import (
     random_spd,
     unflat,
 )
+from problems import flow, inverse, points_for, poisson
 
 from pinnkfac import UserError
-from pinnkfac.configuration import build, compose
+from pinnkfac.config.configuration import build, compose
 from pinnkfac.curvature import conjugate_gradients as cg
 from pinnkfac.curvature.conjugate_gradients import (
     Identity,
@@ -35,15 +36,15 @@ from pinnkfac.curvature.diagonal import Diagonal
 from pinnkfac.curvature.kfac import Factors
 from pinnkfac.curvature.nystrom import NystromSketch
 from pinnkfac.curvature.preconditioner import InverseSettings, KroneckerFactors
-from pinnkfac.curvature.products import (
+from pinnkfac.curvature.two_level import TwoLevel
+from pinnkfac.linearisation.products import (
     gramian_products,
     gramian_times,
     jvps,
     kernel_products,
     vjps,
 )
-from pinnkfac.curvature.two_level import TwoLevel
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
 from pinnkfac.step.engd_w_nystrom import EngdWNystrom
 from pinnkfac.step.gauss_newton import Automatic

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import allen_cahn, flow, heat, net_for, points_for, poisson
+from nets import net_for
+from problems import allen_cahn, flow, heat, points_for, poisson
 from torch import Generator
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +19,7 @@ from pinnkfac.curvature.cost import (
     residual_number,
 )
 from pinnkfac.curvature.kernel import Plan, plan_kernel
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step.damping import Constant
 from pinnkfac.step.gauss_newton import Automatic

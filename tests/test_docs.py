@@ -27,12 +27,13 @@ import pytest
 from omegaconf import OmegaConf
 
 import pinnkfac
-from pinnkfac import Box, Parameter, Points, Problem, Term, configuration, solve
+from pinnkfac import Box, Parameter, Points, Problem, Term, solve
 from pinnkfac.__main__ import COMMANDS, main
-from pinnkfac.configuration import GROUPS, compose, config_folder, keys
+from pinnkfac.config import configuration
+from pinnkfac.config.configuration import GROUPS, compose, config_folder, keys
 from pinnkfac.nets.mlp import ACTIVATIONS
-from pinnkfac.run_folder import RunFolder, StoredRun
-from pinnkfac.summary import failure
+from pinnkfac.run.summary import failure
+from pinnkfac.store.run_folder import RunFolder, StoredRun
 from pinnkfac.taylor import rules
 
 ROOT = Path(__file__).parent.parent

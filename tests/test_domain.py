@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from examples import FLOAT
+from nets import FLOAT
 from oracles import assert_close
 from torch.func import jacrev, vmap
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from examples import FLOAT, PROBLEMS, allen_cahn, inverse, linear, net_for, points_for, poisson
+from nets import FLOAT, linear, net_for
 from oracles import (
     assert_close,
     conjugate_gradients,
@@ -19,6 +19,7 @@ from oracles import (
     random_spd,
     unflat,
 )
+from problems import PROBLEMS, allen_cahn, inverse, points_for, poisson
 from torch import nn
 
 from pinnkfac import Box, Problem, Term
@@ -32,7 +33,7 @@ from pinnkfac.curvature.ekfac import (
 from pinnkfac.curvature.kfac import Factors
 from pinnkfac.curvature.kronecker import merge
 from pinnkfac.curvature.preconditioner import InverseSettings, KfacInverse
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
 from pinnkfac.step.ekfac import Ekfac

@@ -16,9 +16,9 @@ from torch import nn
 from pinnkfac import Box, UserError
 from pinnkfac.__main__ import main
 from pinnkfac.nets import MlpSettings
-from pinnkfac.run_folder import NODES, RunFolder
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 from pinnkfac.solution import Solution
+from pinnkfac.store.run_folder import NODES, RunFolder
 
 UNITS = {"u": "µm/s", "v": "µm/s", "x": '<"m" & more>'}
 FLOW = Signature(

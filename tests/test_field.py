@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from examples import FLOAT, Linked
+from nets import FLOAT
 from oracles import assert_close
 from references import slots
+from regions import Linked
 from torch.func import grad as derivative
 
 from pinnkfac import Box, Parameter, Problem, Term, Uniform, UserError, div, dot, grad, lap

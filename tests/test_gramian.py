@@ -6,17 +6,7 @@ import copy
 
 import pytest
 import torch
-from examples import (
-    FLOAT,
-    PROBLEMS,
-    allen_cahn,
-    flow,
-    inverse,
-    linear,
-    net_for,
-    points_for,
-    poisson,
-)
+from nets import FLOAT, linear, net_for
 from oracles import (
     assert_close,
     deviation,
@@ -27,9 +17,12 @@ from oracles import (
     random_spd,
     unflat,
 )
+from problems import PROBLEMS, allen_cahn, flow, inverse, points_for, poisson
 from torch import nn
 
-from pinnkfac import UserError, memory
+from pinnkfac import UserError
+from pinnkfac.common import memory
+from pinnkfac.common.errors import Diverged
 from pinnkfac.curvature import gramian as gramian_module
 from pinnkfac.curvature import jacobian as jacobian_module
 from pinnkfac.curvature.gramian import (
@@ -42,8 +35,7 @@ from pinnkfac.curvature.gramian import (
 from pinnkfac.curvature.kernel import kernel
 from pinnkfac.curvature.layer_kernels import layer_alone
 from pinnkfac.curvature.solve import solve_damped
-from pinnkfac.errors import Diverged
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
 from pinnkfac.step.engd import Engd

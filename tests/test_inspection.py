@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 
-import examples
+import nets
+import problems
 import pytest
 import torch
 from torch import nn
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, Uniform, dot, grad, lap
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
+from pinnkfac.config.loading import bundled, find
 from pinnkfac.inspection import autodiff, notation, text
 from pinnkfac.inspection.checks import examine, examine_problem
 from pinnkfac.inspection.description import describe, layers, ranges
@@ -20,8 +22,7 @@ from pinnkfac.inspection.formulas import formulas
 from pinnkfac.inspection.given import given
 from pinnkfac.inspection.hints import bare_faces, free_constants, missing_start
 from pinnkfac.inspection.tracing import evaluate, is_faithful, leaf_values, trace
-from pinnkfac.loading import bundled, find
-from pinnkfac.nets import Mlp
+from pinnkfac.nets import Activation, Mlp
 from pinnkfac.residual import record
 
 BUNDLED = list(bundled())
@@ -138,9 +139,9 @@ def test_printed_equations_of_bundled_problems_are_those_that_are_solved(name):
         compare(problem, term)
 
 
-@pytest.mark.parametrize("name", list(examples.PROBLEMS))
+@pytest.mark.parametrize("name", list(problems.PROBLEMS))
 def test_printed_equations_of_other_problems_are_those_that_are_solved(name):
-    problem = examples.PROBLEMS[name]()
+    problem = problems.PROBLEMS[name]()
     for term in problem.terms:
         compare(problem, term)
 
@@ -277,7 +278,7 @@ def test_layers_are_listed_in_the_order_of_their_calls():
 
     x = torch.zeros(3, 2, dtype=torch.float64)
     assert layers(Net(), x) == "Net: 2 → 5 Tanh → 1"
-    periodic = examples.NETS["PeriodicEmbedding"](2)
+    periodic = nets.NETS["PeriodicEmbedding"](2)
     assert layers(periodic, x) == "Mlp: 2 → 5 PeriodicEmbedding → 4 Tanh → 3 Tanh → 2"
 
 
@@ -491,14 +492,14 @@ def test_wrong_terms_do_not_hide_each_other(tmp_path):
 def test_a_net_without_enough_derivatives_is_found(tmp_path, monkeypatch):
     from pinnkfac.nets import mlp
 
-    monkeypatch.setitem(mlp.ACTIVATIONS, "short", examples.FirstOrderOnly)
+    monkeypatch.setitem(mlp.ACTIVATIONS, "short", nets.FirstOrderOnly)
     path = write(tmp_path, "lap(lap(u))")
     failures = found(path, Verdict.FAILED, "net.activation=short", "net.widths=[4]")
     assert any(line.startswith("✗ net: term 'plate'") for line in failures), failures
 
 
 def test_wrong_derivatives_of_taylor_mode_are_found(tmp_path, monkeypatch):
-    class Wrong(examples.Activation):
+    class Wrong(Activation):
         def tower(self, z, order):
             y = torch.tanh(z)
             s = 1 - y * y

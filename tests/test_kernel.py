@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import NETS, PROBLEMS, everything, net_for, points_for, poisson
+from nets import NETS, net_for
 from oracles import assert_close, jacobian
+from problems import PROBLEMS, everything, points_for, poisson
 
 from pinnkfac import UserError
 from pinnkfac.curvature import kernel as module
 from pinnkfac.curvature.kernel import Plan, kernel, plan_kernel, points_by_term
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 
 RTOL = 1e-12
@@ -131,6 +132,6 @@ def test_a_kernel_that_does_not_fit_is_refused(monkeypatch):
     problem = poisson()
     system = System(problem, net_for(problem))
     linearisation = system.linearise(points_for(system, 20, 10))
-    monkeypatch.setattr("pinnkfac.memory.available", lambda: 2 * 8 * 30**2 - 1)
+    monkeypatch.setattr("pinnkfac.common.memory.available", lambda: 2 * 8 * 30**2 - 1)
     with pytest.raises(UserError, match=r"kernel of 30 residuals .* points\.scale"):
         kernel(linearisation)

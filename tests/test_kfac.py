@@ -11,30 +11,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from examples import (
-    FLOAT,
-    PROBLEMS,
-    Linked,
-    Net,
-    deep_linear,
-    inverse,
-    linear,
-    net_for,
-    points_for,
-    poisson,
-    sequential,
-)
+from nets import FLOAT, Net, deep_linear, linear, net_for, sequential
 from oracles import assert_close, deviation, jacobian, kronecker, layer_blocks
+from problems import PROBLEMS, inverse, points_for, poisson
+from regions import Linked
 from torch import nn
 from torch.func import functional_call, jacrev
 
 from pinnkfac import Box, Points, Problem, Term, Uniform, lap
-from pinnkfac.block import Block, Layer
+from pinnkfac.common.parallel import Workers
 from pinnkfac.curvature.kfac import Average, Factors, dense_gramian, factors
 from pinnkfac.domain import PointSet
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import FixedLinear, Mlp, Scale
-from pinnkfac.workers import Workers
 
 RTOL = 1e-10
 EXACT = 1e-12

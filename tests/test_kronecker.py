@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from examples import FLOAT
+from nets import FLOAT
 from oracles import assert_close, kronecker, random_spd
 
 from pinnkfac import UserError

@@ -7,14 +7,15 @@ import math
 
 import pytest
 import torch
-from examples import allen_cahn, net_for, points_for
+from nets import net_for
 from oracles import assert_close, flat, jacobian
+from problems import allen_cahn, points_for
 from torch import Generator
 
 from pinnkfac import Box, Problem, Term
 from pinnkfac.curvature.least_squares import REACH, Dual, Primal
-from pinnkfac.direction import combine, norm
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.direction import combine, norm
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step import path as paths
 from pinnkfac.step import spring

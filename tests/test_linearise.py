@@ -7,24 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import (
-    FLOAT,
-    NETS,
-    PROBLEMS,
-    Net,
-    allen_cahn,
-    everything,
-    flow,
-    heat,
-    high_order,
-    inverse,
-    linear,
-    linked,
-    net_for,
-    points_for,
-    poisson,
-    sequential,
-)
+from nets import FLOAT, NETS, Net, linear, net_for, sequential
 from oracles import (
     assert_close,
     flat,
@@ -35,12 +18,24 @@ from oracles import (
     unflat,
     weighted,
 )
+from problems import (
+    PROBLEMS,
+    allen_cahn,
+    everything,
+    flow,
+    heat,
+    high_order,
+    inverse,
+    linked,
+    points_for,
+    poisson,
+)
 from torch import nn
 
 from pinnkfac import Box, Problem, Term, UserError
 from pinnkfac.curvature.kernel import kernel
-from pinnkfac.direction import combine, inner, norm
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.direction import combine, inner, norm
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp, Scale
 
 RTOL = 1e-11

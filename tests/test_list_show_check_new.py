@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from pinnkfac.__main__ import main
 from pinnkfac.commands import new
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
+from pinnkfac.config.loading import bundled
 from pinnkfac.inspection import catalog
-from pinnkfac.loading import bundled
 
 ROOT = Path(__file__).parent.parent
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())

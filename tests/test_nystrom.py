@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import FLOAT, NETS, everything, flow, inverse, net_for, points_for, poisson
+from nets import FLOAT, NETS, net_for
 from oracles import assert_close, flat, jacobian, random_direction, random_spd, unflat
+from problems import everything, flow, inverse, points_for, poisson
 
 from pinnkfac.curvature.conjugate_gradients import Identity
 from pinnkfac.curvature.diagonal import Diagonal
 from pinnkfac.curvature.nystrom import NystromSketch, nystrom
 from pinnkfac.curvature.preconditioner import KroneckerFactors
-from pinnkfac.curvature.products import gramian_times
 from pinnkfac.curvature.two_level import TwoLevel
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.products import gramian_times
+from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import Constant
 from pinnkfac.step.engd_w_nystrom import EngdWNystrom
 from pinnkfac.step.search import Fixed

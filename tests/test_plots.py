@@ -17,7 +17,7 @@ from pinnkfac import Box, UserError
 from pinnkfac.plots import animate, animation, draw_solution, save, saving
 from pinnkfac.plots.panels import thinned
 from pinnkfac.plots.style import COLOURS, exponent, line_style, styled
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 
 
 class Known:

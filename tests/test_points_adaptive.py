@@ -7,19 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import FLOAT, PROBLEMS, net_for
+from nets import FLOAT, net_for
 from oracles import assert_close
+from problems import PROBLEMS
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
-from pinnkfac.adaptive import ImportanceSampling, ResidualAdaptive, _smooth, z_order
-from pinnkfac.assembly import check_settings
-from pinnkfac.configuration import compose
+from pinnkfac.config.configuration import compose
 from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import Even, Grid, PointSet
 from pinnkfac.domain.sampling import Clustered, subset
-from pinnkfac.linearise import System
-from pinnkfac.sources import Growth, PointSettings, PointSource
+from pinnkfac.linearisation.system import System
+from pinnkfac.points.selection import ImportanceSampling, ResidualAdaptive, _smooth, z_order
+from pinnkfac.points.source import Growth, PointSettings, PointSource
+from pinnkfac.run.assembly import check_settings
 
 
 def generator(seed=0):

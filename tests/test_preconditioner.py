@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import inverse, linear, points_for
+from nets import linear
 from oracles import assert_close
+from problems import inverse, points_for
 from torch import nn
 
 from pinnkfac import UserError
 from pinnkfac.curvature import kronecker
 from pinnkfac.curvature.kfac import Average, Factors
 from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 
 

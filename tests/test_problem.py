@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
-from examples import FLOAT, PROBLEMS
+from nets import FLOAT
 from oracles import assert_close
+from problems import PROBLEMS
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.problem import bind
 from pinnkfac.residual import check_finite, exact_solution

@@ -8,13 +8,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from examples import FLOAT, PROBLEMS, net_for, points_for
+from nets import FLOAT, net_for
 from oracles import assert_close, jacobian, random_spd
 from oracles import flat as flat_of
+from problems import PROBLEMS, points_for
 from torch import nn
 
 from pinnkfac import Box, Problem, Term, UserError, lap, solve
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.step import quasi_newton
 from pinnkfac.step.quasi_newton import (
     Ssbfgs,

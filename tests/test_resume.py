@@ -17,7 +17,7 @@ from torch import nn
 
 from pinnkfac import Box, Parameter, Problem, Solution, Term, UserError, lap, resume, solve
 from pinnkfac.__main__ import main
-from pinnkfac.run_folder import RunFolder, StoredRun
+from pinnkfac.store.run_folder import RunFolder, StoredRun
 
 SMALL = ("net.widths=[8,8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
 QUICK = (*SMALL, "run.checkpoint=0")
@@ -362,7 +362,7 @@ def test_code_from_outside_is_not_called_unless_the_user_says_so(tmp_path):
     path.write_text(text.replace("pinnkfac.step.search.Backtracking", "pathlib.Path"))
     with pytest.raises(UserError, match=r"outside pinnkfac \(search._target_=pathlib.Path\)"):
         resume(tmp_path, "stop.steps=4")
-    path.write_text(text.replace("pinnkfac.step.search.Backtracking", "pinnkfac.solving.solve"))
+    path.write_text(text.replace("pinnkfac.step.search.Backtracking", "pinnkfac.run.solving.solve"))
     with pytest.raises(UserError, match="no class of settings"):
         resume(tmp_path, "stop.steps=4")
 

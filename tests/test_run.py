@@ -22,12 +22,12 @@ from rich.console import Console
 
 from pinnkfac import Box, Problem, Term, UserError, lap, resume, solve
 from pinnkfac.__main__ import message_of
-from pinnkfac.checkpoints import Checkpoints
-from pinnkfac.display import Live, Pace, Plain, Quiet, make_display
-from pinnkfac.interruption import Interruption
-from pinnkfac.loop import Ending, Progress, Stop, ending_of
-from pinnkfac.memory import check_fits, is_shortage, making
-from pinnkfac.run_folder import RunFolder, StoredRun, Unwritable
+from pinnkfac.common.memory import check_fits, is_shortage, making
+from pinnkfac.run.checkpoints import Checkpoints
+from pinnkfac.run.display import Live, Pace, Plain, Quiet, make_display
+from pinnkfac.run.interruption import Interruption
+from pinnkfac.run.loop import Ending, Progress, Stop, ending_of
+from pinnkfac.store.run_folder import RunFolder, StoredRun, Unwritable
 
 SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
 
@@ -81,10 +81,10 @@ def test_a_run_that_diverges_again_ends_with_its_best_state(tmp_path):
 @pytest.mark.parametrize("step", ["kfac", "kfac_cg", "lbfgs", "adam"])
 def test_every_step_recovers_from_the_parameters_that_it_is_given(step):
     """NaN in the parameters, put there in the middle of a run, costs steps and nothing else."""
-    from pinnkfac.assembly import assemble
-    from pinnkfac.configuration import compose
-    from pinnkfac.loading import find
-    from pinnkfac.loop import run
+    from pinnkfac.config.configuration import compose
+    from pinnkfac.config.loading import find
+    from pinnkfac.run.assembly import assemble
+    from pinnkfac.run.loop import run
 
     found = find("poisson2d")
     config = compose("poisson2d", {}, [*SMALL, f"step={step}"])
@@ -334,7 +334,7 @@ def test_a_folder_that_cannot_be_is_refused_before_training(tmp_path, path):
 
 def test_checkpoints_come_in_time_and_never_take_much_of_it(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pinnkfac.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pinnkfac.run.checkpoints.time.monotonic", lambda: now[0])
     written = []
 
     class Parts:

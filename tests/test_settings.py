@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from pinnkfac.errors import UserError
-from pinnkfac.settings import Count, Fraction, NonNegative, Number, Positive, Range, check
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Count, Fraction, NonNegative, Number, Positive, Range, check
 
 
 @dataclass(frozen=True)

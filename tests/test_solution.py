@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from pinnkfac import Box, Points, Problem, Term, UserError, dot, grad, lap
-from pinnkfac.accuracy import ErrorMeter
 from pinnkfac.domain import PointSet
 from pinnkfac.nets import MlpSettings
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
+from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.solution import Solution, net_fields
 
 FLOW = Signature(

@@ -13,12 +13,12 @@ from oracles import assert_close
 from torch import nn
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, resume, solve
-from pinnkfac.assembly import assemble
-from pinnkfac.configuration import compose
-from pinnkfac.loop import Stop, run
+from pinnkfac.config.configuration import compose
 from pinnkfac.nets import Mlp, MlpSettings, PeriodicEmbedding
-from pinnkfac.run_folder import parameters_sha256
+from pinnkfac.run.assembly import assemble
+from pinnkfac.run.loop import Stop, run
 from pinnkfac.solution import Solution
+from pinnkfac.store.run_folder import parameters_sha256
 
 SMALL = ("net.widths=[16,16]", "stop.seconds=null", "threads=1")
 
@@ -363,7 +363,7 @@ def test_a_checkpoint_holds_all_that_is_needed_to_go_on_bit_for_bit(step, build,
 
 
 def test_a_derivative_beyond_what_the_activation_has_names_term_and_activation():
-    from pinnkfac.linearise import System
+    from pinnkfac.linearisation.system import System
     from pinnkfac.nets import Activation
 
     class Cube(Activation):
@@ -389,7 +389,7 @@ def test_numbers_of_points_are_set_by_term():
         "points.gap=null",
     )
     assert result.summary["steps"] == 1
-    from pinnkfac.assembly import assemble
+    from pinnkfac.run.assembly import assemble
 
     config = compose("poisson", {}, ["points.numbers.inside=33"])
     parts = assemble(config, poisson())

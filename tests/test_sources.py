@@ -6,16 +6,17 @@ import math
 
 import pytest
 import torch
-from examples import inverse, net_for, points_for, poisson
+from nets import net_for
+from problems import inverse, points_for, poisson
 from torch import Generator
 
-from pinnkfac.allocation import Allocation
-from pinnkfac.balance import Balance
-from pinnkfac.direction import combine
 from pinnkfac.domain import Points
-from pinnkfac.linearise import System
-from pinnkfac.loop import Progress, Stop, run
-from pinnkfac.sources import HOTTEST, PointSettings, PointSource
+from pinnkfac.linearisation.balance import Balance
+from pinnkfac.linearisation.direction import combine
+from pinnkfac.linearisation.system import System
+from pinnkfac.points.numbers import Allocation
+from pinnkfac.points.source import HOTTEST, PointSettings, PointSource
+from pinnkfac.run.loop import Progress, Stop, run
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import Constant
 from pinnkfac.step.gauss_newton import Guard

@@ -6,25 +6,16 @@ import math
 
 import pytest
 import torch
-from examples import (
-    PROBLEMS,
-    allen_cahn,
-    deep_linear,
-    flow,
-    inverse,
-    linear,
-    net_for,
-    points_for,
-    poisson,
-)
+from nets import deep_linear, linear, net_for
 from oracles import assert_close, flat, jacobian, random_direction, residuals
+from problems import PROBLEMS, allen_cahn, flow, inverse, points_for, poisson
 from torch import Generator, nn
 
 from pinnkfac import UserError
+from pinnkfac.common.errors import Diverged
 from pinnkfac.curvature.least_squares import Dual, Primal
-from pinnkfac.direction import combine, norm
-from pinnkfac.errors import Diverged
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.direction import combine, norm
+from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import ByLength, Constant
 from pinnkfac.step.path import CurvedPath
 from pinnkfac.step.search import Backtracking, Fixed

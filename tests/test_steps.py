@@ -8,16 +8,7 @@ import math
 
 import pytest
 import torch
-from examples import (
-    FLOAT,
-    allen_cahn,
-    flow,
-    inverse,
-    linear,
-    net_for,
-    points_for,
-    poisson,
-)
+from nets import FLOAT, linear, net_for
 from oracles import (
     assert_close,
     conjugate_gradients,
@@ -29,13 +20,14 @@ from oracles import (
     random_spd,
     unflat,
 )
+from problems import allen_cahn, flow, inverse, points_for, poisson
 from torch import nn
 
 from pinnkfac import UserError
 from pinnkfac.curvature.kfac import Factors, factors
 from pinnkfac.curvature.kronecker import merge
 from pinnkfac.curvature.preconditioner import InverseSettings
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant, Exponential, LevenbergMarquardt, Steps
 from pinnkfac.step.gauss_newton import Automatic

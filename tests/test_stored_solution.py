@@ -10,9 +10,9 @@ from torch import nn
 
 from pinnkfac import Box, UserError
 from pinnkfac.nets import MlpSettings
-from pinnkfac.run_folder import NODES, RunFolder, StoredRun
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 from pinnkfac.solution import Solution
+from pinnkfac.store.run_folder import NODES, RunFolder, StoredRun
 
 INVERSE = Signature(("u",), Box(x=(0, 1), y=(0, 2)), {"u": "K"}, {}, ("kappa", "a"))
 CONFIG = {

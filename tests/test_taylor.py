@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import FLOAT, NETS, FirstOrderOnly, Gaussian, Net, TooShort, linear, sequential
+from nets import FLOAT, NETS, FirstOrderOnly, Gaussian, Net, TooShort, linear, sequential
 from oracles import assert_close, derivatives, flat, jacobian, operator
 from torch import nn
 
 from pinnkfac import Box, Problem, Term, Uniform, UserError, lap
 from pinnkfac.field import Context, Coordinates, Form, grad, multi_indices
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Activation, FixedLinear, InputScaling, Mlp, PeriodicEmbedding, Scale
 from pinnkfac.nets.mlp import ACTIVATIONS
 from pinnkfac.residual import record

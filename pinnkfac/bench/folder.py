@@ -11,8 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pinnkfac.bench.suites import Suite
-from pinnkfac.errors import UserError
-from pinnkfac.whole import whole
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.files import whole
 
 FORMAT = 1
 MARK = "bench.json"

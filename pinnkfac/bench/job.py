@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from pinnkfac.__main__ import message_of
-from pinnkfac.accuracy import ErrorMeter
-from pinnkfac.assembly import one_thread_in_torch
-from pinnkfac.memory import keep_freed_memory
-from pinnkfac.run_folder import RunFolder, StoredRun
-from pinnkfac.solving import Result, solve
-from pinnkfac.summary import failure
+from pinnkfac.common.memory import keep_freed_memory
+from pinnkfac.run.accuracy import ErrorMeter
+from pinnkfac.run.assembly import one_thread_in_torch
+from pinnkfac.run.solving import Result, solve
+from pinnkfac.run.summary import failure
+from pinnkfac.store.run_folder import RunFolder, StoredRun
 
 MEASURED = "measured.json"
 

@@ -18,9 +18,9 @@ from pinnkfac.bench.job import read_measured
 from pinnkfac.bench.published import Figure, best_by_source, published
 from pinnkfac.bench.running import JOB
 from pinnkfac.bench.suites import Case, Suite
-from pinnkfac.errors import UserError
-from pinnkfac.run_folder import StoredRun
-from pinnkfac.sweep import MARKS_OF_A_RUN, Row, rows
+from pinnkfac.common.errors import UserError
+from pinnkfac.compare.sweep import MARKS_OF_A_RUN, Row, rows
+from pinnkfac.store.run_folder import StoredRun
 
 THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 COUNTED = ("finished", "diverged", "failed", "unreadable")

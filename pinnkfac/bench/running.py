@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pinnkfac.bench.folder import LOCK, locked, read_json, status_of, write_json
 from pinnkfac.bench.suites import Case, Suite
-from pinnkfac.errors import UserError, suggest
-from pinnkfac.interruption import Interruption
+from pinnkfac.common.errors import UserError, suggest
+from pinnkfac.run.interruption import Interruption
 
 JOB, OUTPUT = "job.json", "output.txt"
 COMPLETE = ("finished", "diverged")
@@ -98,9 +98,9 @@ def _check_overrides(case: Case, overrides: Sequence[str]) -> None:
 
 def check_settings_of(jobs: Sequence[Job]) -> None:
     """Raises UserError where a setting does not exist or cannot be, before the first job."""
-    from pinnkfac.assembly import check_settings
-    from pinnkfac.configuration import compose
-    from pinnkfac.loading import find
+    from pinnkfac.config.configuration import compose
+    from pinnkfac.config.loading import find
+    from pinnkfac.run.assembly import check_settings
 
     found = find(jobs[0].case.pde)
     for job in {job.step: job for job in jobs if job.case == jobs[0].case}.values():
@@ -208,8 +208,8 @@ def _clear(folder: Path) -> None:
 
 def _note_death(job: Job, code: int) -> None:
     """The summary of a job whose process ended without one."""
-    from pinnkfac.run_folder import RunFolder
-    from pinnkfac.summary import failure
+    from pinnkfac.run.summary import failure
+    from pinnkfac.store.run_folder import RunFolder
 
     if code < 0:
         name = signal.Signals(-code).name

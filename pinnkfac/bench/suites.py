@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.common.errors import UserError, suggest
 
 SMALL, MEDIUM = "64", "64,64,48,48"
 BIG, HUGE = "256,256,128,128", "768,768,512,512"

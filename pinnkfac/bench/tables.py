@@ -10,8 +10,8 @@ from rich.console import Console
 from pinnkfac.bench.folder import write_text
 from pinnkfac.bench.published import Figure, published, sources
 from pinnkfac.bench.results import MIB, THRESHOLDS, Entry, Report
-from pinnkfac.errors import counted
-from pinnkfac.sweep import (
+from pinnkfac.common.errors import counted
+from pinnkfac.compare.sweep import (
     Column,
     in_digits,
     in_seconds,

@@ -8,9 +8,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from pinnkfac.bench.suites import SUITES, Suite, suite_of
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import UserError
-from pinnkfac.interruption import EXIT_CODES
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import UserError
+from pinnkfac.run.interruption import EXIT_CODES
 
 
 def main(arguments: list[str]) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import counted
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import counted
 from pinnkfac.inspection.text import paragraph, say, width
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import UserError
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import UserError
 
 if TYPE_CHECKING:
-    from pinnkfac.run_folder import StoredRun
-    from pinnkfac.sweep import Column, Row
+    from pinnkfac.compare.sweep import Column, Row
+    from pinnkfac.store.run_folder import StoredRun
 
 GOALS = (1e-2, 1e-4, 1e-6)
 """Relative L2 errors; the table says how many seconds each run needed to get below them."""
@@ -48,9 +48,17 @@ def main(arguments: list[str]) -> int:
     if given is None:
         return 0
 
+    from pinnkfac.compare.sweep import (
+        Column,
+        fits,
+        print_line,
+        print_table,
+        rows,
+        unfinished,
+        write_csv,
+    )
     from pinnkfac.plots import draw_comparison, save
     from pinnkfac.plots.saving import FORMATS, checked_ending
-    from pinnkfac.sweep import Column, fits, print_line, print_table, rows, unfinished, write_csv
 
     checked_ending(given.output, FORMATS)
     runs = [_compared(row) for row in rows(given.folders)]
@@ -83,7 +91,7 @@ def _compared(row: Row) -> Compared:
     """A run with its records; a folder that holds none is a row without a curve."""
     from omegaconf import OmegaConf
 
-    from pinnkfac.run_folder import StoredRun
+    from pinnkfac.store.run_folder import StoredRun
 
     try:
         run = StoredRun.open(row.folder)
@@ -160,7 +168,7 @@ def table(runs: Sequence[Compared]) -> tuple[str, list[Column]]:
 
     A goal that no run has reached has no column.
     """
-    from pinnkfac.sweep import Column, in_seconds, number_columns
+    from pinnkfac.compare.sweep import Column, in_seconds, number_columns
 
     read = [run.row for run in runs]
     described = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import UserError
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import UserError
 
 TEXT = """Write the solution of a run to a file of the kind that its ending says:
 

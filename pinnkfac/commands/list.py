@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.inspection import catalog
 from pinnkfac.inspection.text import bold, paragraph, say, table, width
 

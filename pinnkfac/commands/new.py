@@ -10,11 +10,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import UserError
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import UserError
 from pinnkfac.inspection.text import say
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "templates" / "pde.py"
+TEMPLATE = Path(__file__).with_name("templates") / "pde.py"
 
 
 def main(arguments: list[str]) -> int:

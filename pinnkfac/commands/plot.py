@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinnkfac.command_line import Parser
-from pinnkfac.errors import UserError
+from pinnkfac.commands.command_line import Parser
+from pinnkfac.common.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pinnkfac.run_folder import StoredRun
+    from pinnkfac.store.run_folder import StoredRun
 
 ANIMATIONS = ("gif", "mp4")
 
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if given is None:
         return 0
 
-    from pinnkfac.run_folder import StoredRun, jobs
+    from pinnkfac.store.run_folder import StoredRun, jobs
 
     folder = Path(given.folder)
     output = _made(Path(given.output or folder)) if folder.is_dir() else folder
@@ -80,8 +80,8 @@ def _made(folder: Path) -> Path:
 
 
 def _plot_sweep(folder: Path, output: Path, ending: str) -> int:
+    from pinnkfac.compare.sweep import rows
     from pinnkfac.plots import draw_sweep, save
-    from pinnkfac.sweep import rows
 
     print(save(draw_sweep(rows(folder)), output / f"sweep.{ending}"))
     return 0
@@ -110,7 +110,7 @@ def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
     which is said."""
     from functools import partial
 
-    from pinnkfac.loading import stored_pde, stored_problem
+    from pinnkfac.config.loading import stored_pde, stored_problem
     from pinnkfac.residual import exact_solution
 
     try:

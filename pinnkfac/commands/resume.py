@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 
 HELP = """usage: python -m pinnkfac resume RUN_FOLDER [KEY=VALUE ...]
 
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
     overrides = [a for a in arguments if a not in folders]
 
     from pinnkfac.commands.solve import exit_code
-    from pinnkfac.memory import keep_freed_memory
-    from pinnkfac.resuming import resume
+    from pinnkfac.common.memory import keep_freed_memory
+    from pinnkfac.run.resuming import resume
 
     keep_freed_memory()
     return exit_code(resume(folders[0], *overrides))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pinnkfac.command_line import Parser
+from pinnkfac.commands.command_line import Parser
 from pinnkfac.inspection.text import say, width
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pinnkfac.errors import UserError, counted, suggest
-from pinnkfac.interruption import Stopped
+from pinnkfac.common.errors import UserError, counted, suggest
+from pinnkfac.run.interruption import Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pinnkfac.loading import PdeFile
-    from pinnkfac.solving import Result
+    from pinnkfac.config.loading import PdeFile
+    from pinnkfac.run.solving import Result
 
 HELP = """usage: python -m pinnkfac solve FILE.py|NAME [KEY=VALUE ...] [-m]
 
@@ -46,11 +46,11 @@ def main(arguments: list[str]) -> int:
     named = [o for o in overrides if _is_folder(o)]  # a path is no value in Hydra's grammar
     overrides = [o for o in overrides if not _is_folder(o)]
 
-    from pinnkfac.assembly import check_settings
-    from pinnkfac.configuration import parse, quoted, register, swept_configs
-    from pinnkfac.loading import find
-    from pinnkfac.memory import keep_freed_memory
-    from pinnkfac.run_folder import jobs, remove_if_empty
+    from pinnkfac.common.memory import keep_freed_memory
+    from pinnkfac.config.configuration import parse, quoted, register, swept_configs
+    from pinnkfac.config.loading import find
+    from pinnkfac.run.assembly import check_settings
+    from pinnkfac.store.run_folder import jobs, remove_if_empty
 
     found = find(given)
     register(found.defaults)
@@ -110,7 +110,7 @@ def _call_hydra(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from pinnkfac.configuration import CONFIG_NAME, config_folder, explain, opened
+    from pinnkfac.config.configuration import CONFIG_NAME, config_folder, explain, opened
 
     # Hydra reads the command line itself, and would print a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -198,7 +198,7 @@ def _is_folder(override: str) -> bool:
 
 def exit_code(result: Result | str) -> int:
     """0 for a run that finished; a sweep ends with 1 for any job that did not."""
-    from pinnkfac.interruption import EXIT_CODES as by_signal
+    from pinnkfac.run.interruption import EXIT_CODES as by_signal
 
     if isinstance(result, str):
         return 1
@@ -213,8 +213,8 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from pinnkfac.configuration import finish
-    from pinnkfac.solving import Task, solve_task
+    from pinnkfac.config.configuration import finish
+    from pinnkfac.run.solving import Task, solve_task
 
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -240,8 +240,8 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
 def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str]) -> str:
     """A row of the sweep's table for a job that failed."""
     from pinnkfac.__main__ import message_of
-    from pinnkfac.run_folder import RunFolder
-    from pinnkfac.summary import failure
+    from pinnkfac.run.summary import failure
+    from pinnkfac.store.run_folder import RunFolder
 
     message = message_of(error)
     print(f"error: {message}", file=sys.stderr)
@@ -256,7 +256,7 @@ def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str])
 
 def _finish_sweep(folder: str) -> bool:
     """The table over all jobs (a failure here costs the table only); whether all finished."""
-    from pinnkfac.sweep import finish_sweep
+    from pinnkfac.compare.sweep import finish_sweep
 
     try:
         return all(row.status == "finished" for row in finish_sweep(folder))

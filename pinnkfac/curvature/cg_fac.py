@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pinnkfac.block import Block, Layer
-from pinnkfac.curvature.jacobian import inputs_with_bias
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation
+from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.jacobian import inputs_with_bias
+from pinnkfac.linearisation.system import Linearisation
 
 Sharing = Literal["expand", "reduce", "rows"]
 Group = Sequence[tuple[int, Callable[[], Block]]]

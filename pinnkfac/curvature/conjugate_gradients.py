@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from torch import Generator
 
-from pinnkfac.curvature.products import gramian_products
-from pinnkfac.direction import Direction, combine, inner
-from pinnkfac.linearise import Linearisation, System
+from pinnkfac.linearisation.direction import Direction, combine, inner
+from pinnkfac.linearisation.products import gramian_products
+from pinnkfac.linearisation.system import Linearisation, System
 
 Map = Callable[[Direction], Direction]
 """A linear map of directions, or of lists with one residual-space vector."""

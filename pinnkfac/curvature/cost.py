@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pinnkfac.curvature.jacobian import PIECE
 from pinnkfac.curvature.kernel import plan_kernel
-from pinnkfac.linearise import System
+from pinnkfac.linearisation.jacobian import PIECE
+from pinnkfac.linearisation.system import System
 
 TRIALS = 3.0
 """Losses that a line search evaluates."""

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from torch import Generator
 
+from pinnkfac.common.settings import Range
 from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
 from pinnkfac.curvature.gramian import diagonal_gramian
 from pinnkfac.curvature.kronecker import floored
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.settings import Range
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System
 
 
 @dataclass(frozen=True)

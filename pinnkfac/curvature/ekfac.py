@@ -18,15 +18,15 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.block import Block
+from pinnkfac.common.memory import making
+from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
-from pinnkfac.curvature.jacobian import inputs_with_bias, square_sum
 from pinnkfac.curvature.kfac import Average, Factors, equal
 from pinnkfac.curvature.kronecker import EigenInverse, floored, inverse, merge, symmetric_eigen
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import making
-from pinnkfac.settings import Count, Range
+from pinnkfac.linearisation.block import Block
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.jacobian import inputs_with_bias, square_sum
+from pinnkfac.linearisation.system import Linearisation, System
 
 Bases = list[tuple[Tensor, Tensor]]
 """(Q_A [in + bias, in + bias], Q_B [out, out]) of every layer; columns are eigenvectors."""

@@ -14,13 +14,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pinnkfac.block import Block
-from pinnkfac.curvature.jacobian import inputs_with_bias, jacobian_rows, pieces, square_sum
+from pinnkfac.common.errors import check_choice
+from pinnkfac.common.settings import Range
 from pinnkfac.curvature.kfac import Start, equal
-from pinnkfac.direction import Direction
-from pinnkfac.errors import check_choice
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.settings import Range
+from pinnkfac.linearisation.block import Block
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.jacobian import inputs_with_bias, jacobian_rows, pieces, square_sum
+from pinnkfac.linearisation.system import Linearisation, System
 
 Approximation = Literal["full", "layerwise", "diagonal"]
 PANEL = 256

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pinnkfac.block import Block, Layer
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import check_fits, making
+from pinnkfac.common.memory import check_fits, making
+from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.linearisation.system import Linearisation, System
 
 TILE_ROWS = 512
 """Rows of a tile, points times rows of the shared axis: its products stay in the cache."""

@@ -26,11 +26,11 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.block import Block, Layer
+from pinnkfac.common.errors import check_choice
+from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.kronecker import Pair
-from pinnkfac.errors import check_choice
-from pinnkfac.linearise import Linearisation
-from pinnkfac.settings import Count, Range
+from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.linearisation.system import Linearisation
 
 Sharing = Literal["expand", "reduce", "weighted"]
 Backpropagated = Literal["type-2", "monte-carlo", "empirical", "forward-only"]

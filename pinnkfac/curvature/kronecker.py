@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pinnkfac.errors import Diverged, UserError
+from pinnkfac.common.errors import Diverged, UserError
 
 DampingKind = Literal["same", "trace-norm", "exact"]
 Pair = tuple[Tensor, Tensor]

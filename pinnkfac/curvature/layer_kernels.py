@@ -13,10 +13,10 @@ from functools import partial
 
 from torch import Tensor
 
-from pinnkfac.block import Block, Layer
 from pinnkfac.curvature.kernel import kernel
 from pinnkfac.curvature.solve import solve_damped
-from pinnkfac.linearise import Linearisation
+from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.linearisation.system import Linearisation
 
 
 def solve_layer(

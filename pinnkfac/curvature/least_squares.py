@@ -13,14 +13,14 @@ import math
 import torch
 from torch import Tensor
 
+from pinnkfac.common.errors import Diverged
+from pinnkfac.common.memory import check_fits, making
 from pinnkfac.curvature.gramian import gramian
-from pinnkfac.curvature.jacobian import PIECE
 from pinnkfac.curvature.kernel import kernel
 from pinnkfac.curvature.solve import Damped
-from pinnkfac.direction import Direction, combine, inner
-from pinnkfac.errors import Diverged
-from pinnkfac.linearise import Linearisation
-from pinnkfac.memory import check_fits, making
+from pinnkfac.linearisation.direction import Direction, combine, inner
+from pinnkfac.linearisation.jacobian import PIECE
+from pinnkfac.linearisation.system import Linearisation
 
 POINTS = "points.scale, points.interior or points.lower"
 ROUNDING = 4.0

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.common.memory import making
+from pinnkfac.common.settings import Count
 from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
 from pinnkfac.curvature.kronecker import symmetric_eigen
-from pinnkfac.curvature.products import flat, gramian_times, unflat
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import making
-from pinnkfac.settings import Count
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.products import flat, gramian_times, unflat
+from pinnkfac.linearisation.system import Linearisation, System
 
 
 @dataclass(frozen=True)

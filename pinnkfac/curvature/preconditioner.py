@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from torch import Generator
 
+from pinnkfac.common.errors import UserError, check_choice
+from pinnkfac.common.memory import making
+from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
 from pinnkfac.curvature.kfac import Average, Factors
 from pinnkfac.curvature.kronecker import (
@@ -15,11 +18,8 @@ from pinnkfac.curvature.kronecker import (
     inverse,
     merge,
 )
-from pinnkfac.direction import Direction
-from pinnkfac.errors import UserError, check_choice
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import making
-from pinnkfac.settings import Count, Range
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System
 
 Terms = Literal["merged", "sum"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pinnkfac.common.errors import Diverged
 from pinnkfac.curvature.kronecker import floored, symmetric_eigen
-from pinnkfac.errors import Diverged
 
 RAISED = 4.0
 TRIES = 6

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.common.memory import making
+from pinnkfac.common.settings import Count, Number
 from pinnkfac.curvature.conjugate_gradients import ApproximateInverse, Preconditioning
 from pinnkfac.curvature.kronecker import symmetric_eigen
 from pinnkfac.curvature.nystrom import random_columns
 from pinnkfac.curvature.preconditioner import KroneckerFactors
-from pinnkfac.curvature.products import flat, gramian_times, unflat
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import making
-from pinnkfac.settings import Count, Number
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.products import flat, gramian_times, unflat
+from pinnkfac.linearisation.system import Linearisation, System
 
 
 @dataclass(frozen=True)

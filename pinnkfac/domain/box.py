@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.domain.points import Patch, Patches
-from pinnkfac.errors import UserError, suggest
 from pinnkfac.field import ELEMENTWISE, At, Coordinates, Form
 
 Range = tuple[float, float]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.common.errors import UserError
 from pinnkfac.domain.sampling import Clustered, Sampling
-from pinnkfac.errors import UserError
 from pinnkfac.field import Coordinates, shadowed
 
 

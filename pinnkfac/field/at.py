@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.field.coordinates import Coordinates
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.common.errors import UserError, suggest
 
 MultiIndex = tuple[int, ...]
 Key = tuple[int, str, MultiIndex]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.field.form import Form
 from pinnkfac.field.vector import Vector
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 
 
 def tensors(value: Any) -> Any:

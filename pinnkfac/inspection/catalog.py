@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pinnkfac.loading import bundled, resource, summary
+from pinnkfac.config.loading import bundled, resource, summary
 
 PLURALS = {"net": "nets", "step": "steps", "search": "searches"}
 """Groups whose options one speaks of in the plural."""

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from pinnkfac.configuration import build
+from pinnkfac.common.errors import UserError, counted
+from pinnkfac.config.configuration import build
+from pinnkfac.config.loading import find
 from pinnkfac.domain import Points, PointSet, Uniform
-from pinnkfac.errors import UserError, counted
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
 from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
 from pinnkfac.inspection.given import configured
 from pinnkfac.inspection.hints import fields_read, hints
-from pinnkfac.linearise import System
-from pinnkfac.loading import find
+from pinnkfac.linearisation.system import System
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, exact_solution, record
 

@@ -9,18 +9,18 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pinnkfac.assembly import Assembly, assemble
-from pinnkfac.configuration import GROUPS
+from pinnkfac.common.errors import counted
+from pinnkfac.common.memory import GIB
+from pinnkfac.config.configuration import GROUPS
 from pinnkfac.domain import Box, Points
-from pinnkfac.errors import counted
 from pinnkfac.inspection import notation
 from pinnkfac.inspection.formulas import formulas
 from pinnkfac.inspection.given import Given
 from pinnkfac.inspection.text import bold, formula, paragraph, table
 from pinnkfac.inspection.tracing import is_faithful, trace
-from pinnkfac.linearise import CompiledTerm, TermPoints
-from pinnkfac.memory import GIB
+from pinnkfac.linearisation.system import CompiledTerm, TermPoints
 from pinnkfac.problem import Problem
+from pinnkfac.run.assembly import Assembly, assemble
 from pinnkfac.taylor.plan import Plan
 
 MOST_NAMES = 6

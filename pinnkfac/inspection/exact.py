@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
+from pinnkfac.common.errors import UserError
 from pinnkfac.domain import Points, PointSet, Uniform
-from pinnkfac.errors import UserError
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.finding import Finding, failed, hint, not_checked, passed, place

@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pinnkfac.configuration import compose
-from pinnkfac.errors import UserError
-from pinnkfac.loading import PdeFile, find, summary
+from pinnkfac.common.errors import UserError
+from pinnkfac.config.configuration import compose
+from pinnkfac.config.loading import PdeFile, find, summary
 from pinnkfac.problem import Problem
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pinnkfac.common.errors import counted
 from pinnkfac.domain import Points
 from pinnkfac.domain.points import Patches
-from pinnkfac.errors import counted
 from pinnkfac.inspection.finding import Finding, hint
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual

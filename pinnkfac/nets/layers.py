@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.taylor.layers import FixedLinear
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.taylor import activations
 from pinnkfac.taylor.activations import Activation
 

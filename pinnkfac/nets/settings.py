@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from pinnkfac.errors import UserError, suggest
-from pinnkfac.memory import check_fits, making
+from pinnkfac.common.errors import UserError, suggest
+from pinnkfac.common.memory import check_fits, making
+from pinnkfac.common.settings import Count, Number, Positive, check
 from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
 from pinnkfac.nets.mlp import Mlp
-from pinnkfac.settings import Count, Number, Positive, check
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 
 
 class NetSettings(Protocol):

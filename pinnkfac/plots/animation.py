@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.files import whole
 from pinnkfac.plots.panels import (
     error_bar,
     error_limits,
@@ -40,8 +41,7 @@ from pinnkfac.plots.slices import (
 )
 from pinnkfac.plots.solution import label_plane, panel_size, shown_plane
 from pinnkfac.plots.style import styled
-from pinnkfac.signature import Signature
-from pinnkfac.whole import whole
+from pinnkfac.problem.signature import Signature
 
 FORMATS = ("gif", "mp4")
 ON_MAPS = 81

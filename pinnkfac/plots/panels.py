@@ -24,7 +24,7 @@ from pinnkfac.plots.style import (
     short,
     unit_text,
 )
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 
 ARROWS = 13
 """Arrows along the longer side of a map."""

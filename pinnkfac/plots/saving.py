@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.files import whole
 from pinnkfac.plots.style import styled
-from pinnkfac.whole import whole
 
 FORMATS = ("png", "pdf", "svg")
 DOTS = 130.0

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.plots.style import plain, short
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 
 Array = np.ndarray
 Exact = Callable[[Tensor], Tensor]

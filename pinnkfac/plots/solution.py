@@ -35,7 +35,7 @@ from pinnkfac.plots.slices import (
     ticks,
 )
 from pinnkfac.plots.style import BLACK, VALUES, light_grid, short, styled
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 
 ON_MAPS = 161
 ON_LINES = 401

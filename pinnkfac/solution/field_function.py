@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pinnkfac.errors import UserError, suggest
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.field import Coordinates, Form, div, grad, lap
 from pinnkfac.solution.net_fields import NetFields
 from pinnkfac.solution.places import listed, places

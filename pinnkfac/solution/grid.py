@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.domain import Box
-from pinnkfac.errors import UserError, suggest
-from pinnkfac.signature import Signature
+from pinnkfac.problem.signature import Signature
 
 Array = NDArray[Any]
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.field import At, Context, Form, LinearPart
+from pinnkfac.problem.signature import Signature
 from pinnkfac.residual import Evaluator, Recorder, explain, fields_in
-from pinnkfac.signature import Signature
 from pinnkfac.taylor.graph import Graph, slot_values
 from pinnkfac.taylor.plan import Plan, make_plan
 

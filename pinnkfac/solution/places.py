@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.domain import Box
-from pinnkfac.errors import UserError, suggest
 
 ROUNDING = 1e-6
 """Points this far outside the box, relative to the size of its coordinates, are taken for inside:

@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pinnkfac.errors import suggest
+from pinnkfac.common.errors import suggest
+from pinnkfac.export.export import export
 from pinnkfac.field import Context, Form
-from pinnkfac.run_folder import StoredRun, Which
-from pinnkfac.signature import Signature
-from pinnkfac.solution.export import export
+from pinnkfac.problem.signature import Signature
 from pinnkfac.solution.field_function import FieldFunction, UnknownName
 from pinnkfac.solution.grid import Axes, FieldsOnGrid
 from pinnkfac.solution.net_fields import NetFields
 from pinnkfac.solution.places import listed, places, warn_outside
 from pinnkfac.solution.stored import trained
+from pinnkfac.store.run_folder import StoredRun, Which
 
 
 class _Formal(Context):

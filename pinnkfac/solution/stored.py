@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.nets.settings import stored_settings
-from pinnkfac.run_folder import CHECKPOINTS, StoredRun, Which
+from pinnkfac.store.run_folder import CHECKPOINTS, StoredRun, Which
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

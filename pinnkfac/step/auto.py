@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 from torch import Generator
 
+from pinnkfac.common.settings import Count, NonNegative, Positive, Range
 from pinnkfac.curvature.cost import (
     conjugate_gradient_step,
     exact_bytes,
     exact_step,
     residual_number,
 )
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import System, TermPoints
-from pinnkfac.settings import Count, NonNegative, Positive, Range
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping, LevenbergMarquardt
 from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper

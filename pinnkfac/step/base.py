@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Generator
 
-from pinnkfac.linearise import System, TermPoints
+from pinnkfac.linearisation.system import System, TermPoints
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
+from pinnkfac.common.errors import Diverged, check_choice
+from pinnkfac.common.settings import Count, NonNegative
 from pinnkfac.curvature.cg_fac import KroneckerOperator, Sharing, conjugate_gradients_by_layer
 from pinnkfac.curvature.kfac import dense_gramian
 from pinnkfac.curvature.solve import solve_damped
-from pinnkfac.direction import Direction
-from pinnkfac.errors import Diverged, check_choice
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.settings import Count, NonNegative
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search

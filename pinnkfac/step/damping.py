@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 
-from pinnkfac.errors import UserError
-from pinnkfac.settings import Count, Fraction, NonNegative, Positive, Range
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range
 
 
 class Damping(Protocol):

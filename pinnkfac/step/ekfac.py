@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from torch import Generator
 
+from pinnkfac.common.settings import Number
 from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
 from pinnkfac.curvature.ekfac import EkfacInverse, Moments
 from pinnkfac.curvature.kfac import Factors
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.settings import Number
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search

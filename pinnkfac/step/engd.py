@@ -8,15 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from pinnkfac.common.errors import Diverged, check_choice
+from pinnkfac.common.memory import check_fits, making
 from pinnkfac.curvature.gramian import GramianAverage, GramianSettings
 from pinnkfac.curvature.kfac import dense_gramian
 from pinnkfac.curvature.kronecker import floored
 from pinnkfac.curvature.layer_kernels import solve_layer
 from pinnkfac.curvature.solve import solve_damped
-from pinnkfac.direction import Direction
-from pinnkfac.errors import Diverged, check_choice
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import check_fits, making
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from pinnkfac.common.memory import making
+from pinnkfac.common.settings import Count, NonNegative, Number
 from pinnkfac.curvature.conjugate_gradients import iterates, truncated
 from pinnkfac.curvature.nystrom import Sketch, nystrom
-from pinnkfac.curvature.products import kernel_products, vjps
-from pinnkfac.direction import Direction, combine
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.memory import making
-from pinnkfac.settings import Count, NonNegative, Number
+from pinnkfac.linearisation.direction import Direction, combine
+from pinnkfac.linearisation.products import kernel_products, vjps
+from pinnkfac.linearisation.system import Linearisation, System
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search

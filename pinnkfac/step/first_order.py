@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.direction import Direction, combine, norm
-from pinnkfac.errors import UserError
-from pinnkfac.linearise import System, TermPoints
-from pinnkfac.settings import Count, Positive, Range
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Count, Positive, Range
+from pinnkfac.linearisation.direction import Direction, combine, norm
+from pinnkfac.linearisation.system import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.search import Search

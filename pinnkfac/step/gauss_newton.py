@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pinnkfac.direction import Direction, combine, inner, norm
-from pinnkfac.errors import UserError
-from pinnkfac.linearise import Linearisation, System, TermPoints
-from pinnkfac.settings import Number, Positive
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Number, Positive
+from pinnkfac.linearisation.direction import Direction, combine, inner, norm
+from pinnkfac.linearisation.system import Linearisation, System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.model import best_combination

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 from torch import Generator
 
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Count, NonNegative, Range
 from pinnkfac.curvature.conjugate_gradients import (
     Preconditioning,
     best_of,
@@ -22,10 +24,8 @@ from pinnkfac.curvature.conjugate_gradients import (
     truncated,
 )
 from pinnkfac.curvature.preconditioner import KroneckerFactors
-from pinnkfac.direction import Direction, combine
-from pinnkfac.errors import UserError
-from pinnkfac.linearise import Linearisation, System, TermPoints
-from pinnkfac.settings import Count, NonNegative, Range
+from pinnkfac.linearisation.direction import Direction, combine
+from pinnkfac.linearisation.system import Linearisation, System, TermPoints
 from pinnkfac.step.base import Report
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from torch import Generator
 
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Number, Range
 from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
 from pinnkfac.curvature.kfac import Factors
 from pinnkfac.curvature.preconditioner import InverseSettings, KfacInverse
-from pinnkfac.direction import Direction
-from pinnkfac.errors import UserError
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.settings import Number, Range
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Automatic, Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pinnkfac.direction import Direction
-from pinnkfac.linearise import Linearisation
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pinnkfac.direction import Direction, combine, norm
-from pinnkfac.linearise import Linearisation, System, TermPoints
+from pinnkfac.linearisation.direction import Direction, combine, norm
+from pinnkfac.linearisation.system import Linearisation, System, TermPoints
 
 DIFFERENCE = 0.1
 """Part of a step over which its second derivative is measured."""

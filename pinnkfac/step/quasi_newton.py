@@ -22,11 +22,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.direction import Direction
-from pinnkfac.errors import check_choice
-from pinnkfac.linearise import Linearisation, System, TermPoints
-from pinnkfac.memory import check_fits, making
-from pinnkfac.settings import Count
+from pinnkfac.common.errors import check_choice
+from pinnkfac.common.memory import check_fits, making
+from pinnkfac.common.settings import Count
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.system import Linearisation, System, TermPoints
 from pinnkfac.step.base import Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.first_order import refuse

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pinnkfac.errors import UserError
-from pinnkfac.settings import Count, Fraction, NonNegative, Positive, Range
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range
 
 Loss = Callable[[float], float]
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from torch import Generator, Tensor
 
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import NonNegative, Number, Positive, Range
 from pinnkfac.curvature.least_squares import DampedLeastSquares, Dual, Primal
-from pinnkfac.direction import Direction, combine, norm
-from pinnkfac.errors import UserError
-from pinnkfac.linearise import Linearisation, System
-from pinnkfac.settings import NonNegative, Number, Positive, Range
+from pinnkfac.linearisation.direction import Direction, combine, norm
+from pinnkfac.linearisation.system import Linearisation, System
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.gauss_newton import Descent, GaussNewtonStepper
 from pinnkfac.step.search import Search

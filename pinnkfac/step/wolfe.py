@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 from scipy.optimize import line_search
 
-from pinnkfac.errors import UserError
-from pinnkfac.settings import Count, Fraction, Range
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.settings import Count, Fraction, Range
 
 Function = Callable[[float], float]
 

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 
 Tower = Callable[[Tensor, int], list[Tensor]]
 

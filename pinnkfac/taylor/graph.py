@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.taylor import activations, rules
 from pinnkfac.taylor.plan import Plan
 from pinnkfac.taylor.rules import Adjoint, Elementwise, Jet, Linear, Rule, Shift, Sink, Slice

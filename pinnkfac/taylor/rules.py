@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.errors import UserError
+from pinnkfac.common.errors import UserError
 from pinnkfac.taylor import activations
 from pinnkfac.taylor.layers import FixedLinear, Scale
 from pinnkfac.taylor.plan import Monomial, Plan

@@ -1,0 +1,41 @@
+"""The command lines of all commands but ``solve`` and ``resume``, whose words are Hydra's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pinnkfac.common.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with an example in its help, and a mistake that ends in one line.
+
+        parser = Parser("plot", "Draw the pictures of a run.", "plot outputs/heat1d/run --animate")
+
+    Raises UserError for a wrong command line.
+    """
+
+    def __init__(self, command: str, text: str, *examples: str) -> None:
+        lines = "\n".join(f"  python -m pinnkfac {example}" for example in examples)
+        super().__init__(
+            prog=f"python -m pinnkfac {command}",
+            description=text,
+            epilog=f"{'example' if len(examples) == 1 else 'examples'}:\n{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.command = command
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(
+            f"{self.command}: {message}. 'python -m pinnkfac {self.command} --help' shows its use"
+        )
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace | None:
+        """The arguments, or None where only the help was asked for (and is printed)."""
+        try:
+            return self.parse_args(list(arguments))
+        except SystemExit:  # --help
+            return None

@@ -1,0 +1,1 @@
+"""From words to settings: Hydra, PDE files, stored configurations."""

@@ -1,0 +1,307 @@
+"""Finding PDE files: a path, FILE.py:function, or the name of a bundled one."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pinnkfac.common.errors import UserError, suggest
+
+if TYPE_CHECKING:  # torch is slow to import, and finding a file does not need it
+    from pinnkfac.problem import Problem
+    from pinnkfac.store.run_folder import StoredRun
+
+KINDS: tuple[tuple[Any, str], ...] = (
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    (str, "a word"),
+    ((list, tuple), "a list"),
+)
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def resource(name: str) -> Path:
+    """A folder that travels with the package: inside it (wheel) or beside it (checkout)."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+@dataclass(frozen=True)
+class PdeFile:
+    """A PDE function: its file (None where it was given from Python), its name, how to call it."""
+
+    path: Path | None
+    name: str
+    function: Callable[..., Any]
+    siblings: tuple[Path, ...] = ()
+    """Files beside it that it imports."""
+
+    @property
+    def sha256(self) -> str | None:
+        """A hash of the file and its siblings; None where there is no file."""
+        if self.path is None:
+            return None
+        digest = hashlib.sha256()
+        for path in (self.path, *self.siblings):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    @staticmethod
+    def of(function: Callable[..., Any]) -> PdeFile:
+        """A function that was given from Python: any callable, such as a functools.partial.
+
+        Raises UserError for anything else.
+        """
+        if not callable(function):
+            raise UserError(
+                f"a PDE is given as {type(function).__name__}: give a name, a file, a function "
+                "that returns a Problem, or a Problem"
+            )
+        named: Any = function
+        while isinstance(named, functools.partial):
+            named = named.func
+        name = getattr(named, "__name__", type(named).__name__)
+        return PdeFile(None, name if name.isidentifier() else "pde", function)
+
+    @property
+    def _where(self) -> str:
+        return "" if self.path is None else f"{self.path.name}: "
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Keyword arguments of the function with their default values."""
+        result = {}
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if parameter.default is inspect.Parameter.empty:
+                raise UserError(
+                    f"{self._where}{self.name}({parameter.name}) has no default value: "
+                    f"give one, such as {parameter.name}=1.0, to make pde.{parameter.name} optional"
+                )
+            result[parameter.name] = parameter.default
+        return result
+
+    def problem(self, arguments: dict[str, Any]) -> Any:
+        """Call the function; raises UserError where it does not return a Problem."""
+        from pinnkfac.problem import Problem
+
+        self._check_kinds(arguments)
+        try:
+            with _beside(self.path):
+                problem = self.function(**arguments)
+        except UserError as error:
+            raise UserError(f"{self._where}{error}") from error
+        except (Exception, SystemExit) as error:
+            where = "" if self.path is None else f"{self.path.name}{_line_in(error, self.path)} "
+            raise UserError(
+                f"{where}{self.name}() failed: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(problem, Problem):
+            raise UserError(
+                f"{self._where}{self.name}() returned {type(problem).__name__}; it must return a "
+                "pinnkfac.Problem"
+            )
+        return problem
+
+    @property
+    def _takes_any(self) -> bool:
+        parameters = inspect.signature(self.function).parameters.values()
+        return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+    def _check_kinds(self, arguments: dict[str, Any]) -> None:
+        """Raise UserError for an argument that is unknown, or of another kind than its default."""
+        defaults = self.defaults if arguments else {}
+        for name, value in arguments.items():
+            if name not in defaults and not self._takes_any:
+                raise UserError(
+                    f"{self._where}{self.name}() has no argument '{name}', which the run set "
+                    f"(pde.{name}={value}). {suggest(name, defaults)} Give the file with that "
+                    "argument, or start a new run"
+                )
+            default = defaults.get(name)
+            for kinds, words in KINDS:
+                if isinstance(default, kinds) and not isinstance(value, kinds):
+                    raise UserError(
+                        f"pde.{name}={value}: give {words}, as its default {default!r} is one"
+                    )
+
+
+def bundled() -> dict[str, Path]:
+    """The PDE files that come with the package, by name in natural order."""
+    files = {p.stem: p for p in resource("pdes").glob("*.py") if not p.stem.startswith("_")}
+    return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> list[Any]:
+    return [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def summary(path: Path) -> tuple[str, str]:
+    """(first line of the docstring, signature) of a bundled PDE, read without running it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = (ast.get_docstring(tree) or "").strip().splitlines()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == path.stem:
+            return (text[0] if text else "", ast.unparse(node.args))
+    return (text[0] if text else "", "")
+
+
+def find(given: str) -> PdeFile:
+    """The PDE function behind FILE.py, FILE.py:function or NAME.
+
+    A name without its dimension is the smallest such problem ('poisson' is 'poisson2d').
+    Raises UserError where nothing or several things are found, or the file fails to import.
+    """
+    text, _, wanted = given.partition(":")
+    if text.endswith(".py") or "/" in text or Path(text).suffix == ".py":
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise UserError(f"{text}: there is no such file. {_known_names()}")
+        return _choose(path, wanted)
+    files = bundled()
+    if text in files:
+        return _choose(files[text], wanted)
+    shorter = [name for name in files if re.fullmatch(re.escape(text) + r"\d+d", name)]
+    if shorter:
+        return _choose(files[shorter[0]], wanted)
+    raise UserError(
+        f"there is no bundled PDE '{text}' and no file of that name. {suggest(text, files)} "
+        "A PDE file of your own is given by its path, such as ./my_pde.py"
+    )
+
+
+def stored_problem(run: StoredRun) -> Problem:
+    """The Problem of a stored run, from its PDE file where that lies, with the run's arguments.
+
+    Raises UserError where the problem was given from Python, or its file is gone or broken.
+    """
+    found = stored_pde(run)
+    from omegaconf import OmegaConf
+
+    return found.problem(OmegaConf.to_container(run.config.pde, resolve=True))  # type: ignore
+
+
+def stored_pde(run: StoredRun) -> PdeFile:
+    """The PDE function of a stored run; raises UserError where it cannot be found."""
+    file, name = run.problem.get("file"), run.name
+    if file is None:
+        raise UserError(
+            f"{run.path}: the problem '{name}' was given from Python and is in no file: use "
+            "pinnkfac.resume and pinnkfac.Solution.load from there"
+        )
+    if name in (files := bundled()) and not Path(file).is_file():
+        return _choose(files[name], name)  # the package was installed elsewhere
+    if not Path(file).is_absolute() or run.path.resolve() in Path(file).resolve().parents:
+        raise UserError(
+            f"{run.path} names a PDE file of its own ({file}), which is not run unless you say so: "
+            f"problem={run.path / Path(file).name}"
+        )
+    if not Path(file).is_file():
+        raise UserError(
+            f"{run.path}: its PDE file {file} is gone: put it back, or go on with the copy, "
+            f"problem={run.path / 'pde.py'}"
+        )
+    return _choose(Path(file), name)
+
+
+def _known_names() -> str:
+    return f"Bundled PDEs: {', '.join(bundled())}"
+
+
+def _choose(path: Path, wanted: str) -> PdeFile:
+    path = path.resolve()
+    module, siblings = _import(path)
+    public = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    if wanted:
+        if wanted not in public:
+            raise UserError(f"{path.name} has no function '{wanted}'. {suggest(wanted, public)}")
+        return PdeFile(path, wanted, public[wanted], siblings)
+    if not public:
+        raise UserError(
+            f"{path.name} has no public function: write one that returns a pinnkfac.Problem"
+        )
+    if len(public) > 1:
+        raise UserError(
+            f"{path.name} has several public functions ({', '.join(public)}): name one as "
+            f"{path}:{next(iter(public))}, or start the names of helpers with _"
+        )
+    ((name, function),) = public.items()
+    return PdeFile(path, name, function, siblings)
+
+
+def _import(path: Path) -> tuple[ModuleType, tuple[Path, ...]]:
+    """The module of a file, and the files beside it that it imports."""
+    name = f"pinnkfac_pde_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        # Dataclasses look their module up while it runs.
+        sys.modules[name] = module
+        with _beside(path) as siblings:
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if isinstance(error, UserError):
+            raise UserError(f"{path.name}: {error}") from error
+        if not isinstance(error, Exception | SystemExit):
+            raise
+        line = _line_in(error, path)
+        raise UserError(
+            f"{path.name}{line} could not be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module, tuple(sorted(siblings))
+
+
+@contextmanager
+def _beside(path: Path | None) -> Iterator[list[Path]]:
+    """Within it, files in the folder of a PDE file can be imported, as beside a script.
+
+    They are forgotten behind it: the next PDE file may lie beside others of the same names. The
+    list that is yielded holds them then.
+    """
+    found: list[Path] = []
+    if path is None:
+        yield found
+        return
+    folder, before = path.resolve().parent, set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield found
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if getattr(sys.modules[name], "__file__", None) == str(folder / f"{name}.py"):
+                found.append(folder / f"{name}.py")
+                del sys.modules[name]
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError) and Path(error.filename or "").resolve() == path.resolve():
+        return f", line {error.lineno},"
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
+            line = f", line {trace.tb_lineno},"
+        trace = trace.tb_next
+    return line

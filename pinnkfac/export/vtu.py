@@ -1,0 +1,161 @@
+"""A solution as VTK meshes, for ParaView: .vtu, and .pvd for several times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.files import whole
+from pinnkfac.problem.signature import Signature
+from pinnkfac.solution.grid import Array, Axes, FieldsOnGrid
+
+TIMES = 21
+"""Times, of which each is a file, where nothing was said about them."""
+CELLS = {1: "line", 2: "quad", 3: "hexahedron"}
+CORNERS = {
+    1: ((0,), (1,)),
+    2: ((0, 0), (1, 0), (1, 1), (0, 1)),
+    3: (
+        *((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)),
+        *((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)),
+    ),
+}
+"""The corners of a cell in VTK's order, as steps along the axes."""
+
+
+def write_vtu(
+    on_grid: Callable[..., FieldsOnGrid], path: Path, signature: Signature, axes: Mapping[str, Any]
+) -> list[Path]:
+    """Lines, quads or hexahedra on the axes of space, with fields and vectors at their points.
+
+    Up to three coordinates of space keep their places: a slice y = 0.5 lies at y = 0.5. With more,
+    the axes of the slice (at most three) are the places, and vectors are left out. Where time is
+    an axis, each time is a file PATH_000.vtu …, and PATH.pvd lists them.
+
+    Raises UserError where meshio is missing, or the axes make no mesh.
+    """
+    meshio = _meshio(path)
+    time = signature.coordinates.time
+    # Few coordinates are all axes unless something is said; then each time is a file.
+    few = len(signature.domain.ranges) <= 3
+    wanted = ({time: TIMES} if time and few else {}) | dict(axes)
+    _check(path, signature, Axes.of(signature.domain, wanted))
+    grid = on_grid(**wanted)
+    if time is None or time not in grid.axes:
+        return [_write(meshio, path, grid, grid.values)]
+    number = list(grid.axes).index(time)
+    width = max(3, len(str(len(grid.axes[time]) - 1)))
+    written = []
+    for i in range(len(grid.axes[time])):
+        one = path.with_name(f"{path.stem}_{i:0{width}d}{path.suffix}")
+        values = {name: np.take(v, i, axis=number) for name, v in grid.values.items()}
+        written.append(_write(meshio, one, grid, values))
+    written.append(_write_collection(path.with_suffix(".pvd"), grid.axes[time], written))
+    return written
+
+
+def _meshio(path: Path) -> Any:
+    try:
+        return import_module("meshio")
+    except ImportError as error:
+        raise UserError(
+            f"export to {path}: .vtu needs meshio, which is not installed: "
+            "pip install 'pinnkfac[vtu]'"
+        ) from error
+
+
+def _check(path: Path, signature: Signature, chosen: Axes) -> None:
+    """Raise UserError where the axes make no mesh, before anything is evaluated on them."""
+    axes = _in_space(signature, chosen.varying)
+    if len(axes) not in CELLS:
+        names = signature.coordinates.space
+        raise UserError(
+            f"export to {path}: a mesh has one to three axes of space, not {len(axes)}: give "
+            f"{names[0]}=100 for an axis and {names[-1]}=0.5 to fix a coordinate"
+        )
+    for name, values in axes.items():
+        if len(values) < 2 or not (np.diff(values) > 0).all():
+            raise UserError(
+                f"export to {path}: the values of {name} must increase, and be at least two; give "
+                "a number to fix it"
+            )
+
+
+def _in_space(signature: Signature, axes: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: axes[name] for name in axes if name != signature.coordinates.time}
+
+
+def _write(meshio: Any, path: Path, grid: FieldsOnGrid, values: Mapping[str, Array]) -> Path:
+    """One mesh; ``values`` are the fields [axis, …] on the axes of space."""
+    mesh = meshio.Mesh(
+        _points(grid),
+        [(CELLS[len(_in_space(grid.signature, grid.axes))], _cells(grid))],
+        point_data={_attribute(n): v for n, v in _point_data(grid, values).items()},
+    )
+    return whole(path, lambda aside: meshio.write(aside, mesh, file_format="vtu"))
+
+
+def _points(grid: FieldsOnGrid) -> Array:
+    """The points of the mesh, [batch, 3], the last axis fastest."""
+    axes, space = _in_space(grid.signature, grid.axes), grid.signature.coordinates.space
+    mesh = np.meshgrid(*axes.values(), indexing="ij")
+    arrays = dict(zip(axes, mesh, strict=True))
+    names = space if len(space) <= 3 else tuple(axes)
+    points = np.zeros((mesh[0].size, 3))
+    for i, name in enumerate(names):
+        points[:, i] = arrays[name].reshape(-1) if name in arrays else grid.fixed[name]
+    return points
+
+
+def _cells(grid: FieldsOnGrid) -> Array:
+    """Numbers of the points of each cell, [cell, corner]."""
+    shape = tuple(len(values) for values in _in_space(grid.signature, grid.axes).values())
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    corners = [
+        numbers[tuple(slice(s, n - 1 + s) for s, n in zip(steps, shape, strict=True))].reshape(-1)
+        for steps in CORNERS[len(shape)]
+    ]
+    return np.stack(corners, axis=1)
+
+
+def _point_data(grid: FieldsOnGrid, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Fields [batch] and vectors [batch, 3] by their names with units."""
+    signature = grid.signature
+    data = {signature.label(name): v.reshape(-1) for name, v in values.items()}
+    for name, components in signature.vectors.items():
+        if len(components) <= 3:
+            parts = [values[c].reshape(-1) for c in components]
+            parts += [np.zeros_like(parts[0])] * (3 - len(parts))
+            units = {signature.shown_units.get(c) for c in components}
+            unit = units.pop() if len(units) == 1 else None
+            data[f"{name} [{unit}]" if unit else name] = np.stack(parts, axis=1)
+    return data
+
+
+def _attribute(name: str) -> str:
+    """A name as meshio may put it between quotes: it escapes nothing, and writes in the encoding
+    of the locale what is read as UTF-8."""
+    return escape(name, {'"': "&quot;"}).encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _write_collection(path: Path, times: Array, files: list[Path]) -> Path:
+    """The list of files and their times that ParaView opens as one."""
+    lines = [
+        f'    <DataSet timestep="{float(time)!r}" part="0" file={quoteattr(file.name)}/>\n'
+        for time, file in zip(times, files, strict=True)
+    ]
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<VTKFile type="Collection" version="0.1">\n'
+        f"  <Collection>\n{''.join(lines)}  </Collection>\n</VTKFile>\n"
+    )
+
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    return whole(path, write)

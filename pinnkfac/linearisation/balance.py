@@ -1,0 +1,45 @@
+"""Weights that keep terms in balance while their sensitivity changes in the course of training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor
+
+from pinnkfac.common.errors import Diverged
+from pinnkfac.common.settings import Number, Range
+from pinnkfac.linearisation.system import Linearisation
+from pinnkfac.linearisation.traces import mean_square_norms
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Scale every equation by the inverse of its sensitivity to the parameters.
+
+    Equation e of a term is multiplied by s_e, s_e² = max_f T_f / T_e with T the mean over points
+    of ‖∂r_e/∂θ‖², the mean diagonal of its tangent kernel; at most ``most`` in s_e². The most
+    sensitive equation, usually the one of highest order, keeps the scale 1. A weight given to a
+    term multiplies this. Source: Wang, Yu & Perdikaris 2022, arXiv:2007.14527, eq. 6.5 (with the
+    largest trace in place of the sum), recomputed every ``every`` steps; 0 leaves all as written.
+    """
+
+    every: Number = 20
+    most: Annotated[float, Range(least=1)] = 1e8
+
+    def scales(self, linearisation: Linearisation) -> list[Tensor]:
+        """s for every term, [equation]."""
+        norms = mean_square_norms(linearisation)
+        known = linearisation.system.scales
+        if known is not None:
+            norms = [n / s.square() for n, s in zip(norms, known, strict=True)]
+        largest = max(float(n.max()) for n in norms)
+        if not math.isfinite(largest):
+            raise Diverged(
+                "the derivatives of the residual are no longer finite: training diverged"
+            )
+        return [
+            (largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1
+            for n in norms
+        ]

@@ -1,0 +1,90 @@
+"""Gathering (Z, G) from the tapes and backward passes of one block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pinnkfac.linearisation.block import Layer
+from pinnkfac.taylor.graph import Graph, Tape
+from pinnkfac.taylor.plan import Plan
+from pinnkfac.taylor.rules import Adjoint, Sink
+
+
+def seed_of(plan: Plan, by_slot: Tensor, reads: tuple[int, ...], output: Tensor) -> Adjoint | None:
+    """The adjoint of the output rows of one equation, from ∂F/∂z [batch or 1, slot].
+
+    Active are the rows of the slots that the equation ``reads``: the same in every chunk.
+    """
+    rows: dict[int, Tensor] = {}
+    for i in reads:
+        for c, row, field in plan.slots[i]:
+            if row not in rows:
+                rows[row] = torch.zeros_like(output)
+            rows[row][:, field] += c * by_slot[:, i]
+    if not rows:
+        return None
+    order = tuple(sorted(rows))
+    return Adjoint(order, torch.stack([rows[s] for s in order]))
+
+
+class Collector:
+    """Gathers (Z, G) over places and repeated calls of a layer, joined along the shared axis."""
+
+    def __init__(self, graph: Graph, residual: Tensor, dense_size: int) -> None:
+        self.graph = graph
+        self.residual = residual
+        self.batch, self.equations = residual.shape
+        self.dense_size = dense_size
+        self.dense: Tensor | None = None
+        self.found: dict[tuple[int, int], list[tuple[int, int, Adjoint]]] = {}
+
+    def dense_of(self) -> Tensor:
+        if self.dense is None:
+            self.dense = self.residual.new_zeros(self.equations, self.batch, self.dense_size)
+        return self.dense
+
+    def sink(self, equation: int, place: int) -> Sink:
+        def linear(layer: int, use: int, adjoint: Adjoint) -> None:
+            self.found.setdefault((equation, layer), []).append((place, use, adjoint))
+
+        def dense(parameter: nn.Parameter, derivative: Tensor) -> None:
+            start = 0
+            for known in self.graph.dense:
+                if known is parameter:
+                    break
+                start += known.numel()
+            block = self.dense_of()[equation, :, start : start + parameter.numel()]
+            block += derivative.reshape(self.batch, -1)
+
+        return Sink(linear, dense)
+
+    def layers(self, tapes: list[Tape | None]) -> list[Layer]:
+        result = []
+        for layer in range(len(self.graph.linears)):
+            inputs, offsets, value_rows, total = [], {}, [], 0
+            for place, tape in enumerate(tapes):
+                assert tape is not None
+                for use in range(self.graph.uses[layer]):
+                    offsets[place, use] = total
+                    value_rows.append(total)
+                    inputs.append(tape.inputs[layer, use].dense())
+                    total += inputs[-1].shape[0]
+            active, gradients = [], []
+            for equation in range(self.equations):
+                found = sorted(
+                    self.found.get((equation, layer), []), key=lambda f: offsets[f[0], f[1]]
+                )
+                active.append(
+                    tuple(offsets[p, u] + s for p, u, adjoint in found for s in adjoint.rows)
+                )
+                gradients.append(self._join([adjoint.tensor for _, _, adjoint in found], layer))
+            z = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+            bias = self.graph.linears[layer].bias is not None
+            result.append(Layer(z, tuple(value_rows), bias, active, gradients))
+        return result
+
+    def _join(self, parts: list[Tensor], layer: int) -> Tensor:
+        if not parts:
+            return self.residual.new_zeros(0, self.batch, self.graph.linears[layer].out_features)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

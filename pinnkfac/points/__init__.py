@@ -1,0 +1,1 @@
+"""The points of a run: how many, where, and when anew."""

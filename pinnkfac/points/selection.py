@@ -1,0 +1,181 @@
+"""Points where the residual is large, chosen among candidates: with weights, or as RAD."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from pinnkfac.common.settings import NonNegative, Range
+from pinnkfac.domain import PointSet
+from pinnkfac.domain.sampling import DENSE, subset
+
+
+class Selection:
+    """How points are chosen among ``factor`` times as many candidates. A new one is a new
+    dataclass here.
+
+    ``faithful``: weighted means over the chosen points are those over the region, whatever the
+    residual is.
+    """
+
+    faithful: ClassVar[bool]
+    factor: int
+
+    def candidates(self, dimension: int) -> int:
+        """For each point on a region of that dimension; 1: it is taken as it is drawn."""
+        return self.factor if dimension else 1
+
+    def choose(
+        self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
+    ) -> PointSet:
+        """``number`` candidates (all, where there are fewer), by their residuals [batch, equation],
+        each with the scale that it is trained with, and times the root of their weights."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ImportanceSampling(Selection):
+    """Points are more where the residual is large, and count less there by as much.
+
+    Of ``factor`` times as many candidates, number i is taken n_i times in the mean,
+
+        n_i ∝ q_i = (1 − share) |r_i|^power / mean |r|^power + share,
+
+    with the sum number, the one of points, and has the weight number / (candidates · n_i), times
+    the one that it was drawn with. |r| is the norm over the equations of a term, its root mean
+    square over some neighbours. In the order of a curve that fills space, those are taken where the
+    sum of the n passes u, u + 1, …, with a random u, so that points are as even as the density
+    allows (systematic sampling; Stevens & Olsen 2004, doi:10.1198/016214504000000250), and each is
+    moved at random within the part of the region that the candidate stands for. So the loss stays
+    an estimate of the mean over the region without bias but for the size of these parts (Horvitz &
+    Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is,
+    which few uniform points hit; no weight becomes much more than 1/``share`` times what it was. On
+    regions of more than DENSE dimensions, points are taken as they are drawn. Importance sampling
+    for PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
+    """
+
+    faithful: ClassVar[bool] = True
+    factor: Annotated[int, Range(least=2)] = 10
+    power: NonNegative = 1.0
+    share: Annotated[float, Range(above=0, most=1)] = 0.5
+
+    def candidates(self, dimension: int) -> int:
+        return self.factor if 0 < dimension <= DENSE else 1
+
+    def choose(
+        self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
+    ) -> PointSet:
+        if number >= len(candidates):
+            return candidates
+        own = candidates.weights
+        plain = residual if own is None else residual / own.to(residual).sqrt()[:, None]
+        order = z_order(candidates.coordinates)
+        reach = len(candidates) // number // 2
+        expected = self.numbers(_smooth(plain[order], reach), number)
+        sums = expected.cumsum(0)
+        marks = torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(number)
+        taken = torch.searchsorted(sums, marks * (sums[-1] / number)).clamp_max(len(order) - 1)
+        rows = order[taken]
+        weights = number / (len(candidates) * expected[taken])
+        if own is not None:
+            weights = weights.to(own) * own[rows]
+        return replace(_spread(candidates, rows, generator), weights=weights)
+
+    def numbers(self, residual: Tensor, number: int) -> Tensor:
+        """n [batch] from the residuals [batch, equation] of all candidates."""
+        q = (1.0 - self.share) * _relative(residual, self.power) + self.share
+        return (number / q.sum()) * q
+
+
+@dataclass(frozen=True)
+class ResidualAdaptive(Selection):
+    """Residual-based adaptive distribution: new points lie where the residual is large.
+
+    Of ``factor`` times as many candidates, points are kept without replacement with probabilities
+    in proportion to
+
+        |r|^power / mean |r|^power + constant;
+
+    |r| is the norm over the equations of a term, each with the scale that it is trained with. A
+    ``share`` of the points is taken anywhere, so that nothing is left uncovered. The loss is the
+    mean over these points, as published: an estimate of the integral of r² with more weight where
+    the residual was large, not of the integral itself. Source: RAD of Wu, Zhu, Tan, Kartha & Lu
+    2023, arXiv:2207.10289, eq. 2 (with share 0).
+    """
+
+    faithful: ClassVar[bool] = False
+    factor: Annotated[int, Range(least=2)] = 10
+    power: NonNegative = 1.0
+    constant: NonNegative = 1.0
+    share: Annotated[float, Range(least=0, most=1)] = 0.2
+
+    def choose(
+        self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
+    ) -> PointSet:
+        weights = self.weights(residual)
+        anywhere = subset(torch.ones_like(weights), round(self.share * number), generator)
+        weights[anywhere] = 0.0
+        rows = subset(weights, number - len(anywhere), generator)
+        return candidates[torch.cat([rows, anywhere])]
+
+    def weights(self, residual: Tensor) -> Tensor:
+        """What the probability to be kept is proportional to, [batch], from the residuals at the
+        candidates, [batch, equation]; all equal where these are not finite, or all 0."""
+        return _relative(residual, self.power) + self.constant
+
+
+def _smooth(residual: Tensor, reach: int) -> Tensor:
+    """The root mean square over ``reach`` neighbours to each side on the curve, [batch, 1]: zeros
+    between the waves of a residual are no reason for fewer points."""
+    squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
+    sums = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
+    at = torch.arange(len(squares))
+    low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
+    return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
+
+
+def _spread(candidates: PointSet, rows: Tensor, generator: Generator) -> PointSet:
+    """Chosen candidates, each at a random place in the part of its region that it stands for: so
+    that one that is taken several times is not the same point. All are moved: where only some
+    were, as many would leave a front as enter it no more. Those of one box follow each other."""
+    chosen = candidates[rows]
+    if candidates.ranges is None:
+        return chosen
+    ranges = candidates.ranges.to("cpu", torch.float64)
+    _, which, counts = ranges.unique_consecutive(return_inverse=True, return_counts=True, dim=0)
+    sides = (ranges[..., 1] - ranges[..., 0])[rows]
+    part = 1.0 / counts[which[rows]].to(sides)
+    if chosen.weights is not None:
+        part = part * chosen.weights.to(sides)
+    dimension = (sides > 0).sum(dim=1).clamp_min(1)
+    cells = sides * (part ** (1.0 / dimension))[:, None]
+    move = torch.rand(sides.shape, dtype=torch.float64, generator=generator) - 0.5
+    return chosen.moved((move * cells).to(chosen.coordinates))
+
+
+def z_order(coordinates: Tensor) -> Tensor:
+    """The order of points [batch, coord] along Morton's curve through the box around them."""
+    x = coordinates.detach().to("cpu", torch.float64)
+    low, high = x.amin(dim=0), x.amax(dim=0)
+    x = x[:, high > low]
+    bits = max(1, min(16, 62 // max(1, x.shape[1])))
+    cells = ((x - low[high > low]) / (high - low)[high > low] * (2**bits - 1)).long()
+    key = torch.zeros(len(x), dtype=torch.int64)
+    for bit in reversed(range(bits)):
+        for column in range(min(x.shape[1], 62)):
+            key = 2 * key + (cells[:, column] >> bit & 1)
+    return torch.argsort(key, stable=True)
+
+
+def _relative(residual: Tensor, power: float) -> Tensor:
+    """|r|^power / mean |r|^power, [batch]; 1 where they are not all finite, or all 0."""
+    size = residual.detach().to("cpu", torch.float64).norm(dim=1)
+    largest = float(size.max())
+    if not 0.0 < largest < math.inf:
+        return torch.ones_like(size)
+    powers = (size / largest) ** power  # divided first: powers of small residuals vanish
+    return powers / powers.mean()

@@ -1,0 +1,1 @@
+"""A run: its loop, its parts, and what is kept and shown of it."""

@@ -1,0 +1,340 @@
+"""From a configuration to the parts of a run: net, system, points, step, generators."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Generator, nn
+
+from pinnkfac.common.errors import UserError
+from pinnkfac.common.memory import GIB
+from pinnkfac.common.settings import Count, Positive, Range, check
+from pinnkfac.config.configuration import GROUPS, build
+from pinnkfac.linearisation.balance import Balance
+from pinnkfac.linearisation.system import System
+from pinnkfac.points.source import PointSource
+from pinnkfac.problem import Problem
+from pinnkfac.residual import check_finite
+from pinnkfac.run.loop import Best, Progress, Stop
+from pinnkfac.step.base import Step, Stepper
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run is written, and what beside its result (the node ``run``)."""
+
+    dir: str | None = None
+    error_points: Count = 10_000
+    checkpoint: Annotated[float, Range(least=0)] = 30.0
+    plot: bool = True
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class General:
+    """The settings at the root of the configuration."""
+
+    seed: Annotated[int, Range(least=0, most=2**40)] = 0
+    device: str = "cpu"
+    dtype: str = "float64"
+    threads: Count | None = None
+    published_rows: bool = False
+    memory: Positive = 4.0
+    debug: bool = False
+
+
+NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What of a checkpoint is put in place: all of it, unless the configuration has changed."""
+
+    step: bool = True
+    damping: bool = True
+    points: bool = True
+    generators: bool = True
+    scales: bool = True
+
+
+@dataclass
+class Assembly:
+    """Everything that a run consists of; its state is what a checkpoint holds."""
+
+    system: System
+    source: PointSource
+    start: Callable[[], Stepper]
+    balance: Balance
+    stop: Stop
+    generators: dict[str, Generator]
+    damping: float
+    stepper: Stepper = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stepper = self.start()
+
+    def state_dict(self, progress: Progress) -> dict[str, Any]:
+        """Tensors, numbers and plain containers, enough to go on bit for bit."""
+        return {
+            "net": self.system.net.state_dict(),
+            "coefficients": self.system.coefficients,
+            "scales": self.system.scales,
+            "stepper": self.stepper.state_dict(),
+            "points": self.source.state_dict(),
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "progress": progress.state_dict(),
+            "threads": self.system.workers.number,
+        }
+
+    def best_state(self, progress: Progress) -> dict[str, Any]:
+        """The net and the coefficients of the best state, as ``state_dict`` names them."""
+        now = self.system.get_parameters()
+        try:
+            self.system.set_parameters(progress.best.parameters)
+            return {
+                "net": {k: v.clone() for k, v in self.system.net.state_dict().items()},
+                "coefficients": self.system.coefficients.clone(),
+                "step": progress.best.step,
+                "loss": progress.best.loss,
+            }
+        finally:
+            self.system.set_parameters(now)
+
+    def load_state_dict(self, state: Mapping[str, Any], carried: Carried | None = None) -> Progress:
+        """Put a saved state in place; returns where the run was.
+
+        Raises UserError where the state is that of another net or step, or of no run at all.
+        """
+        carried = carried or Carried()
+        try:
+            return self._load(state, carried)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a foreign state may cause
+            line = str(error).strip().splitlines()
+            raise UserError(
+                "the checkpoint does not fit this configuration: it is of another net, problem or "
+                f"step ({type(error).__name__}: {' '.join(line)[:160]})"
+            ) from error
+
+    def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
+        device, dtype = self.system.device, self.system.dtype
+        self.system.net.load_state_dict(state["net"])
+        self.system.coefficients.copy_(state["coefficients"])
+        if carried.scales and state["scales"] is not None:
+            self.system.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
+        if carried.generators:
+            for name, generator in self.generators.items():
+                generator.set_state(state["generators"][name])
+        if carried.points:
+            self.source.load_state_dict(state["points"])
+        else:
+            self.source.current = []
+        if carried.step:
+            stepper = dict(state["stepper"])
+            if not carried.damping and "damping" in stepper:
+                stepper["damping"] = self.damping
+            self.stepper.load_state_dict(_to(stepper, device))
+        else:
+            self.stepper = self.start()  # from the parameters that the net has now
+            self.stepper.fresh = False
+        progress = Progress.from_state(dict(state["progress"]))
+        progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
+        if not carried.points:  # losses so far were those of other points, or of another problem
+            progress.trained_loss = progress.reached = float("inf")
+            progress.drawn = 0
+            progress.first_loss = float("inf")
+            progress.best = Best()
+        return progress
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """All tensors in plain containers on a device; generators' states stay where they are."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {k: _to(v, device) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_to(v, device) for v in value)
+    return value
+
+
+def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None) -> Assembly:
+    """Build all parts, and look at the first residuals.
+
+    ``net`` replaces the configured one. Raises UserError for settings that cannot be, for a net
+    that is not periodic where the problem is, and where a residual is not finite at the start.
+    """
+    general = general_settings(config)
+    dtype, device = _dtype(general.dtype), _device(general.device)
+    stop = _stop(config)
+    if net is None:
+        net = build(config.net, "net").make(problem.signature, general.seed)
+    system = System(
+        problem,
+        net.to(device=device, dtype=dtype),
+        published_rows=general.published_rows,
+        memory=general.memory * GIB,
+        workers=_workers(general.threads, device),
+    )
+    generators = _generators(general.seed)
+    step: Step = build(config.step, "step")
+    price = partial(step.cost, system) if hasattr(step, "cost") else None
+    source = PointSource(system, build(config.points, "points"), generators["points"], price)
+    if not hasattr(step, "start"):
+        raise UserError("step has no _target_ of a step: choose one of its options")
+    if hasattr(step, "share_of_points"):
+        source.plan.thin(step.share_of_points(system, source.plan.first))
+    search, damping = build(config.search, "search"), build(config.damping, "damping")
+    with one_thread_in_torch(device):
+        first = source.at(0)
+        residuals = system.residuals(first)
+    names = problem.coordinates.names
+    for term, own, residual in zip(system.terms, first, residuals, strict=True):
+        check_finite(term.residual.term.name, residual, own.points.coordinates, names)
+    _check_periodic(system, problem)
+    balance = build(config.balance, "balance")
+    start = partial(step.start, system, search, damping, generators["step"])
+    first_damping = getattr(damping, "start", 0.0)
+    return Assembly(system, source, start, balance, stop, generators, first_damping)
+
+
+def _check_periodic(system: System, problem: Problem) -> None:
+    """Compare the net at random places and one period further, with other weights than its own,
+    as these may hide what it depends on."""
+    if not problem.signature.periodic:
+        return
+    domain, own = problem.domain, system.get_parameters()
+    generator = Generator().manual_seed(0)
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))
+    shape = (16, len(low))
+    places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]
+    try:
+        system.set_parameters([v + 0.1 * n.to(v) for v, n in zip(own, noise, strict=True)])
+        for name in problem.signature.periodic:
+            i = problem.coordinates.index(name)
+            further = places.clone()
+            further[:, i] += high[i] - low[i]
+            with torch.no_grad():
+                here, there = (
+                    system.net(x.to(system.device, system.dtype)) for x in (places, further)
+                )
+            scale = float(here.abs().max()) * torch.finfo(system.dtype).eps ** 0.5
+            if math.isfinite(scale) and not torch.allclose(here, there, rtol=0.0, atol=scale):
+                raise UserError(
+                    f"net: the problem is periodic in {name}, but the given net is not: begin it "
+                    "with pinnkfac.nets.PeriodicEmbedding, or leave periodic out of the Problem "
+                    f"and add a term on box.opposite('{name}')"
+                )
+    finally:
+        system.set_parameters(own)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Look at all settings that need no problem; raises UserError for one that cannot be."""
+    general = general_settings(config)
+    _dtype(general.dtype)
+    _device(general.device)
+    run_settings(config)
+    _stop(config)
+    for group in GROUPS:
+        build(config[group], group)
+
+
+def general_settings(config: DictConfig) -> General:
+    """The root of the configuration, checked; raises UserError."""
+    nodes = {*GROUPS, *NODES, "pde", "problem", "choices"}
+    values = {name: config[name] for name in config if name not in nodes}
+    check("", General, values)  # type: ignore[arg-type]
+    return General(**values)  # type: ignore[arg-type]
+
+
+def run_settings(config: DictConfig) -> RunSettings:
+    """The node ``run`` of the configuration, checked; raises UserError."""
+    values = _values(config, "run")
+    check("run", RunSettings, values)
+    return RunSettings(**values)
+
+
+def _stop(config: DictConfig) -> Stop:
+    values = _values(config, "stop")
+    check("stop", Stop, values)
+    if values.get("seconds") is None and values.get("steps") is None:
+        raise UserError("stop.seconds=null and stop.steps=null: give one of them, or it never ends")
+    return Stop(**values)
+
+
+def _values(config: DictConfig, node: str) -> dict[str, Any]:
+    if not OmegaConf.is_dict(config[node]):
+        raise UserError(
+            f"{node}={config[node]}: this is a group of settings; set one of them, such as "
+            f"{node}.{fields(NODES[node])[0].name}"
+        )
+    return OmegaConf.to_container(config[node], resolve=True)  # type: ignore[return-value]
+
+
+@contextmanager
+def one_thread_in_torch(device: torch.device) -> Iterator[None]:
+    """On the CPU, workers share the chunks of points: threads inside torch would disturb them."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _generators(seed: int) -> dict[str, Generator]:
+    """Independent streams, so that a change to one part does not move the others."""
+    return {
+        name: Generator().manual_seed(1_000_003 * seed + number)
+        for number, name in enumerate(("points", "step"))
+    }
+
+
+def _dtype(name: str) -> torch.dtype:
+    known = {"float64": torch.float64, "float32": torch.float32}
+    if name not in known:
+        raise UserError(f"dtype={name}: choose float64 (accurate) or float32")
+    return known[name]
+
+
+def _device(name: str) -> torch.device:
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(
+            f"device={name} is not supported: choose cpu, or cuda (cuda:1 for the second one) for "
+            "a GPU of NVIDIA"
+        )
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).splitlines()[0][:120]
+        raise UserError(
+            f"device={name} cannot be used ({line}): choose cpu, or cuda on a machine with a "
+            "CUDA build of torch"
+        ) from error
+    return device
+
+
+def _workers(threads: int | None, device: torch.device) -> int:
+    """How many threads share the chunks of points."""
+    return (threads or available_cores()) if device.type == "cpu" else 1
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1

@@ -1,0 +1,107 @@
+"""What summary.json says about a run that ended: errors, timings, versions, machine, reason."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from pinnkfac.linearisation.system import System
+from pinnkfac.run.accuracy import Errors
+from pinnkfac.run.assembly import available_cores
+from pinnkfac.run.loop import Ending, Progress
+from pinnkfac.store.run_folder import parameters_sha256
+from pinnkfac.version import __version__
+
+
+def summarise(
+    config: DictConfig,
+    name: str,
+    system: System,
+    progress: Progress,
+    ending: Ending,
+    errors: Errors | None,
+) -> dict[str, Any]:
+    """The summary of a run, but for what its last evaluation yields (losses, coefficients)."""
+    return {
+        "pde": name,
+        "status": ending.status,
+        "stop_reason": ending.reason,
+        "advice": ending.advice or None,
+        "relative_l2_error": errors.relative_l2 if errors else None,
+        "rms_error": errors.rms if errors else None,
+        "maximum_error": errors.maximum if errors else None,
+        "relative_l2_error_by_field": errors.relative_l2_by_field if errors else None,
+        "rms_error_by_field": errors.rms_by_field if errors else None,
+        "maximum_error_by_field": errors.maximum_by_field if errors else None,
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "seconds_a_step": progress.seconds / max(1, progress.step),
+        "best": {"step": progress.best.step, "loss": progress.best.loss},
+        "recovered": progress.recovered,
+        "notes": progress.notes,
+        "resumed": progress.resumed,
+        "parameters": system.parameter_number,
+        "parameters_sha256": parameters_sha256(system.get_parameters()),
+        **{
+            group: OmegaConf.select(config, f"choices.{group}")
+            for group in ("step", "search", "damping", "net", "points", "balance")
+        },
+        "seed": config.seed,
+        "device": str(system.device),
+        "dtype": str(system.dtype).removeprefix("torch."),
+        "threads": system.workers.number,
+        "versions": versions(),
+        "machine": machine(system.device),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def failure(name: str, message: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The summary of a job that ended with a mistake before it could run."""
+    return {
+        "pde": name,
+        "status": "failed",
+        "stop_reason": message,
+        "overrides": list(overrides),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def versions() -> dict[str, str]:
+    return {
+        "pinnkfac": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What timings depend on; nothing that names the machine or its owner."""
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": available_cores(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

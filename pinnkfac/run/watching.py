@@ -1,0 +1,148 @@
+"""Records how a run goes, and hands the records on to metrics.jsonl and the display."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from pinnkfac.linearisation.system import System
+from pinnkfac.points.source import PointSource
+from pinnkfac.run.accuracy import ErrorMeter
+from pinnkfac.run.display import Display, Pace
+from pinnkfac.run.loop import Ending, Progress, Stop
+from pinnkfac.solution import Solution
+from pinnkfac.store.run_folder import RunFolder, Unwritable
+
+
+class Watcher:
+    """Called by the loop after every step.
+
+    A record is made at steps 1, 2, 4, 8 … and at least ``interval`` seconds after the last. Its
+    losses are those that the step started from, its errors those that it reached. ``progress`` and
+    ``history`` are those of a run that is resumed.
+    """
+
+    interval = 1.0
+    share = 20.0
+    """Records are so many times further apart than they take: measuring errors is training time."""
+
+    def __init__(
+        self,
+        source: PointSource,
+        meter: ErrorMeter,
+        stop: Stop,
+        folder: RunFolder | None,
+        display: Display,
+        progress: Progress,
+        history: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.source = source
+        self.system: System = source.system
+        self.meter = meter
+        self.stop = stop
+        self.folder = folder
+        self.display = display
+        self.solution = Solution(self.system.problem.signature, self.system.net)
+        self.history = list(history or [])
+        self._next = self.history[-1]["seconds"] + self.interval if self.history else 0.0
+        self._last: tuple[int, float] | None = None
+        self._seconds_a_step = 0.0
+        self._recovered = len(progress.recovered)
+        self._noted = len(progress.notes)
+        self._refused = False
+
+    def __call__(self, progress: Progress) -> float | None:
+        self._time(progress)
+        for what in progress.recovered[self._recovered :]:
+            self.display.warn(f"training diverged: {what}")
+        self._recovered = len(progress.recovered)
+        for what in progress.notes[self._noted :]:
+            self.display.say(what)
+        self._noted = len(progress.notes)
+        power_of_two = progress.step & (progress.step - 1) == 0
+        if not power_of_two and progress.seconds < self._next:
+            return None
+        begin = time.monotonic()
+        error = self.record(progress)
+        taken = time.monotonic() - begin
+        self._next = progress.seconds + max(self.interval, self.share * taken)
+        return error
+
+    def finish(self, progress: Progress, ending: Ending) -> None:
+        """Record the last step too, unless it was undone."""
+        recorded = self.history[-1]["step"] if self.history else 0
+        undone = progress.report is None or ending.status == "diverged"
+        if progress.step > recorded and not undone:
+            self.record(progress)
+
+    def _time(self, progress: Progress) -> None:
+        """A running mean over about ten steps."""
+        if self._last is not None:
+            taken = progress.seconds - self._last[1]
+            mean = self._seconds_a_step
+            self._seconds_a_step = taken if mean == 0.0 else mean + 0.1 * (taken - mean)
+        self._last = (progress.step, progress.seconds)
+
+    def pace(self, progress: Progress) -> Pace:
+        """How fast the run goes and how long it has to go, by stop.seconds and stop.steps."""
+        mean = self._seconds_a_step or progress.seconds / max(1, progress.step)
+        left = []
+        if self.stop.seconds is not None:
+            left.append(self.stop.seconds - progress.seconds)
+        if self.stop.steps is not None:
+            left.append((self.stop.steps - progress.step) * mean)
+        return Pace(mean, min(left) if left and min(left) > 0 else None)
+
+    def record(self, progress: Progress) -> float | None:
+        """Make a record now; returns the relative L2 error where it is known."""
+        errors = self.meter.measure(self.solution)
+        report = progress.report
+        assert report is not None
+        names = [t.residual.term.name for t in self.system.terms]
+        pace = self.pace(progress)
+        record: dict[str, Any] = {
+            "step": progress.step,
+            "seconds": round(progress.seconds, 4),
+            "loss": progress.loss,
+            "losses": dict(zip(names, report.losses, strict=True)),
+            "relative_l2_error": errors.relative_l2 if errors else None,
+            "rms_error": errors.rms if errors else None,
+            "length": report.length,
+            "direction_norm": _known(report.direction_norm),
+            "damping": _known(report.damping),
+            "ratio": _known(report.ratio),
+            "trials": report.trials,
+            "trained_loss": report.trained_loss,
+            "points": self.source.numbers(),
+            "points_exchanged": self.source.exchanged,
+            "seconds_a_step": round(pace.step, 6),
+        }
+        if len(self.system.coefficients):
+            record["coefficients"] = self.coefficients()
+        self.history.append(record)
+        self._write(record)
+        self.display.show(record, pace)
+        return errors.relative_l2 if errors else None
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """A disk that refuses costs records, not the run."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.append_metrics(record)
+            self._refused = False
+        except Unwritable as error:
+            if not self._refused:
+                self.display.warn(f"{error}; the run goes on without this record")
+            self._refused = True
+
+    def coefficients(self) -> dict[str, float]:
+        """Unknown coefficients of an inverse problem, by name."""
+        parameters = self.system.problem.parameters
+        return {p.name: float(v) for p, v in zip(parameters, self.system.coefficients, strict=True)}
+
+
+def _known(value: float) -> float | None:
+    """None for what a step does not have."""
+    return None if math.isnan(value) else value

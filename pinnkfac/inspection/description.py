@@ -152,7 +152,7 @@ def _run(given: Given, parts: Assembly, full: bool) -> list[tuple[str, str]]:
     kept = "" if needed <= system.memory else ": more than memory allows, so computed anew"
     rows = [
         ("layers", layers(system.net, points[0].points.coordinates[:2])),
-        ("parameters", f"{system.parameter_number}"),
+        ("parameters", f"{system.layout.number}"),
         ("linearisation", f"{_size(needed)}{kept}"),
     ]
     set_by_hand = {word.partition("=")[0].lstrip("+") for word in given.overrides}

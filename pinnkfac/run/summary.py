@@ -48,7 +48,7 @@ def summarise(
         "recovered": progress.recovered,
         "notes": progress.notes,
         "resumed": progress.resumed,
-        "parameters": system.parameter_number,
+        "parameters": system.layout.number,
         "parameters_sha256": parameters_sha256(system.get_parameters()),
         **{
             group: OmegaConf.select(config, f"choices.{group}")

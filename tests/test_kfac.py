@@ -24,6 +24,7 @@ from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature.kfac import FactorAverage, Factors, dense_gramian, factors
 from pinnkfac.domain import PointSet
 from pinnkfac.linearisation.block import Block
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.layer import Layer
 from pinnkfac.linearisation.layout import Layout
 from pinnkfac.linearisation.linearisation import Head, Linearisation
@@ -750,6 +751,26 @@ def test_an_average_that_was_updated_is_another_one():
     assert average.factors.updates == 1
     for x, y in zip(average.factors.total, before, strict=True):
         assert_close(x, y, 0.0)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce", "weighted"])
+def test_averages_are_carried_over_to_new_scales_of_equations(sharing):
+    """For one equation a term they are those that the new residual would have had."""
+    system, step = one_step()
+    settings = Factors(sharing, decay=0.6)
+    average = FactorAverage().at(step, settings)
+    scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 0.3)]
+    scaled = situation(system.linearise(with_scales(points_for(system, 4), scales)))
+    carried, expected = average.rescaled(scales), FactorAverage().at(scaled, settings)
+    back = carried.rescaled(None)
+    assert carried.factors.updates == 1 and carried.scales is scales
+    for found, other in ((carried, expected), (back, average)):
+        pairs, others = (a.pairs([1.0, 5.0], settings) for a in (found, other))
+        for layer, same in zip(pairs, others, strict=True):
+            for p, q in zip(layer, same, strict=True):
+                assert_close(kronecker(*p), kronecker(*q), 1e-12)
+    same = average.rescaled(None)
+    assert same is average and carried.rescaled([s.clone() for s in scales]) is carried
 
 
 def test_no_decay_keeps_the_last_factors_only():

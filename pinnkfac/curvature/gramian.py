@@ -213,7 +213,8 @@ class ExactGramian(Curvature[GramianState]):
         linearisation, settings = situation.linearisation, self.gramian
         if self._by_kernels(linearisation):
             return LayerKernels(situation, self.solver, state)
-        self._check_memory(linearisation.layout)
+        if settings.approximation != "full":  # that is checked at the start
+            self._check_memory(linearisation.layout)
         average = state.average
         if not equal(linearisation.scales, state.scales):
             average = Average()

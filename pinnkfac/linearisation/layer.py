@@ -61,12 +61,6 @@ class Layer:
         gradients = tuple(g[:, points] for g in self.gradients)
         return Layer(self.inputs[:, points], self.active, gradients)
 
-    def silent(self) -> Layer:
-        """The layer where no row of it enters the residual."""
-        return Layer(
-            self.inputs, tuple(() for _ in self.active), tuple(g[:0] for g in self.gradients)
-        )
-
     # -- products: V [out, in + bias], w [batch, equation] -----------------------------------------
     def jvp(self, vs: Sequence[Tensor], out: Tensor) -> None:
         """out[direction, batch, equation] = Σ_s ⟨g_s, V z̃_s⟩, all directions in one product."""

@@ -196,7 +196,7 @@ class Projection(Lengths):
         return combine((1.0, phi), (decay, past))
 
     def after(self, state: Projected, taken: Taken) -> Projected:
-        remembered = self.decay > 0 and taken.length >= self.least_length
+        remembered = self.decay > 0 and taken.length >= self.least_length and taken.length > 0
         return replace(state, past=taken.step if remembered else None, steps=state.steps + 1)
 
     def forget(self, state: Projected) -> Projected:

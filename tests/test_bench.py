@@ -21,7 +21,7 @@ from rich.console import Console
 from scripts import experiment
 
 from pinnkfac import Box, Solution, UserError
-from pinnkfac.bench.folder import is_new, locked, make, write_json
+from pinnkfac.bench.folder import is_new, locked, make
 from pinnkfac.bench.pictures import draw, write_pictures
 from pinnkfac.bench.published import best_by_source, published
 from pinnkfac.bench.results import as_dict, flat, middle, read_report, write_results
@@ -132,10 +132,8 @@ def stored(job: Job, errors, *, status="finished", every=1.0, parameters=65):
     if not CONFIG:
         CONFIG.append(compose("poisson2d", {}, []))
     with RunFolder(job.folder) as own:
-        write_json(
-            own.path / "job.json",
-            {"settings": list(job.settings), "seconds": job.seconds, "seed": job.seed},
-        )
+        told = {"settings": list(job.settings), "seconds": job.seconds, "seed": job.seed}
+        own.write_json("job.json", told)
         if status == "failed":
             summary = {"pde": job.case.pde, "status": status, "stop_reason": "no memory is left"}
             own.write_summary(summary)

@@ -16,7 +16,8 @@ from torch import nn
 
 from pinnkfac import Box, Parameter, Problem, Solution, Term, UserError, lap, resume, solve
 from pinnkfac.__main__ import main
-from pinnkfac.store.run_folder import RunFolder, StoredRun
+from pinnkfac.store.run_folder import RunFolder
+from pinnkfac.store.stored_run import StoredRun
 
 SMALL = ("net.widths=[8,8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
 QUICK = (*SMALL, "run.checkpoint=0")

@@ -22,14 +22,15 @@ from processes import PATIENCE, start, wait_for
 from rich.console import Console
 
 from pinnkfac import Box, Problem, Term, UserError, lap, resume, solve
-from pinnkfac.__main__ import message_of
 from pinnkfac.common.errors import counted
 from pinnkfac.common.memory import check_fits, is_shortage, making
+from pinnkfac.common.messages import message_of
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Live, Pace, Plain, Quiet, make_display
 from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.loop import Ending, Progress, Stop, ending_of
-from pinnkfac.store.run_folder import RunFolder, StoredRun, Unwritable
+from pinnkfac.store.run_folder import RunFolder, Unwritable
+from pinnkfac.store.stored_run import StoredRun
 
 SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
 

@@ -33,7 +33,8 @@ from pinnkfac.config import configuration
 from pinnkfac.config.configuration import GROUPS, compose, config_folder, keys
 from pinnkfac.nets.mlp import ACTIVATIONS
 from pinnkfac.run.summary import failure
-from pinnkfac.store.run_folder import RunFolder, StoredRun
+from pinnkfac.store.run_folder import RunFolder
+from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.taylor import rules
 
 ROOT = Path(__file__).parent.parent

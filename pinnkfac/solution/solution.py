@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import suggest
-from pinnkfac.export.export import export
+from pinnkfac.export.content import Content, Wanted
+from pinnkfac.export.formats import export
 from pinnkfac.field import Context, Form
 from pinnkfac.problem.signature import Signature
 from pinnkfac.solution.field_function import FieldFunction, UnknownName
-from pinnkfac.solution.grid import Axes, FieldsOnGrid
+from pinnkfac.solution.grid import Array, Axes, FieldsOnGrid
 from pinnkfac.solution.net_fields import NetFields
 from pinnkfac.solution.places import listed, places, warn_outside
 from pinnkfac.solution.stored import trained
-from pinnkfac.store.run_folder import StoredRun, Which
+from pinnkfac.store.run_folder import Which
+from pinnkfac.store.stored_run import StoredRun
 
 
 class _Formal(Context):
@@ -149,7 +153,20 @@ class Solution:
         Raises UserError for another ending, axes that do not fit, or a file that cannot be
         written.
         """
-        return export(self, Path(path), points, axes)
+        content = Content(
+            self.signature,
+            self.net,
+            self.coefficients,
+            partial(Axes.of, self.signature.domain),
+            self.on_grid,
+            self._table,
+        )
+        return export(content, Path(path), Wanted(axes, points))
+
+    def _table(self, points: Mapping[str, Any]) -> Array:
+        """Coordinates and fields at named points, [batch, coord + field]."""
+        asked = places(self.signature.domain, points, "export").points
+        return torch.cat([asked.cpu(), self(asked).double().cpu()], dim=1).numpy()
 
     def __repr__(self) -> str:
         names = listed(self.signature.coordinates.names)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.nets.settings import stored_settings
-from pinnkfac.store.run_folder import CHECKPOINTS, StoredRun, Which
+from pinnkfac.store.run_folder import CHECKPOINTS, Which
+from pinnkfac.store.stored_run import StoredRun
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

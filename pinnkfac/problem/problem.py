@@ -2,151 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from numbers import Integral
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pinnkfac.common.errors import UserError
-from pinnkfac.domain import Box, Points, Region
-from pinnkfac.field import ELEMENTWISE, Coordinates, Form, tensors
+from pinnkfac.domain import Box, Points
+from pinnkfac.field import Coordinates
+from pinnkfac.problem.parameter import Parameter
 from pinnkfac.problem.signature import Signature
-
-_bound: ContextVar[dict[int, Tensor] | None] = ContextVar("bound parameters", default=None)
-
-
-class Parameter:
-    """An unknown coefficient of an inverse problem, trained together with the net.
-
-    It stands for its value wherever a residual uses it: ``kappa * lap(u)``, ``kappa.exp()``. List
-    it in ``Problem(parameters=(kappa,))``; its first value is ``initial``.
-    """
-
-    __array_ufunc__ = None
-
-    def __init__(self, name: str, initial: float) -> None:
-        if not isinstance(name, str) or not name.isidentifier():
-            raise UserError(f"Parameter: {name!r} is not a name; use letters and digits")
-        if not _is_finite(initial):
-            raise UserError(f"Parameter '{name}': initial={initial!r}; give a finite number")
-        self.name = name
-        self.initial = float(initial)
-
-    def as_tensor(self) -> Tensor:
-        values = _bound.get()
-        if values is None or id(self) not in values:
-            raise UserError(
-                f"Parameter '{self.name}' is used in a term but is not listed in "
-                f"Problem(parameters=...): add it there"
-            )
-        return values[id(self)]
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return function(*tensors(args), **tensors(kwargs or {}))
-
-    def __bool__(self) -> bool:
-        raise UserError(f"a branch on the Parameter '{self.name}': use torch.where instead")
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ELEMENTWISE:
-            return getattr(self.as_tensor(), name)
-        raise AttributeError(f"a Parameter has no '{name}'")
-
-    def __neg__(self) -> Tensor:
-        return -self.as_tensor()
-
-    def __pos__(self) -> Tensor:
-        return self.as_tensor()
-
-    def __abs__(self) -> Tensor:
-        return self.as_tensor().abs()
-
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return f"Parameter({self.name!r}, initial={self.initial:g})"
-
-
-def _delegate(name: str) -> Callable[[Parameter, Any], Any]:
-    def method(self: Parameter, other: Any) -> Any:
-        if name in ("__eq__", "__ne__") and _bound.get() is None:
-            return NotImplemented  # outside a residual a Parameter is an object like others
-        if isinstance(other, Parameter):
-            other = other.as_tensor()
-        if isinstance(other, Form) and name == "__mul__":
-            return other * self.as_tensor()
-        return getattr(torch.Tensor, name)(self.as_tensor(), other)
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "truediv", "pow"):
-    setattr(Parameter, f"__{_name}__", _delegate(f"__{_name}__"))
-    setattr(Parameter, f"__r{_name}__", _delegate(f"__r{_name}__"))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Parameter, f"__{_name}__", _delegate(f"__{_name}__"))
-
-
-class bind:
-    """Within ``with bind(parameters, values):`` each Parameter stands for its value."""
-
-    def __init__(self, parameters: Sequence[Parameter], values: Sequence[Tensor] | Tensor) -> None:
-        self.values = {id(p): v for p, v in zip(parameters, values, strict=True)}
-
-    def __enter__(self) -> None:
-        self.token = _bound.set(self.values)
-
-    def __exit__(self, *_: Any) -> None:
-        _bound.reset(self.token)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One condition: ``residual(u, …, at) = 0`` on the region ``where``.
-
-    ``residual`` gets one form per field and ``at``, the point: coordinates by name (``at.x`` is
-    the vector where they are x1 … xd), ``at.normal`` on faces, values of given points, linked
-    points. It returns one number, or a tuple of them for a system. The term enters the loss as
-    ``weight · ½ · mean over points of Σ residual²``. ``points`` is the number of points to draw
-    (default: the configuration's).
-    """
-
-    name: str
-    where: Region | Points
-    residual: Callable[..., Any]
-    weight: float = 1.0
-    points: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name or not isinstance(self.name, str):
-            raise UserError(f"Term: the name is {self.name!r}; give each term a short name")
-        if not hasattr(self.where, "draw"):
-            raise UserError(
-                f"term '{self.name}': where is {type(self.where).__name__}; give a region such "
-                "as box.interior, box.boundary, box.at(t=0) or Points(...)"
-            )
-        if not callable(self.residual):
-            raise UserError(f"term '{self.name}': residual must be a function (u, at) -> number")
-        if not (_is_finite(self.weight) and self.weight > 0):
-            raise UserError(f"term '{self.name}': weight={self.weight!r}; give a positive number")
-        if self.points is not None and not isinstance(self.points, Integral):
-            raise UserError(f"term '{self.name}': points={self.points!r}; give a whole number")
-        if self.points is not None and self.points < 1:
-            raise UserError(
-                f"term '{self.name}': points={self.points}: a term without points cannot hold "
-                "anywhere; give at least 1, or leave it out for the default"
-            )
-        if isinstance(self.where, Points) and self.where.number == 0:
-            raise UserError(f"term '{self.name}' has no points: its Points are empty")
-
+from pinnkfac.problem.term import Term
 
 EXAMPLES = {
     "fields": "('u',)",
@@ -158,14 +23,14 @@ EXAMPLES = {
 }
 
 
-def _several(what: str, given: Any, kind: type) -> tuple[Any, ...]:
+def _several(what: str, argument: Any, kind: type) -> tuple[Any, ...]:
     """The entries of an argument of Problem; raises UserError where they are not all ``kind``."""
     example = f"{what}={EXAMPLES[what]}"
-    if isinstance(given, kind | str) or not isinstance(given, Iterable):
+    if isinstance(argument, kind | str) or not isinstance(argument, Iterable):
         raise UserError(
-            f"Problem: {what} is {type(given).__name__}; give a tuple or a list, {example}"
+            f"Problem: {what} is {type(argument).__name__}; give a tuple or a list, {example}"
         )
-    entries = tuple(given)
+    entries = tuple(argument)
     for number, entry in enumerate(entries):
         if not isinstance(entry, kind):
             name = "a string" if kind is str else f"a {kind.__name__}"
@@ -173,13 +38,6 @@ def _several(what: str, given: Any, kind: type) -> tuple[Any, ...]:
                 f"Problem: {what}[{number}] is {type(entry).__name__}, not {name}; give {example}"
             )
     return entries
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except (TypeError, ValueError):
-        return False
 
 
 class Problem:

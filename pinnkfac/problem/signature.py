@@ -31,10 +31,10 @@ class Signature:
     periodic: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        known = (*self.fields, *self.coordinates.names)
+        names = (*self.fields, *self.coordinates.names)
         for name in self.units:
-            if name not in known:
-                raise UserError(f"units: there is no '{name}'. {suggest(name, known)}")
+            if name not in names:
+                raise UserError(f"units: there is no '{name}'. {suggest(name, names)}")
         for name in self.periodic:
             if name not in self.coordinates.names:
                 raise UserError(

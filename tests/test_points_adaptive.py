@@ -99,6 +99,13 @@ def unit_points(number, dimension=1, weights=None):
     )
 
 
+def numbered(number, dimension):
+    """Points of the unit cube that know their row, and may be moved."""
+    ranges = torch.tensor([0.0, 1.0], dtype=FLOAT).expand(number, dimension, 2)
+    points = unit_points(number, dimension)
+    return replace(points, ranges=ranges, values={"row": torch.arange(number, dtype=FLOAT)})
+
+
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
 @pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
 def test_numbers_sum_to_that_of_points_and_follow_the_residual(share, power):
@@ -118,18 +125,17 @@ def test_where_no_residual_is_known_all_are_taken_as_often(value):
 
 
 def test_candidates_are_taken_as_often_as_their_numbers_say():
-    points, number, rounds = unit_points(60, 2), 15, 4000
+    points, number, rounds = numbered(60, 2), 15, 4000
     rule, g = ImportanceSampling(factor=2, share=0.2), generator(3)
     residual = 0.1 + 90.0 * points.coordinates[:, :1] ** 20
     order = z_order(points.coordinates)
     expected = torch.empty(60, dtype=FLOAT)
     expected[order] = rule.numbers(_smooth(residual[order], 2), number)
     counts = torch.zeros(60, dtype=FLOAT)
-    place = {float(x): i for i, x in enumerate(points.coordinates[:, 0])}
     for _ in range(rounds):
         chosen = rule.choose(points, residual, number, g)
         assert len(chosen) == number
-        rows = torch.tensor([place[float(x)] for x in chosen.coordinates[:, 0]])
+        rows = chosen.values["row"].long()
         counts += torch.bincount(rows, minlength=60)
         assert_close(chosen.weights, number / (60 * expected[rows]), 1e-13)
     part = expected % 1.0  # of a number, the whole part is certain

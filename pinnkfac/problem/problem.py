@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pinnkfac.common.errors import UserError
-from pinnkfac.domain import Box, Points
+from pinnkfac.domain import Domain, Points
+from pinnkfac.domain.domain import around, lacking
 from pinnkfac.field import Coordinates
 from pinnkfac.problem.parameter import Parameter
 from pinnkfac.problem.signature import Signature
@@ -40,12 +42,30 @@ def _several(what: str, argument: Any, kind: type) -> tuple[Any, ...]:
     return entries
 
 
+def _check_shape(domain: Any) -> None:
+    """Raise UserError where an object is no domain, or cannot be stored as one."""
+    members = lacking(domain)
+    if members:
+        raise UserError(
+            f"Problem: domain={domain!r} is {type(domain).__name__}; give a Box, such as "
+            f"Box(x=(0, 1)), or a shape that has {', '.join(members)} too"
+        )
+    try:
+        json.dumps(domain.as_dict())
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"Problem: as_dict of its domain, {domain!r}, is not made of plain values ({error}): "
+            "give numbers, texts, lists and dictionaries of them"
+        ) from error
+
+
 class Problem:
     """Fields on a domain, the terms that define them, and what is known of the solution.
 
     ``solution(at)`` returns the exact value of each field (a number, or a tuple in the order of
     ``fields``); with it, errors are reported. ``parameters`` are unknown coefficients.
-    ``domain`` is the box that errors and pictures use (default: the box of the first term).
+    ``domain`` is the shape that errors and pictures use (default: the one that the regions of the
+    terms were taken from).
     ``units`` are shown with the names of fields and coordinates: ``units={"x": "m", "u": "K"}``.
     ``vectors`` says which fields are the components of a vector, one per coordinate of space:
     ``vectors={"velocity": ("u", "v")}``. In the coordinates named in ``periodic`` every field has
@@ -63,7 +83,7 @@ class Problem:
         terms: Sequence[Term],
         solution: Callable[[Any], Any] | None = None,
         parameters: Sequence[Parameter] = (),
-        domain: Box | None = None,
+        domain: Domain | None = None,
         units: Mapping[str, str] | None = None,
         vectors: Mapping[str, Sequence[str]] | None = None,
         periodic: Sequence[str] = (),
@@ -74,11 +94,8 @@ class Problem:
         self.solution = solution
         self.parameters = _several("parameters", parameters, Parameter)
         self.source = source
-        if domain is not None and not isinstance(domain, Box):
-            raise UserError(
-                f"Problem: domain={domain!r} is {type(domain).__name__}; give a Box, such as "
-                "Box(x=(0, 1))"
-            )
+        if domain is not None:
+            _check_shape(domain)
         for what, mapping in (("units", units), ("vectors", vectors)):
             if mapping is not None and not isinstance(mapping, Mapping):
                 raise UserError(
@@ -99,7 +116,7 @@ class Problem:
                 raise UserError(f"Problem: two {what}s are called '{twice.pop()}'; rename one")
         self.coordinates = self._common_coordinates(domain)
         self.terms = tuple(self._bound(term) for term in self.terms)
-        self.domain = domain or self._bounding_box()
+        self.domain = domain or around([t.where for t in self._on_regions])
         periodic = _several("periodic", (periodic,) if isinstance(periodic, str) else periodic, str)
         self.signature = Signature(
             self.fields,
@@ -111,8 +128,13 @@ class Problem:
         )
         self._check_periods()
 
-    def _common_coordinates(self, domain: Box | None) -> Coordinates:
-        regions = [t for t in self.terms if not isinstance(t.where, Points)]
+    @property
+    def _on_regions(self) -> list[Term]:
+        """The terms that are not on given points."""
+        return [t for t in self.terms if not isinstance(t.where, Points)]
+
+    def _common_coordinates(self, domain: Domain | None) -> Coordinates:
+        regions = self._on_regions
         if domain is None and not regions:
             raise UserError("Problem: every term is on given Points; give domain=Box(...) too")
         first = domain.coordinates if domain else regions[0].where.coordinates
@@ -129,7 +151,7 @@ class Problem:
     def _check_periods(self) -> None:
         """The period is the domain's, so that terms have to fill it."""
         for name in self.signature.periodic:
-            i, (low, high) = self.coordinates.index(name), self.domain.ranges[name]
+            i, (low, high) = self.coordinates.index(name), self.domain.bounds.ranges[name]
             ends = [b[i] for t in self.terms if (b := getattr(t.where, "bounds", None))]
             filled = min((a for a, _ in ends), default=low), max((b for _, b in ends), default=high)
             if filled != (low, high):
@@ -144,16 +166,6 @@ class Problem:
         if not isinstance(term.where, Points):
             return term
         return replace(term, where=term.where.bound(self.coordinates))
-
-    def _bounding_box(self) -> Box:
-        """The box that the regions of all terms were taken from."""
-        names = self.coordinates.names
-        bounds = [b for t in self.terms if (b := getattr(t.where, "bounds", None))]
-        ranges = {
-            name: (min(b[i][0] for b in bounds), max(b[i][1] for b in bounds))
-            for i, name in enumerate(names)
-        }
-        return Box(ranges, time=self.coordinates.time)
 
     def __repr__(self) -> str:
         terms = ", ".join(f"{t.name} on {t.where}" for t in self.terms)

@@ -76,7 +76,7 @@ class ImportanceSampling(Selection):
         plain = residual if drawn is None else residual / drawn.to(residual).sqrt()[:, None]
         order = z_order(candidates.coordinates)
         reach = len(candidates) // number // 2
-        expected = self.numbers(_smooth(plain[order], reach), number)
+        expected = self.numbers(smooth(plain[order], reach), number)
         if not candidates.movable:
             expected = at_most_once(expected)
         sums = expected.cumsum(0)
@@ -144,7 +144,7 @@ def at_most_once(numbers: Tensor) -> Tensor:
     return result
 
 
-def _smooth(residual: Tensor, reach: int) -> Tensor:
+def smooth(residual: Tensor, reach: int) -> Tensor:
     """The root mean square over ``reach`` neighbours to each side on the curve, [batch, 1]: zeros
     between the waves of a residual are no reason for fewer points."""
     squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)

@@ -22,9 +22,9 @@ def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
         )
     # Not to be trained: what the program returns would carry a graph of autograd.
     net = copy.deepcopy(content.net).cpu().eval().requires_grad_(False)
-    domain = content.signature.domain
+    box = content.signature.domain.bounds
     # Not 1 point: torch.export takes an axis of length 1 for a constant.
-    example = next(net.parameters()).new_tensor([domain.low, domain.high, domain.low, domain.high])
+    example = next(net.parameters()).new_tensor([box.low, box.high, box.low, box.high])
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         with torch.no_grad():

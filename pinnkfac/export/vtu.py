@@ -42,7 +42,7 @@ def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
     asked, meshio, signature = wanted.grid(path), _meshio(path), content.signature
     time = signature.coordinates.time
     # Few coordinates are all axes unless something is said; then each time is a file.
-    few = len(signature.domain.ranges) <= 3
+    few = len(signature.coordinates.names) <= 3
     axes = ({time: TIMES} if time and few else {}) | dict(asked)
     _check(path, signature, content.axes(axes).varying)
     grid = content.on_grid(**axes)

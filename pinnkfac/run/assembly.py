@@ -17,7 +17,8 @@ from torch import Generator, nn
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
-from pinnkfac.config.configuration import GROUPS, build
+from pinnkfac.config.build import build
+from pinnkfac.config.options import GROUPS
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource

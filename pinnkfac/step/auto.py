@@ -47,10 +47,6 @@ GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
 
-def _factored() -> Kfac:
-    return Kfac(iterations=10, lengths=Automatic())
-
-
 @dataclass(frozen=True)
 class Auto:
     """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
@@ -77,7 +73,7 @@ class Auto:
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
-    factored: Kfac = field(default_factory=_factored)
+    factored: Kfac = field(default_factory=lambda: Kfac(iterations=10, lengths=Automatic()))
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
     multiplications: Positive = 3e10
     fewest: Count = 200

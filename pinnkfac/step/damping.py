@@ -30,7 +30,7 @@ class Constant:
 
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
-    start: NonNegative = 1e-6
+    start: NonNegative = 1e-8
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return damping
@@ -135,3 +135,15 @@ class ByLength:
         elif length >= self.long:
             damping *= self.lower
         return min(max(damping, self.lowest), self.highest)
+
+
+@dataclass(frozen=True)
+class NoDamping:
+    """For steps without damping: λ = 0."""
+
+    needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+    start: ClassVar[float] = 0.0
+
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
+        return damping

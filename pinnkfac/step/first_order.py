@@ -14,8 +14,8 @@ from pinnkfac.common.settings import Count, Positive, Range
 from pinnkfac.linearisation.direction import Direction, combine, norm
 from pinnkfac.linearisation.system import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
-from pinnkfac.step.damping import Damping
-from pinnkfac.step.search import Search
+from pinnkfac.step.damping import Damping, NoDamping
+from pinnkfac.step.search import NoSearch, Search
 
 CAUTION = 0.1
 """Factor on the learning rate after a divergence."""
@@ -89,8 +89,8 @@ class Lbfgs:
 
 def refuse(search: Search, damping: Damping) -> None:
     """Raise UserError for a search or a damping, which a first-order step does not use."""
-    for group, part, call in (("search", search, "run"), ("damping", damping, "after")):
-        if hasattr(part, call):
+    for group, part, nothing in (("search", search, NoSearch), ("damping", damping, NoDamping)):
+        if not isinstance(part, nothing):
             raise UserError(
                 f"{group}={type(part).__name__} has no effect on a first-order step: leave it out, "
                 f"or set {group}=none"

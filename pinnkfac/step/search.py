@@ -121,3 +121,11 @@ class Quadratic:
             )
             length = min(max(minimum, 0.1 * length), 0.5 * length)
         return Accepted(0.0, loss_0, self.most)
+
+
+@dataclass(frozen=True)
+class NoSearch:
+    """For steps that choose their own length."""
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
+        raise UserError("search=none fits first-order steps only: choose another option")

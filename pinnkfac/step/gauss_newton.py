@@ -127,9 +127,13 @@ class Automatic:
     """
 
     by_layer: bool = True
+    """a length and a momentum for every layer"""
     memory: Number = 1
+    """last steps that are directions too"""
     first_length: Positive | None = None
+    """of the first step, instead of the model's"""
     damped: bool = True
+    """add the damping to the quadratic model"""
 
 
 class GaussNewtonStepper(Stepper):

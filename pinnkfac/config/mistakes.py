@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pinnkfac.common.errors import suggest
-from pinnkfac.config.options import GROUPS, names, read, text_of
+from pinnkfac.config.options import GROUPS, completed, names, text_of
 
 
 def explain(error: Exception, chosen: Callable[[], DictConfig]) -> str:
@@ -66,7 +66,7 @@ def _of_another_option(key: str, config: DictConfig) -> str:
 def _keys_of_option(group: str, option: str) -> list[str]:
     """The settings of an option, as they are named in its group."""
     text = text_of(group, option)
-    values = read(text)
+    values = completed(OmegaConf.create(text))
     return list(_keys(values[group] if "@package _global_" in text else values, ""))
 
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import Container, OmegaConf
 
 from pinnkfac.common.files import resource
 from pinnkfac.config.complete import complete
@@ -40,10 +40,10 @@ def text_of(group: str, option: str) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def read(text: str) -> dict[str, Any]:
+def completed(config: Container) -> dict[str, Any]:
     """The nodes of a file with all of their settings."""
-    values: Any = OmegaConf.to_container(OmegaConf.create(text))
-    return _plain(complete(values, defaults_of)) if isinstance(values, dict) else {}
+    values: Any = OmegaConf.to_container(config)
+    return _plain(complete(values, defaults_of))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,35 +89,16 @@ def _written(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class CompleteFiles(ConfigSource):
+class CompleteFiles(FileConfigSource):
     """The files of a folder with all of their settings."""
 
     @staticmethod
     def scheme() -> str:
         return "pinnkfac"
 
-    def _path(self, config_path: str) -> Path:
-        return Path(self.path, self._normalize_file_name(config_path))
-
     def load_config(self, config_path: str) -> ConfigResult:
-        text = self._path(config_path).read_text(encoding="utf-8")
-        config = OmegaConf.create(read(text))
-        return ConfigResult(self.provider, self.full_path(), config, self._get_header_dict(text))
-
-    def is_config(self, config_path: str) -> bool:
-        return self._path(config_path).is_file()
-
-    def is_group(self, config_path: str) -> bool:
-        return Path(self.path, config_path).is_dir()
-
-    def available(self) -> bool:
-        return self.is_group("")
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        found = sorted(path.name for path in Path(self.path, config_path).iterdir())
-        result: list[str] = []
-        for name in found:
-            self._list_add_result(result, f"{config_path}/{name}", name, results_filter)
+        result = super().load_config(config_path)
+        result.config = OmegaConf.create(completed(result.config))
         return result
 
 

@@ -24,7 +24,7 @@ from pinnkfac.commands.plot import main as plot
 from pinnkfac.compare.rows import Row, rows
 from pinnkfac.compare.runs import Compared, notes, seconds_to
 from pinnkfac.compare.sweep import finish_sweep, show, write_rows
-from pinnkfac.config.configuration import compose
+from pinnkfac.config.compose import compose
 from pinnkfac.problem.signature import Signature
 from pinnkfac.store.run_folder import RunFolder
 

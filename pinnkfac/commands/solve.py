@@ -17,7 +17,7 @@ from pinnkfac.run.interruption import EXIT_CODES, Stopped
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pinnkfac.config.loading import PdeFile
+    from pinnkfac.config.pde_file import PdeFile
     from pinnkfac.run.solving import Result
 
 HELP = """usage: python -m pinnkfac solve FILE.py|NAME [KEY=VALUE ...] [-m]
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
     overrides = [o for o in overrides if not _is_folder(o)]
 
     from pinnkfac.common.memory import keep_freed_memory
-    from pinnkfac.config.configuration import quoted, register
-    from pinnkfac.config.loading import find
+    from pinnkfac.config.compose import quoted, register
+    from pinnkfac.config.pde_file import find
 
     found = find(given)
     register(found.defaults)
@@ -80,7 +80,7 @@ def _swept(overrides: Sequence[str], *, sweep: bool) -> list[str]:
 
     Raises UserError where they have without -m, and for a value that cannot be, before any job.
     """
-    from pinnkfac.config.configuration import parse, swept_configs
+    from pinnkfac.config.compose import check_sweep, parse
     from pinnkfac.run.assembly import check_settings
 
     swept = [o for o in parse(overrides) if o.is_sweep_override()]
@@ -88,11 +88,7 @@ def _swept(overrides: Sequence[str], *, sweep: bool) -> list[str]:
         raise UserError(
             f"{swept[0].input_line} has several values: add -m to run them all, or quote a comma"
         )
-    for value, config in swept_configs(overrides):
-        try:
-            check_settings(config)
-        except UserError as error:
-            raise UserError(f"in the sweep, {value}: {error}") from error
+    check_sweep(overrides, check_settings)
     return [str(o.key_or_group) for o in swept]
 
 
@@ -104,10 +100,9 @@ def _call_hydra(
 ) -> None:
     """Let Hydra compose the configuration, of every job of a sweep, and call ``job`` with it."""
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from pinnkfac.config.configuration import CONFIG_NAME, config_folder, explain, opened
+    from pinnkfac.config import options
+    from pinnkfac.config.compose import CONFIG_NAME, explained, opened
 
     mistakes: list[Exception] = []
 
@@ -120,10 +115,12 @@ def _call_hydra(
     # Hydra reads the command line itself, and would print a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     saved, sys.argv = sys.argv, [sys.argv[0], *opened(words), *flags]
+    start = hydra.main(
+        config_path=str(options.folder()), config_name=CONFIG_NAME, version_base="1.3"
+    )
     try:
-        hydra.main(config_path=config_folder(), config_name=CONFIG_NAME, version_base="1.3")(kept)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, words)) from error
+        with explained(words):
+            start(kept)()
     except OSError as error:
         raise UserError(
             f"run.dir={folder}: the folder cannot be used ({error.strerror}): choose another"
@@ -246,7 +243,7 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from pinnkfac.config.configuration import finish
+    from pinnkfac.config.compose import finish
     from pinnkfac.run.solving import Task, solve_task
 
     hydra_config = HydraConfig.get()

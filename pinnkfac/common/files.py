@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; JSON and CSV in them."""
+"""Folders that travel with the package; files that appear whole or not at all; JSON and CSV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pinnkfac.common.errors import UserError, first_line
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def resource(name: str) -> Path:
+    """A folder that travels with the package: inside it (wheel) or beside it (checkout)."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 class Damaged(UserError):

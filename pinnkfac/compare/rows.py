@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.common.files import Damaged
 from pinnkfac.compare.tables import shortened
-from pinnkfac.config.configuration import parse
+from pinnkfac.config.compose import parse
 from pinnkfac.plots.sweep import swept_keys
 from pinnkfac.store.stored_run import existing, is_run, jobs, read_config, read_summary
 

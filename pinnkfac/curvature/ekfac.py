@@ -40,8 +40,11 @@ class Moments:
     """
 
     every: Count = 1
+    """steps between new eigenbases"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
+    """of the average of second moments; 0: those of the step alone"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
+    """smallest moment with damping that is kept, relative to the largest; 0: none"""
 
 
 def second_moments(linearisation: Linearisation, bases: list[Basis]) -> list[Tensor]:
@@ -77,7 +80,9 @@ class EigenvalueCorrected(Curvature[EkfacState]):
     exactly."""
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     moments: Moments = field(default_factory=Moments)
+    """the second moments along their eigenbases"""
 
     @property
     def kept(self) -> str:

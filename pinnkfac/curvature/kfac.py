@@ -55,11 +55,17 @@ class Factors:
     """
 
     sharing: Sharing = "weighted"
+    """how rows share a layer: weighted by their traces, or expand and reduce as published"""
     backpropagated: Backpropagated = "type-2"
+    """type-2 (every equation), monte-carlo, empirical or forward-only"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.8
+    """of the exponential average; 0: the factors of the step alone"""
     start: Start = "bias-corrected"
+    """of that average: bias-corrected, identity or zero"""
     every: Count = 1
+    """steps between updates of the factors"""
     active_rows: bool = True
+    """average over the rows that enter the residual only"""
 
     def __post_init__(self) -> None:
         check_choice("step.factors.sharing", self.sharing, Sharing)
@@ -78,9 +84,14 @@ class InverseSettings:
     """
 
     terms: Terms = "merged"
+    """merged: one Kronecker product for all terms; sum: the sum of those of at most two, as
+    published"""
     damping: DampingKind = "exact"
+    """exact (merged only), same or trace-norm"""
     every: Count = 1
+    """steps between inversions"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
+    """smallest eigenvalue that is kept, relative to the largest; 0: none"""
 
     def __post_init__(self) -> None:
         check_choice("step.inverse.terms", self.terms, Terms)
@@ -372,7 +383,9 @@ class KroneckerFactors(Curvature[KfacState]):
     """
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     inverse: InverseSettings = field(default_factory=InverseSettings)
+    """how they become an inverse"""
 
     @property
     def kept(self) -> str:

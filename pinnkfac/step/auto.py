@@ -69,15 +69,26 @@ class Auto:
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
+    """the exact steps, set like spring; their damping is that of the group, the search that of
+    both"""
     factored: Kfac = field(default_factory=_factored)
+    """KFAC with conjugate gradients, set like kfac_cg"""
     factored_damping: Damping = field(default_factory=LevenbergMarquardt)
+    """its damping, set like levenberg_marquardt"""
     multiplications: Positive = 3e10
+    """that an exact step may cost: points are thinned to that"""
     fewest: Count = 200
+    """residuals that are taken whatever they cost"""
     per_parameter: Positive = 4.0
+    """residuals for each parameter that are enough: points are thinned to that"""
     patience: Annotated[int, Range(least=2)] = 20
+    """steps after which progress is judged"""
     stalled: NonNegative = 0.05
+    """powers of ten that the loss must fall by in that time"""
     slack: Annotated[float, Range(least=1)] = 1.2
+    """how much more an exact step may cost at first, as points are whole"""
     referee: Referee = field(default_factory=Referee)
+    """when the methods change places"""
 
     def cost(self, workload: Workload, points: Sequence[int]) -> float:
         """Of an exact step on so many points of every term; infinite where it does not fit."""

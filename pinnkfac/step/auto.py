@@ -32,6 +32,8 @@ WORDS = {EXACT: "exact steps", FACTORED: "KFAC with conjugate gradients"}
 TOO_LARGE = "a kernel of all residuals does not fit into memory"
 SLACK = 1.2
 """Thinned points cost a little more or less than they may, by rounding."""
+FAIR = 0.5
+"""Of the share that terms would keep if given points were thinned too, the least that they keep."""
 RISEN = 1.0
 """By how many powers of ten the loss has to rise in a trial of exact steps for them to be left:
 where the loss falls no more, its noise says little, and exact steps still lower the error."""
@@ -57,9 +59,10 @@ class Auto:
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
     model (curvature/cost.py), its kernel fits into memory, and there are at most ``per_parameter``
-    residuals for each parameter, but not further than to ``fewest`` residuals. A run begins with
-    exact steps, or with the others where these are cheaper and an exact one still costs more than
-    that, as where there are too many given points.
+    residuals for each parameter, but not further than to ``fewest`` residuals, nor to less than
+    half of a fair share beside given points, which are never thinned. A run begins with exact
+    steps, or with the others where these are cheaper and an exact one still costs more than that,
+    as where there are too many given points.
 
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
@@ -93,16 +96,29 @@ class Auto:
 
     def share_of_points(self, system: System, numbers: Callable[[float], Sequence[int]]) -> float:
         """The part of the points that steps are to begin with; ``numbers(share)`` are those of
-        every term."""
-        share, least = 1.0, residual_number(system, numbers(0.0))
-        while True:
-            residuals = residual_number(system, now := numbers(share))
-            if residuals <= max(self.fewest, least):
-                return share
-            enough = self.per_parameter * system.parameter_number
-            if residuals <= enough and self.cost(system, now) <= self.multiplications:
-                return share
+        every term, of which given points are always all.
+
+        No term pays for given points with more than half of its own: the share is at least FAIR
+        times the one that would do if those were thinned like all others. Where exact steps are
+        too dear even so, no points are thinned, since KFAC, which then begins, needs no few.
+        """
+        first = numbers(1.0)
+        alike = self._thinned(system, lambda share: [max(1, round(share * n)) for n in first])
+        share, least = self._thinned(system, numbers), FAIR * alike
+        if share >= least:
+            return share
+        dear = self.cost(system, numbers(least)) > SLACK * self.multiplications
+        return 1.0 if dear else least
+
+    def _thinned(self, system: System, numbers: Callable[[float], Sequence[int]]) -> float:
+        """The share at which exact steps are as cheap as they should be, or points the fewest."""
+        share, fewest = 1.0, max(self.fewest, residual_number(system, numbers(0.0)))
+        enough = self.per_parameter * system.parameter_number
+        while (residuals := residual_number(system, numbers(share))) > fewest:
+            if residuals <= enough and self.cost(system, numbers(share)) <= self.multiplications:
+                break
             share *= 0.95
+        return share
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator

@@ -122,9 +122,9 @@ def _pt2(solution: Solution, path: Path, wanted: Wanted) -> list[Path]:
         )
     # Not to be trained: what the program returns would carry a graph of autograd.
     net = copy.deepcopy(solution.net).cpu().eval().requires_grad_(False)
-    domain = solution.signature.domain
+    box = solution.signature.domain.bounds
     # Not 1 point: torch.export takes an axis of length 1 for a constant.
-    example = next(net.parameters()).new_tensor([domain.low, domain.high, domain.low, domain.high])
+    example = next(net.parameters()).new_tensor([box.low, box.high, box.low, box.high])
     try:
         with torch.no_grad():
             program = torch.export.export(

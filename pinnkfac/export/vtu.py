@@ -43,7 +43,7 @@ def write_vtu(
     meshio = _meshio(path)
     time = signature.coordinates.time
     # Few coordinates are all axes unless something is said; then each time is a file.
-    few = len(signature.domain.ranges) <= 3
+    few = len(signature.coordinates.names) <= 3
     wanted = ({time: TIMES} if time and few else {}) | dict(axes)
     _check(path, signature, Axes.of(signature.domain, wanted))
     grid = on_grid(**wanted)

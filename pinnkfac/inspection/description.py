@@ -52,7 +52,7 @@ def _facts(given: Given, problem: Problem) -> list[tuple[str, str]]:
         ("arguments", ", ".join(f"pde.{k}={v}" for k, v in given.arguments.items())),
         ("fields", ", ".join(signature.label(name) for name in problem.fields)),
         ("vectors", ", ".join(f"{n} = ({', '.join(c)})" for n, c in signature.vectors.items())),
-        ("coordinates", "; ".join(ranges(problem.domain, signature.shown_units))),
+        ("coordinates", "; ".join(ranges(problem.domain.bounds, signature.shown_units))),
         ("periodic in", ", ".join(signature.periodic)),
         ("unknown", ", ".join(f"{p.name}, at first {p.initial:g}" for p in problem.parameters)),
         ("exact solution", "given" if problem.solution else "not given: no errors are reported"),

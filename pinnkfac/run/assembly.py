@@ -212,9 +212,9 @@ def _check_periodic(system: System, problem: Problem) -> None:
     as these may hide what it depends on."""
     if not problem.signature.periodic:
         return
-    domain, own = problem.domain, system.get_parameters()
+    box, own = problem.domain.bounds, system.get_parameters()
     generator = Generator().manual_seed(0)
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
     shape = (16, len(low))
     places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
     noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 
 from pinnkfac import UserError
 from pinnkfac.common.memory import keep_freed_memory
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import find
 from pinnkfac.curvature.cost import exact_step
 from pinnkfac.plots import save
 from pinnkfac.plots.style import light_grid, line_style, styled

@@ -19,8 +19,9 @@ import torch
 from torch import Generator
 
 from pinnkfac.common.memory import keep_freed_memory
-from pinnkfac.config.configuration import build, compose
-from pinnkfac.config.loading import find
+from pinnkfac.config.build import build
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import find
 from pinnkfac.curvature.kfac import factors
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pinnkfac import UserError
 from pinnkfac.common.memory import keep_freed_memory
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import find
 from pinnkfac.run.assembly import Assembly, assemble
 
 WIDTHS = {"small": "[64]", "medium": "[64,64,48,48]", "big": "[256,256,128,128]"}

@@ -14,7 +14,8 @@ from problems import points_for, poisson
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, lap, resume, solve
-from pinnkfac.config.configuration import build, compose
+from pinnkfac.config.build import build
+from pinnkfac.config.compose import compose
 from pinnkfac.curvature import cost
 from pinnkfac.curvature.cost import exact_bytes, exact_step
 from pinnkfac.linearisation.system import System

@@ -29,8 +29,8 @@ from pinnkfac.bench.running import Job, is_complete, jobs_of, run_jobs
 from pinnkfac.bench.suites import SUITES, suite_of
 from pinnkfac.bench.tables import as_markdown, main_columns, notes, show, verdicts
 from pinnkfac.commands.bench import main
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import bundled, find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import bundled, find
 from pinnkfac.problem.signature import Signature
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.store.run_folder import RunFolder

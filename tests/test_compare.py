@@ -23,7 +23,7 @@ from pinnkfac.commands.compare import Compared, notes, seconds_to
 from pinnkfac.commands.compare import main as compare
 from pinnkfac.commands.plot import main as plot
 from pinnkfac.compare.sweep import Row, finish_sweep, rows, show, write_csv
-from pinnkfac.config.configuration import compose
+from pinnkfac.config.compose import compose
 from pinnkfac.problem.signature import Signature
 from pinnkfac.store.run_folder import RunFolder
 

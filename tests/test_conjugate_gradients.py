@@ -21,7 +21,8 @@ from oracles import (
 from problems import flow, inverse, points_for, poisson
 
 from pinnkfac import UserError
-from pinnkfac.config.configuration import build, compose
+from pinnkfac.config.build import build
+from pinnkfac.config.compose import compose
 from pinnkfac.curvature import conjugate_gradients as cg
 from pinnkfac.curvature.conjugate_gradients import (
     Identity,

@@ -14,7 +14,7 @@ from regions import Quarter
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
-from pinnkfac.config.configuration import compose
+from pinnkfac.config.compose import compose
 from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import Even, Grid, PointSet
 from pinnkfac.domain.sampling import Clustered, subset

@@ -81,8 +81,8 @@ def test_a_run_that_diverges_again_ends_with_its_best_state(tmp_path):
 @pytest.mark.parametrize("step", ["kfac", "kfac_cg", "lbfgs", "adam"])
 def test_every_step_recovers_from_the_parameters_that_it_is_given(step):
     """NaN in the parameters, put there in the middle of a run, costs steps and nothing else."""
-    from pinnkfac.config.configuration import compose
-    from pinnkfac.config.loading import find
+    from pinnkfac.config.compose import compose
+    from pinnkfac.config.pde_file import find
     from pinnkfac.run.assembly import assemble
     from pinnkfac.run.loop import run
 

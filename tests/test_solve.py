@@ -13,7 +13,7 @@ from oracles import assert_close
 from torch import nn
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, resume, solve
-from pinnkfac.config.configuration import compose
+from pinnkfac.config.compose import compose
 from pinnkfac.nets import Mlp, MlpSettings, PeriodicEmbedding
 from pinnkfac.run.assembly import assemble
 from pinnkfac.run.loop import Stop, run

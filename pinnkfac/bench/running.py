@@ -98,8 +98,8 @@ def _check_overrides(case: Case, overrides: Sequence[str]) -> None:
 
 def check_settings_of(jobs: Sequence[Job]) -> None:
     """Raises UserError where a setting does not exist or cannot be, before the first job."""
-    from pinnkfac.config.configuration import compose
-    from pinnkfac.config.loading import find
+    from pinnkfac.config.compose import compose
+    from pinnkfac.config.pde_file import find
     from pinnkfac.run.assembly import check_settings
 
     found = find(jobs[0].case.pde)

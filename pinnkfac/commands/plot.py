@@ -110,7 +110,7 @@ def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
     which is said."""
     from functools import partial
 
-    from pinnkfac.config.loading import stored_pde, stored_problem
+    from pinnkfac.config.pde_file import stored_pde, stored_problem
     from pinnkfac.residual import exact_solution
 
     try:

@@ -15,7 +15,7 @@ from pinnkfac.run.interruption import Stopped
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pinnkfac.config.loading import PdeFile
+    from pinnkfac.config.pde_file import PdeFile
     from pinnkfac.run.solving import Result
 
 HELP = """usage: python -m pinnkfac solve FILE.py|NAME [KEY=VALUE ...] [-m]
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
     overrides = [o for o in overrides if not _is_folder(o)]
 
     from pinnkfac.common.memory import keep_freed_memory
-    from pinnkfac.config.configuration import parse, quoted, register, swept_configs
-    from pinnkfac.config.loading import find
+    from pinnkfac.config.compose import check_sweep, parse, quoted, register
+    from pinnkfac.config.pde_file import find
     from pinnkfac.run.assembly import check_settings
     from pinnkfac.store.run_folder import jobs, remove_if_empty
 
@@ -61,11 +61,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             f"{swept[0].input_line} has several values: add -m to run them all, or quote a comma"
         )
-    for value, config in swept_configs(overrides):
-        try:
-            check_settings(config)
-        except UserError as error:
-            raise UserError(f"in the sweep, {value}: {error}") from error
+    check_sweep(overrides, check_settings)
     if any(flag in PRINTS for flag in flags):
         shown = [flag for flag in flags if flag not in ("-m", "--multirun")]
         _call_hydra(lambda _: None, [*overrides, f"problem={quoted(given)}"], shown)
@@ -107,18 +103,19 @@ def _call_hydra(
 ) -> None:
     """Let Hydra compose the configuration, of every job of a sweep, and call ``job`` with it."""
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from pinnkfac.config.configuration import CONFIG_NAME, config_folder, explain, opened
+    from pinnkfac.config import options
+    from pinnkfac.config.compose import CONFIG_NAME, explained, opened
 
     # Hydra reads the command line itself, and would print a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     saved, sys.argv = sys.argv, [sys.argv[0], *opened(words), *flags]
+    start = hydra.main(
+        config_path=str(options.folder()), config_name=CONFIG_NAME, version_base="1.3"
+    )
     try:
-        hydra.main(config_path=config_folder(), config_name=CONFIG_NAME, version_base="1.3")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, words)) from error
+        with explained(words):
+            start(job)()
     finally:
         sys.argv = saved
 
@@ -213,7 +210,7 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from pinnkfac.config.configuration import finish
+    from pinnkfac.config.compose import finish
     from pinnkfac.run.solving import Task, solve_task
 
     hydra_config = HydraConfig.get()

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Folders that travel with the package, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pinnkfac.common.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def resource(name: str) -> Path:
+    """A folder that travels with the package: inside it (wheel) or beside it (checkout)."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 def whole(path: Path, write: Callable[[Path], None]) -> Path:

@@ -80,7 +80,7 @@ def _asked_for(folder: Path) -> list[str]:
         return []
     from omegaconf import OmegaConf
 
-    from pinnkfac.config.configuration import parse
+    from pinnkfac.config.compose import parse
 
     try:
         asked: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)

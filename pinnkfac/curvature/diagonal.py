@@ -20,6 +20,7 @@ class Diagonal:
     """P = (diag(JᵀJ) + λ)^exponent; Martens 2010, section 4.7, takes the exponent 0.75."""
 
     exponent: Annotated[float, Range(above=0, most=1)] = 0.75
+    """power of the diagonal"""
 
     def start(self, system: System, generator: Generator) -> ApproximateInverse:
         return DiagonalInverse(self.exponent)

@@ -42,8 +42,11 @@ class Moments:
     """
 
     every: Count = 1
+    """steps between new eigenbases"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
+    """of the average of second moments; 0: those of the step alone"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
+    """smallest moment with damping that is kept, relative to the largest; 0: none"""
 
 
 @torch.no_grad()
@@ -171,7 +174,9 @@ class EigenvalueCorrected:
     """A preconditioner from Kronecker-factored eigenbases, as in the steps of EKFAC."""
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     moments: Moments = field(default_factory=Moments)
+    """the second moments along their eigenbases"""
 
     def start(self, system: System, generator: Generator) -> ApproximateInverse:
         return EkfacInverse(self.factors, self.moments, system, generator)

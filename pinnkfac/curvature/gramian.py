@@ -37,8 +37,11 @@ class GramianSettings:
     """
 
     approximation: Approximation = "layerwise"
+    """full, layerwise or diagonal"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
+    """of the exponential average of the Gramian as a whole; 0: that of the step alone"""
     start: Start = "bias-corrected"
+    """of that average: bias-corrected, identity or zero"""
 
     def __post_init__(self) -> None:
         check_choice("step.gramian.approximation", self.approximation, Approximation)

@@ -49,11 +49,17 @@ class Factors:
     """
 
     sharing: Sharing = "weighted"
+    """how rows share a layer: weighted by their traces, or expand and reduce as published"""
     backpropagated: Backpropagated = "type-2"
+    """type-2 (every equation), monte-carlo, empirical or forward-only"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.8
+    """of the exponential average; 0: the factors of the step alone"""
     start: Start = "bias-corrected"
+    """of that average: bias-corrected, identity or zero"""
     every: Count = 1
+    """steps between updates of the factors"""
     active_rows: bool = True
+    """average over the rows that enter the residual only"""
 
     def __post_init__(self) -> None:
         check_choice("step.factors.sharing", self.sharing, Sharing)

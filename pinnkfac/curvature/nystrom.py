@@ -89,7 +89,9 @@ class NystromSketch:
     """
 
     rank: Count = 50
+    """vectors of the sketch; each costs two products with the Jacobian"""
     every: Count = 5
+    """steps between sketches"""
 
     def start(self, system: System, generator: Generator) -> ApproximateInverse:
         return NystromInverse(self, system, generator)

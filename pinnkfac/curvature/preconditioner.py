@@ -35,9 +35,14 @@ class InverseSettings:
     """
 
     terms: Terms = "merged"
+    """merged: one Kronecker product for all terms; sum: the sum of those of at most two, as
+    published"""
     damping: DampingKind = "exact"
+    """exact (merged only), same or trace-norm"""
     every: Count = 1
+    """steps between inversions"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
+    """smallest eigenvalue that is kept, relative to the largest; 0: none"""
 
     def __post_init__(self) -> None:
         check_choice("step.inverse.terms", self.terms, Terms)
@@ -145,7 +150,9 @@ class KroneckerFactors:
     """P from Kronecker factors, as in the steps of KFAC."""
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     inverse: InverseSettings = field(default_factory=InverseSettings)
+    """how they become an inverse"""
 
     def start(self, system: System, generator: Generator) -> ApproximateInverse:
         return KfacInverse(self.factors, self.inverse, system, generator)

@@ -39,8 +39,11 @@ class TwoLevel:
     """
 
     smoother: Preconditioning = field(default_factory=KroneckerFactors)
+    """a preconditioner for all but the coarse space"""
     coarse: Count = 30
+    """vectors of the coarse space; each costs two products with the Jacobian a step"""
     refresh: Number = 3
+    """of them drawn anew in every step; each costs two products more"""
 
     def start(self, system: System, generator: Generator) -> ApproximateInverse:
         return TwoLevelInverse(self, system, generator)

@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pinnkfac.common.errors import UserError, counted
-from pinnkfac.config.configuration import build
-from pinnkfac.config.loading import find
+from pinnkfac.config.build import build
+from pinnkfac.config.pde_file import find
 from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.domain.domain import left_out
 from pinnkfac.inspection import autodiff

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pinnkfac.common.errors import counted
 from pinnkfac.common.memory import GIB
-from pinnkfac.config.configuration import GROUPS
+from pinnkfac.config.options import GROUPS
 from pinnkfac.domain import Box, Points
 from pinnkfac.inspection import notation
 from pinnkfac.inspection.formulas import formulas

@@ -61,8 +61,11 @@ class ImportanceSampling(Selection):
 
     faithful: ClassVar[bool] = True
     factor: Annotated[int, Range(least=2)] = 10
+    """candidates for a point, where they are cheap beside a step"""
     power: NonNegative = 1.0
+    """of the residual, in the probability to be taken"""
     share: Annotated[float, Range(above=0, most=1)] = 0.5
+    """of the density that does not depend on the residual"""
 
     def candidates(self, dimension: int) -> int:
         return self.factor if 0 < dimension <= DENSE else 1
@@ -112,9 +115,13 @@ class ResidualAdaptive(Selection):
 
     faithful: ClassVar[bool] = False
     factor: Annotated[int, Range(least=2)] = 10
+    """candidates for a point"""
     power: NonNegative = 1.0
+    """of the residual, in the probability to be kept"""
     constant: NonNegative = 1.0
+    """what is added to it, in units of the mean"""
     share: Annotated[float, Range(least=0, most=1)] = 0.2
+    """of the points that is taken anywhere"""
 
     def choose(
         self, candidates: PointSet, residual: Tensor, number: int, generator: Generator

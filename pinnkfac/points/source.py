@@ -35,7 +35,9 @@ class Growth:
     because of ``gap``, up to ``most`` times the first number."""
 
     factor: Annotated[float, Range(least=1)] = 1.0
+    """as many points where they are exchanged because of gap; 1: no growth"""
     most: Annotated[float, Range(least=1)] = 10.0
+    """multiple of the first number of points"""
 
     def after(self, size: float) -> float:
         """The next multiple of the first number of points."""
@@ -64,17 +66,30 @@ class PointSettings:
     """
 
     sampling: Sampling = field(default_factory=Uniform)
+    """how points are drawn"""
     faces: Annotated[float, Range(least=0, below=1)] = 0.0
+    """how much denser points are at the faces of the domain, where they count less by as much; 0:
+    as dense everywhere"""
     every: Number = 0
+    """steps between new points; 0: they stay, those of adaptive for `check` steps"""
     gap: Positive | None = 3.0
+    """new points also where the loss on unseen ones is this many times larger; null: never"""
     check: Count = 10
+    """the most steps between these checks: they are as frequent as points are exchanged"""
     interior: Count = 1000
+    """points of a term on a region of full dimension, where the PDE file says nothing"""
     lower: Count = 200
+    """points of a term on a face or slice"""
     scale: Positive = 1.0
+    """multiplies all numbers but those of `numbers`"""
     numbers: Mapping[str, Count] = field(default_factory=dict)
+    """by the name of the term, points.numbers.walls=500"""
     adaptive: Selection | None = None
+    """points where the residual is large; null: not, choose points=adaptive or points=rad"""
     growth: Growth = field(default_factory=Growth)
+    """more points where the net fits them"""
     allocation: Allocation | None = field(default_factory=Allocation)
+    """more points for terms that are harder to fit; null: the numbers as given"""
 
     def __post_init__(self) -> None:
         if self.faces and self.adaptive is not None and not self.adaptive.faithful:

@@ -17,7 +17,8 @@ from torch import Generator, nn
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
-from pinnkfac.config.configuration import GROUPS, build
+from pinnkfac.config.build import build
+from pinnkfac.config.options import GROUPS
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
@@ -32,10 +33,15 @@ class RunSettings:
     """Where a run is written, and what beside its result (the node ``run``)."""
 
     dir: str | None = None
+    """folder of the run; null: outputs/NAME/DATE_TIME, a new one for every run"""
     error_points: Count = 10_000
+    """points of the domain that errors are measured on, where a solution is known"""
     checkpoint: Annotated[float, Range(least=0)] = 30.0
+    """seconds between checkpoints; 0: after every step"""
     plot: bool = True
+    """draw the pictures at the end"""
     quiet: bool = False
+    """show warnings only"""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,19 @@ class General:
     """The settings at the root of the configuration."""
 
     seed: Annotated[int, Range(least=0, most=2**40)] = 0
+    """draws the weights and the points"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1 …"""
     dtype: str = "float64"
+    """float64 or float32"""
     threads: Count | None = None
+    """threads that share the points, on the CPU; null: one a core"""
     published_rows: bool = False
+    """the rows of arXiv:2405.15603 instead of the fewest, for comparison"""
     memory: Positive = 4.0
+    """GiB that one linearisation may keep; above it, parts are computed anew"""
     debug: bool = False
+    """show the traceback of a mistake"""
 
 
 NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}

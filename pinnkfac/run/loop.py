@@ -37,10 +37,15 @@ class Stop:
     ``rejections`` steps in a row did not lower the loss."""
 
     seconds: Positive | None = 60.0
+    """of training, in all resumptions together; null: no limit"""
     steps: Annotated[int, Range(least=1)] | None = None
+    """in all resumptions together; null: no limit"""
     loss: NonNegative = 0.0
+    """of the terms as written"""
     error: NonNegative = 0.0
+    """relative L2 error, where a solution is known"""
     rejections: Annotated[int, Range(least=1)] = 30
+    """steps in a row that did not lower the loss"""
 
 
 @dataclass(frozen=True)

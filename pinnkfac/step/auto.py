@@ -49,10 +49,6 @@ GROWTH, TIMES = 1.5, 3
 """How many times the points where exact steps stall, and how often."""
 
 
-def _factored() -> Kfac:
-    return Kfac(iterations=10, lengths=Automatic())
-
-
 @dataclass(frozen=True)
 class Auto:
     """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
@@ -80,13 +76,22 @@ class Auto:
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
-    factored: Kfac = field(default_factory=_factored)
+    """the exact steps, set like spring; their damping is that of the group, the search that of
+    both"""
+    factored: Kfac = field(default_factory=lambda: Kfac(iterations=10, lengths=Automatic()))
+    """KFAC with conjugate gradients, set like kfac_cg"""
     factored_damping: Any = field(default_factory=LevenbergMarquardt)
+    """its damping, set like levenberg_marquardt"""
     multiplications: Positive = 3e10
+    """that an exact step may cost: points are thinned to that"""
     fewest: Count = 200
+    """residuals that are taken whatever they cost"""
     per_parameter: Positive = 4.0
+    """residuals for each parameter that are enough: points are thinned to that"""
     patience: Annotated[int, Range(least=2)] = 20
+    """steps after which progress is judged"""
     stalled: NonNegative = 0.05
+    """powers of ten that the loss must fall by in that time"""
 
     def cost(self, system: System, numbers: Sequence[int]) -> float:
         """Of an exact step on so many points of every term; infinite where it does not fit."""

@@ -31,9 +31,14 @@ class CgFac:
     """
 
     sharing: Sharing = "expand"
+    """how rows share a layer: expand or reduce; rows: one product for every row"""
     iterations: Count = 10
+    """the most conjugate-gradient iterations a layer"""
     tolerance: NonNegative = 0.01
+    """a layer stops where ‖r‖² is below this part of its start"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         check_choice("step.sharing", self.sharing, Sharing)

@@ -28,9 +28,15 @@ class Ekfac:
     """
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     moments: Moments = field(default_factory=Moments)
+    """the second moments along their eigenbases"""
     iterations: Number = 0
+    """conjugate-gradient iterations on the exact Gramian, preconditioned by the factors; each costs
+    two products with the Jacobian"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator

@@ -35,8 +35,13 @@ class Engd:
     """
 
     gramian: GramianSettings = field(default_factory=GramianSettings)
+    """what of the Gramian is taken, and how it is averaged"""
     solver: Solver = "jacobi"
+    """jacobi: Cholesky after scaling to a unit diagonal; cholesky; least-squares: minimum norm, as
+    published"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         check_choice("step.solver", self.solver, Solver)

@@ -36,9 +36,14 @@ class EngdWNystrom:
     """
 
     rank: Count = 100
+    """vectors of the sketch; each costs two products with the Jacobian"""
     iterations: Number = 20
+    """the most conjugate-gradient iterations on the kernel; 0: the sketch stands in for it"""
     progress: NonNegative = 5e-4
+    """stop where the dual model falls by less than this part an iteration; 0: never"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator

@@ -14,8 +14,8 @@ from pinnkfac.common.settings import Count, Positive, Range
 from pinnkfac.linearisation.direction import Direction, combine, norm
 from pinnkfac.linearisation.system import System, TermPoints
 from pinnkfac.step.base import Report, Stepper
-from pinnkfac.step.damping import Damping
-from pinnkfac.step.search import Search
+from pinnkfac.step.damping import Damping, NoDamping
+from pinnkfac.step.search import NoSearch, Search
 
 CAUTION = 0.1
 """Factor on the learning rate after a divergence."""
@@ -29,9 +29,13 @@ class Adam:
     """torch.optim.Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
 
     learning_rate: Positive = 1e-3
+    """factor on the step"""
     beta1: Momentum = 0.9
+    """of the average of gradients"""
     beta2: Momentum = 0.999
+    """of the average of their squares"""
     epsilon: Positive = 1e-8
+    """added to the root of the latter"""
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -50,7 +54,9 @@ class Sgd:
     """torch.optim.SGD with heavy-ball momentum."""
 
     learning_rate: Positive = 1e-3
+    """factor on the step"""
     momentum: Momentum = 0.9
+    """heavy-ball momentum"""
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -67,7 +73,9 @@ class Lbfgs:
     """torch.optim.LBFGS; one step is ``iterations`` iterations with a strong Wolfe search."""
 
     iterations: Count = 20
+    """iterations that make one step"""
     history: Count = 50
+    """pairs that are remembered"""
 
     def start(
         self, system: System, search: Search, damping: Damping, generator: Generator
@@ -89,8 +97,8 @@ class Lbfgs:
 
 def refuse(search: Search, damping: Damping) -> None:
     """Raise UserError for a search or a damping, which a first-order step does not use."""
-    for group, part, call in (("search", search, "run"), ("damping", damping, "after")):
-        if hasattr(part, call):
+    for group, part, nothing in (("search", search, NoSearch), ("damping", damping, NoDamping)):
+        if not isinstance(part, nothing):
             raise UserError(
                 f"{group}={type(part).__name__} has no effect on a first-order step: leave it out, "
                 f"or set {group}=none"

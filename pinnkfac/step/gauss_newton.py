@@ -20,10 +20,10 @@ from pinnkfac.common.settings import Number, Positive
 from pinnkfac.linearisation.direction import Direction, combine, inner, norm
 from pinnkfac.linearisation.system import Linearisation, System, TermPoints
 from pinnkfac.step.base import Report, Stepper
-from pinnkfac.step.damping import Damping
+from pinnkfac.step.damping import Damping, NoDamping
 from pinnkfac.step.model import best_combination
 from pinnkfac.step.path import CurvedPath, Path
-from pinnkfac.step.search import Accepted, Fixed, Search
+from pinnkfac.step.search import Accepted, Fixed, NoSearch, Search
 
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
@@ -127,9 +127,13 @@ class Automatic:
     """
 
     by_layer: bool = True
+    """a length and a momentum for every layer"""
     memory: Number = 1
+    """last steps that are directions too"""
     first_length: Positive | None = None
+    """of the first step, instead of the model's"""
     damped: bool = True
+    """add the damping to the quadratic model"""
 
 
 class GaussNewtonStepper(Stepper):
@@ -151,8 +155,8 @@ class GaussNewtonStepper(Stepper):
         geodesic: bool = False,
         corrections: int = 0,
     ) -> None:
-        for group, part, needed in (("search", search, "run"), ("damping", damping, "after")):
-            if not hasattr(part, needed):
+        for group, part, nothing in (("search", search, NoSearch), ("damping", damping, NoDamping)):
+            if isinstance(part, nothing):
                 raise UserError(f"{group}=none fits first-order steps only: choose another option")
         self.system = system
         self.descent = descent

@@ -49,11 +49,19 @@ class GaussNewtonCg:
     """
 
     preconditioner: Preconditioning = field(default_factory=KroneckerFactors)
+    """one of the options of preconditioner"""
     iterations: Count = 20
+    """the most conjugate-gradient iterations in a step"""
     progress: NonNegative = 5e-4
+    """stop where the quadratic model falls by less than this part an iteration; 0: never"""
     decay: Annotated[float, Range(least=0, most=1)] = 0.95
+    """start from this part of the last solution; 0: from 0"""
     backtracking: bool = True
+    """evaluate the loss at stored iterates, half to twice as far as the last step went, and take
+    the best"""
     lengths: Automatic | None = field(default_factory=Automatic)
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         if not hasattr(self.preconditioner, "start"):

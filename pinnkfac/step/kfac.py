@@ -30,10 +30,17 @@ class Kfac:
     """
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     inverse: InverseSettings = field(default_factory=InverseSettings)
+    """how they become an inverse"""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.0
+    """fixed momentum; needs step.lengths=null"""
     iterations: Number = 0
+    """conjugate-gradient iterations on the exact Gramian, preconditioned by the factors; each costs
+    two products with the Jacobian"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         if self.momentum and self.lengths is not None:

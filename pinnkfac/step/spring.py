@@ -33,8 +33,11 @@ class Published:
     """
 
     learning_rate: Positive = 0.05
+    """the longest step, in units of the direction"""
     norm_constraint: Positive = 1e-3
+    """the largest square of a step's norm"""
     bias_correction: bool = True
+    """divide the direction of step k by √(1 − decay^2k)"""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,20 @@ class Spring:
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
+    """part of the last step that the next one goes on with; 0: ENGD-W"""
     least_length: NonNegative = 0.05
+    """a shorter step is not gone on with"""
     relative: bool = True
+    """damping in units of the mean diagonal entry of the kernel, so that one value fits all
+    problems"""
     geodesic: bool = False
+    """bend the step by the second derivative of the residual along it: one more evaluation and
+    solve"""
     corrections: Number = 0
+    """how often the end of a long step near a solution is led back to the linear model, each time
+    by one evaluation and solve"""
     published: Published | None = None
+    """the step length of arXiv:2505.12149 instead of a search; null: a search"""
 
     def __post_init__(self) -> None:
         for name, value in (("geodesic", self.geodesic), ("corrections", self.corrections)):

@@ -14,12 +14,13 @@ from oracles import flat
 from problems import points_for, poisson
 from torch import Generator
 
-from pinnkfac import resume, solve
+from pinnkfac import Box, Points, Problem, Term, lap, resume, solve
 from pinnkfac.config.build import build
 from pinnkfac.config.compose import compose
 from pinnkfac.curvature import cost
 from pinnkfac.curvature.cost import exact_bytes, exact_step
 from pinnkfac.linearisation.system import System
+from pinnkfac.run.assembly import assemble
 from pinnkfac.step.auto import Auto
 from pinnkfac.step.base import Batch
 from pinnkfac.step.damping import ByLength
@@ -173,6 +174,68 @@ def test_points_are_not_thinned_below_the_fewest_residuals():
 def test_single_points_cannot_be_thinned_further():
     workload = small().workload
     assert Auto(multiplications=1.0, fewest=1).share_of_points(workload, numbered(1, 1)) == 1.0
+
+
+# -- given points, which are never thinned ---------------------------------------------------------
+def beside(given, number):
+    """That many given points, and a number of others by the share of them."""
+    return lambda share: [given, max(1, round(share * number))]
+
+
+def limited(workload, residuals):
+    """As many residuals as cost what an exact step may."""
+    return Auto(multiplications=exact_step(workload, (residuals, 0)), fewest=1, per_parameter=1e9)
+
+
+def test_a_few_given_points_take_their_part_of_what_exact_steps_can_afford():
+    workload = small().workload
+    step, numbers = limited(workload, 1000), beside(300, 2000)
+    now = numbers(step.share_of_points(workload, numbers))
+    assert now[0] == 300 and 0.85 < exact_step(workload, now) / step.multiplications <= 1.0
+
+
+def test_no_term_pays_for_given_points_with_more_than_half_of_its_points():
+    """Up to what the rounding of thinned points may cost beyond the limit."""
+    workload = small().workload
+    step, numbers = limited(workload, 1000), beside(950, 1000)
+    share = step.share_of_points(workload, numbers)
+    alike = step.share_of_points(workload, numbered(950, 1000))
+    assert share == 0.5 * alike
+    assert step.multiplications < exact_step(workload, numbers(share)) <= 1.2 * step.multiplications
+
+
+@pytest.mark.parametrize("given", [1100, 5000])
+def test_where_given_points_alone_are_too_dear_none_are_thinned(given):
+    """Those that KFAC then begins with."""
+    workload = small().workload
+    step, numbers = limited(workload, 1000), beside(given, 4000)
+    assert step.share_of_points(workload, numbers) == 1.0
+    assert exact_step(workload, numbers(1.0)) > 1.2 * step.multiplications
+
+
+def test_given_points_that_are_many_for_the_parameters_leave_others_a_fair_share():
+    """Where exact steps can afford them."""
+    workload = small().workload
+    step = Auto(per_parameter=1.0, multiplications=1e12)
+    share = step.share_of_points(workload, beside(2 * workload.parameters, 5000))
+    alike = step.share_of_points(workload, numbered(2 * workload.parameters, 5000))
+    assert share == 0.5 * alike
+
+
+@pytest.mark.parametrize(("given", "others"), [(100, 228), (200, 129), (400, 400), (3000, 400)])
+def test_a_run_with_given_points_begins_with_a_fair_share_of_all_others(given, others):
+    box, g = Box(x=(0, 1), y=(0, 1)), Generator().manual_seed(0)
+    x, y = torch.rand(2, given, generator=g)
+    terms = [
+        Term("plate", Points({"x": x, "y": y}), lambda u, at: lap(u) + 1),
+        Term("edge", box.boundary, lambda u, at: u, points=400),
+    ]
+    settings = ("step.multiplications=2e8", "net.widths=[16,16]", "threads=1")
+    parts = assemble(compose("thin", {}, settings), Problem(fields=("u",), terms=terms))
+    assert parts.source.numbers() == {"plate": given, "edge": others}
+    batch = Batch(parts.source.at(0))
+    note = parts.stepper.update(parts.system.get_parameters(), batch).request.note
+    assert note.startswith("exact steps:" if others < 400 else "KFAC with conjugate gradients:")
 
 
 # -- windows ---------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
 from pinnkfac.step.kfac import Kfac
 from pinnkfac.step.search import Fixed, Grid, Search
 from pinnkfac.step.spring import Published, Spring
+from pinnkfac.taylor.published import published_plan
 
 LIMIT = 1e-8
 
@@ -157,7 +158,7 @@ def replay(path: Path) -> Deviation:
         raise NotImplementedError(f"{meta['optimizer']} is not a step of this version")
     widths = meta["widths"]
     net = Mlp(widths[0], 1, widths[1:-1])
-    system = System(problem_of(meta, data), net, published_rows=True)
+    system = System(problem_of(meta, data), net, planner=published_plan)
     load_parameters(system, data, 0)
     points = system.prepare(
         [t.where.draw(0, None, Generator()) for t in system.problem.terms]  # type: ignore[arg-type]

@@ -24,8 +24,8 @@ from pinnkfac.linearisation.direction import Direction
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, record
 from pinnkfac.taylor.graph import Graph, Tape
-from pinnkfac.taylor.plan import Plan, make_plan
-from pinnkfac.taylor.rules import Jet
+from pinnkfac.taylor.jet import Jet
+from pinnkfac.taylor.plan import Plan, Planner, make_plan
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class System:
     """A problem and a net, compiled: evaluates losses and linearisations at given points.
 
     ``memory`` bytes, or half of what is free at the start, bound what a linearisation keeps; above
-    it, blocks are computed anew each time they are needed. ``published_rows`` uses the rows of
-    arXiv:2405.15603 for comparison. ``workers`` threads share the chunks of points (of at most
+    it, blocks are computed anew each time they are needed. ``planner`` chooses the rows of Taylor
+    mode. ``workers`` threads share the chunks of points (of at most
     ``chunk_bytes`` a layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
@@ -82,7 +82,7 @@ class System:
         problem: Problem,
         net: nn.Module,
         *,
-        published_rows: bool = False,
+        planner: Planner = make_plan,
         memory: float = 4 * 2**30,
         chunk_bytes: int | None = None,
         workers: int = 1,
@@ -90,7 +90,7 @@ class System:
         self.problem = problem
         self.net = net
         self.memory = min(memory, available() / 2)
-        self.published_rows = published_rows
+        self.planner = planner
         self.workers = Workers(workers)
         self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
         reference = next(net.parameters())
@@ -112,10 +112,7 @@ class System:
         used = {place for slot in residual.slots for (_, place, _), _ in slot}
         places = tuple(sorted(used))
         dimension = len(self.problem.coordinates.names)
-        plans = tuple(
-            make_plan(residual.slots, dimension, place, published_rows=self.published_rows)
-            for place in places
-        )
+        plans = tuple(self.planner(residual.slots, dimension, place) for place in places)
         for plan in plans:
             self._try_plan(term, plan, sample)
         return CompiledTerm(residual, places, plans)
@@ -324,7 +321,7 @@ class System:
                 seed = seed_of(plan, by_slot[equation], reads, jet.value)
                 if seed is not None:
                     assert tape is not None
-                    self.graph.backward(seed, tape, plan, collected.sink(equation, place))
+                    self.graph.backward(seed, tape, collected.sink(equation, place))
             if by_parameter is not None:
                 start = self.dense_size - len(self.coefficients)
                 collected.dense_of()[equation, :, start:] = by_parameter[equation]

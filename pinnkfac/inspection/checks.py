@@ -22,6 +22,8 @@ from pinnkfac.inspection.hints import fields_read, hints
 from pinnkfac.linearisation.system import System
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, exact_solution, record
+from pinnkfac.taylor.plan import make_plan
+from pinnkfac.taylor.published import published_plan
 
 NUMBER = 64
 """Points of a term that are looked at."""
@@ -197,7 +199,7 @@ def _derivatives(
         yield failed("problem", error)
         return
     try:
-        system = System(problem, net, published_rows=published_rows)
+        system = System(problem, net, planner=published_plan if published_rows else make_plan)
     except UserError as error:
         yield failed("net", error)
         return

@@ -15,8 +15,8 @@ from pinnkfac.linearisation.collect import Collector, seed_of
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, record
 from pinnkfac.taylor.graph import Graph, Tape
-from pinnkfac.taylor.plan import Plan, make_plan
-from pinnkfac.taylor.rules import Jet
+from pinnkfac.taylor.jet import Jet
+from pinnkfac.taylor.plan import Plan, Planner
 
 Passes = list[tuple[Jet, Tape | None]]
 
@@ -132,7 +132,7 @@ class CompiledTerm:
                 seed = seed_of(plan, by_slot[equation], reads, jet.value)
                 if seed is not None:
                     assert tape is not None
-                    self.graph.backward(seed, tape, plan, collected.sink(equation, place))
+                    self.graph.backward(seed, tape, collected.sink(equation, place))
             if by_parameter is not None:
                 start = dense - len(self.coefficients)
                 collected.dense_of()[equation, :, start:] = by_parameter[equation]
@@ -141,7 +141,7 @@ class CompiledTerm:
 
 
 def compile_term(
-    term: Term, problem: Problem, graph: Graph, coefficients: Tensor, *, published_rows: bool
+    term: Term, problem: Problem, graph: Graph, coefficients: Tensor, planner: Planner
 ) -> CompiledTerm:
     """Record a term's residual and plan its rows.
 
@@ -154,10 +154,7 @@ def compile_term(
     residual = record(term, problem, sample)
     places = tuple(sorted({place for slot in residual.slots for (_, place, _), _ in slot}))
     dimension = len(problem.coordinates.names)
-    plans = tuple(
-        make_plan(residual.slots, dimension, place, published_rows=published_rows)
-        for place in places
-    )
+    plans = tuple(planner(residual.slots, dimension, place) for place in places)
     x = sample.coordinates.to(coefficients)
     for plan in plans:
         try:

@@ -111,15 +111,15 @@ def _equations(
     """The equations, provided that what would be printed is what is solved."""
     residual = term.residual
     few = own.points[:3].to("cpu", torch.float64)
-    equations = trace(residual.term, problem, few)
-    if not is_faithful(equations, residual, few):
+    traced = trace(residual, few)
+    if not is_faithful(traced, few):
         return paragraph(
             f"{residual.equations} equation(s) that cannot be written down: the residual calls "
             "something that torch does not see, or differs from call to call",
             columns,
             "      ",
         )
-    found = formulas(equations, problem, full=full)
+    found = formulas(traced, problem, full=full)
     lines = [line for e in found.equations for line in formula(e, columns, "      ")]
     for i, (name, body) in enumerate(found.named):
         first, *rest = formula(f"{name} = {body}", columns, " " * 10)

@@ -173,9 +173,7 @@ def _start(sample: _Sample, problem: Problem, net: nn.Module, theta: Tensor) -> 
     try:
         residual = record(sample.term, problem, sample.points[:3])
         sample.residual = residual
-        values = autodiff.evaluate(
-            sample.term, problem, few, autodiff.of_net(net), residual.slots, theta
-        )
+        values = autodiff.evaluate(residual, few, autodiff.of_net(net), theta)
         check_finite(sample.term.name, values[0], few.coordinates, problem.coordinates.names)
     except UserError as error:
         return failed(sample.subject, error)

@@ -118,9 +118,7 @@ class ExactSolution:
         term = residual.term
         subject = f"term '{term.name}'"
         try:
-            _, z = autodiff.evaluate(
-                term, self.problem, points, self.function, residual.slots, theta
-            )
+            _, z = autodiff.evaluate(residual, points, self.function, theta)
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return not_checked(subject, f"the exact solution at its points: {line[:160]}")

@@ -9,18 +9,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_with_path
 
-from pinnkfac.field import Coordinates
 from pinnkfac.inspection.tracing import TracedResidual
 
 CONSTANT = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 """Operations whose result does not depend on the numbers in their arguments."""
-SAME = ("detach", "alias", "lift_fresh", "lift_fresh_copy", "clone")
+SAME = ("detach", "alias", "clone")
 """Operations that change no number."""
 
 SUM, POWER, ATOM = range(3)
@@ -31,74 +31,73 @@ SUM, POWER, ATOM = range(3)
 class Expression:
     """An operation on expressions, numbers, constant tensors, or lists of them; or a leaf.
 
-    ``label`` is how it is written where it has a name, and ``tightness`` how that holds together.
-    ``number`` orders expressions as they were made; ``value`` is that at the traced point.
+    ``value`` is that at the traced point, ``label`` how it is written where it has a name, and
+    ``tightness`` how that holds together.
     """
 
-    number: int
     operation: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    value: Any = None
     label: str = ""
     tightness: int = ATOM
-    value: Any = None
 
-    @property
+    @cached_property
     def inputs(self) -> list[Expression]:
-        leaves = tree_leaves((self.args, dict(self.kwargs)))
+        leaves = tree_leaves((self.args, self.kwargs))
         return [leaf for leaf in leaves if isinstance(leaf, Expression)]
-
-    def operations(self) -> int:
-        """Distinct operations behind it, names of coordinates not counted."""
-        return sum(not e.label for e in reachable([self]))
 
 
 def reachable(roots: Iterable[Any]) -> list[Expression]:
-    """These and all expressions that they are written with, inputs first; a name hides its own."""
-    seen: dict[int, Expression] = {}
-    pending = [root for root in roots if isinstance(root, Expression)]
+    """These expressions and all that they are written with, inputs first; a name hides its own."""
+    done: dict[Expression, None] = {}
+    pending = [root for root in roots if isinstance(root, Expression)][::-1]
     while pending:
-        expression = pending.pop()
-        if expression.number not in seen:
-            seen[expression.number] = expression
-            pending += [] if expression.label else expression.inputs
-    return [seen[i] for i in sorted(seen)]
+        parts = [] if pending[-1].label else pending[-1].inputs
+        missing = [part for part in parts if part not in done]
+        pending += reversed(missing)
+        if not missing:
+            done[pending.pop()] = None
+    return list(done)
 
 
 # -- from graph to expressions -------------------------------------------------------------------
 def remainders(
-    traced: TracedResidual, labels: Sequence[tuple[str, int]]
+    traced: TracedResidual, slots: Sequence[tuple[str, int]]
 ) -> list[Expression | float]:
-    """The remainders of the equations; ``labels`` name the leaves, with their tightness."""
-    reader = _Reader(traced.graph, traced.residual.coordinates)
-    leaves = [
-        Expression(i, "slot" if isinstance(leaf, tuple) else leaf, (), {}, *label, value)
-        for i, ((leaf, value), label) in enumerate(zip(traced.leaves, labels, strict=True))
-    ]
-    reader.made = len(leaves)
-    roots = reader.run(*leaves)[len(traced.linear) :]
+    """The remainders of the equations; ``slots`` are texts of the slots, and their tightness."""
+    coordinates = traced.residual.coordinates
+    reader = _Reader(traced.graph)
+    z, theta, arguments = traced.inputs
+
+    def argument(path: Sequence[Any], value: Tensor) -> Expression:
+        kind, *name = (step.key for step in path)
+        if kind == "values":
+            return Expression("number", value=value, label=name[0])
+        if kind == "normal":
+            return reader.vector([f"n_{s}" for s in coordinates.space], value, "normal")
+        place = f"({name[0]})" if name else ""
+        if coordinates.vector:
+            at = [coordinates.index(name) for name in coordinates.space]
+            labels = [f"{s}{place}" for s in coordinates.space]
+            reader.vector(labels, value[at], f"{coordinates.vector}{place}")
+        return reader.vector([f"{c}{place}" for c in coordinates.names], value)
+
+    entries = [Expression("slot", (), {}, v, *text) for v, text in zip(z, slots, strict=True)]
+    roots = reader.run(
+        reader.expression("stack", (entries,), {}, z),
+        reader.vector([p.name for p in traced.residual.parameters], theta),
+        tree_map_with_path(argument, arguments),
+    )[len(traced.linear) :]
     return [root if isinstance(root, Expression) else float(root) for root in roots]
-
-
-def _number(value: Any) -> Any:
-    """The number behind an expression; a constant is copied, lest it be changed in place."""
-    if isinstance(value, Expression):
-        return value.value
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
 
 
 class _Reader(fx.Interpreter):
     """Runs a graph on expressions."""
 
-    def __init__(self, graph: fx.GraphModule, coordinates: Coordinates) -> None:
+    def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
-        self.coordinates = coordinates
         self.same: dict[Any, Expression] = {}
-        self.made = 0
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if not any(isinstance(leaf, Expression) for leaf in tree_leaves((args, kwargs))):
@@ -116,32 +115,41 @@ class _Reader(fx.Interpreter):
         if stacked and name == "select" and rest[0] == 0:
             return stacked[rest[1]]
         if stacked and name == "slice" and rest[0] == 0:
-            return self._expression("stack", (stacked[slice(*rest[1:])],), {}, value)
+            return self.expression("stack", (stacked[slice(*rest[1:])],), {}, value)
         if name == "unbind" and not any(rest):
-            entries = range(len(value))
-            return stacked or [self._expression("select", (first, 0, i), {}, value[i]) for i in entries]
-        whole = self._expression(name, args, kwargs, value)
+            parts = enumerate(value)
+            return stacked or [self.expression("select", (first, 0, i), {}, v) for i, v in parts]
+        whole = self.expression(name, args, kwargs, value)
         if isinstance(value, Tensor):
             return whole
-        return [self._expression("item", (whole, i), {}, entry) for i, entry in enumerate(value)]
+        return [self.expression("item", (whole, i), {}, part) for i, part in enumerate(value)]
 
-    def _expression(self, name: str, args: Any, kwargs: Any, value: Any) -> Expression:
+    def expression(self, name: str, args: Any, kwargs: Any, value: Any) -> Expression:
+        """An operation, the same one for the same arguments."""
         args, kwargs = tree_map(_plain, (tuple(args), dict(kwargs)))
         key = (name, *tree_leaves((args, kwargs)))
-        if key not in self.same:
-            self.made += 1
-            label = self._vector(args[0]) if name == "stack" else ""
-            self.same[key] = Expression(self.made, name, args, kwargs, label, ATOM, value)
-        return self.same[key]
+        return self.same.setdefault(key, Expression(name, args, kwargs, value))
 
-    def _vector(self, entries: list[Any]) -> str:
-        """The name of the vector of all coordinates of space, or of the normal."""
-        labels = [e.label if isinstance(e, Expression) else "" for e in entries]
-        space, vector = self.coordinates.space, self.coordinates.vector
-        if labels == [f"n_{name}" for name in space]:
-            return "normal"
-        place = "".join(labels[0].partition("(")[1:]) if labels else ""
-        return f"{vector}{place}" if vector and labels == [f"{s}{place}" for s in space] else ""
+    def vector(self, names: Sequence[str], values: Tensor, label: str = "") -> Expression:
+        """A stack of numbers with these names."""
+        entries = [
+            self.same.setdefault(n, Expression("number", (), {}, v, n))
+            for n, v in zip(names, values, strict=True)
+        ]
+        vector = self.expression("stack", (entries,), {}, values)
+        vector.label = vector.label or label
+        return vector
+
+
+def _number(value: Any) -> Any:
+    """The number behind an expression; a constant is copied, lest it be changed in place."""
+    if isinstance(value, Expression):
+        return value.value
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
 
 
 def _stacked(value: Any) -> list[Expression]:

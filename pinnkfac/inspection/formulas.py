@@ -64,9 +64,8 @@ def formulas(
     """
     fields, coordinates = problem.fields, problem.coordinates
     writer = Writer(digits, None if full else MOST_SUMMANDS)
-    labels = [_label(leaf, problem, writer) for leaf, _ in traced.leaves]
-    roots = remainders(traced, labels)
-    taken = {*fields, *coordinates.names, *(label for label, _ in labels)}
+    roots = remainders(traced, [_slot(s, problem, writer) for s in traced.residual.slots])
+    taken = {*fields, *coordinates.names, *(e.label for e in reachable(roots))}
     omitted = () if full else _omit(roots, coordinates, taken)
     shared = _share(roots, taken)
     equations = []
@@ -79,12 +78,9 @@ def formulas(
     return Formulas(tuple(equations), tuple(named), tuple(omitted))
 
 
-def _label(leaf: LinearPart | str, problem: Problem, writer: Writer) -> tuple[str, int]:
-    """How a leaf is written. A slot's symbol is a letter for powers, unless it begins with an
-    operator or is a sum."""
-    if isinstance(leaf, str):
-        return leaf, ATOM
-    text = writer.total(notation.linear_part(leaf, problem.fields, problem.coordinates))
+def _slot(linear: LinearPart, problem: Problem, writer: Writer) -> tuple[str, int]:
+    """A slot's text: a letter for powers, unless it begins with an operator or is a sum."""
+    text = writer.total(notation.linear_part(linear, problem.fields, problem.coordinates))
     if " " in text or TIGHT in text or text.startswith("−"):
         return text, SUM
     return text, POWER if text.startswith("Δ") else ATOM
@@ -101,7 +97,8 @@ def _omit(roots: Sequence[Any], coordinates: Coordinates, taken: set[str]) -> li
         seen.add(part)
         _, above, below = product(part)
         multiple = len(above) == 1 and not below and above[0] is not part
-        behind, length = reachable([part]), part.operations()
+        behind = reachable([part])
+        length = _operations(behind)
         if length > LONG and not multiple and all(e.operation != "slot" for e in behind):
             part.label = f"{_free('f', taken)}({', '.join(_arguments(behind, coordinates))})"
             omitted.append((part.label, length))
@@ -114,10 +111,14 @@ def _share(roots: Sequence[Any], taken: set[str]) -> list[Expression]:
     """Name long parts that are used more than once, w1: these parts, inputs first."""
     written = [e for e in reachable(roots) if not e.label]
     uses = Counter(id(e) for e in [*roots, *(part for e in written for part in e.inputs)])
-    shared = [e for e in written if uses[id(e)] > 1 and e.operations() > SHARED]
+    shared = [e for e in written if uses[id(e)] > 1 and _operations(reachable([e])) > SHARED]
     for expression in shared:
         expression.label = _free("w", taken)
     return shared
+
+
+def _operations(behind: Sequence[Expression]) -> int:
+    return sum(not e.label for e in behind)
 
 
 def _arguments(behind: Sequence[Expression], coordinates: Coordinates) -> list[str]:

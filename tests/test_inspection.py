@@ -16,10 +16,10 @@ from pinnkfac.common.errors import UserError
 from pinnkfac.config.loading import bundled, find
 from pinnkfac.inspection import autodiff, notation, text
 from pinnkfac.inspection.checks import examine, examine_problem
+from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.description import describe, layers, ranges
 from pinnkfac.inspection.finding import Verdict
 from pinnkfac.inspection.formulas import formulas
-from pinnkfac.inspection.given import given
 from pinnkfac.inspection.hints import bare_faces, free_constants, missing_start
 from pinnkfac.inspection.tracing import is_faithful, trace
 from pinnkfac.nets import Activation, Mlp
@@ -236,7 +236,7 @@ def test_a_residual_that_differs_from_call_to_call_is_not_printed(tmp_path):
         "calls.append(0) or u * u.xx - len(calls) * at.x",
         ("    box =", "    calls = []\n    box ="),
     )
-    shown = "\n".join(describe(given(str(path), ["net.widths=[4]"]), 100))
+    shown = "\n".join(describe(configured(str(path), ["net.widths=[4]"]), 100))
     assert "1 equation(s) that cannot be written down" in shown
     assert "u u_xx" not in shown
 
@@ -301,7 +301,7 @@ def test_ranges_of_many_coordinates_are_abbreviated():
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_show_fits_and_says_what_a_run_would_take(name):
-    lines = describe(given(name, ["net.widths=[6,5]", "points.scale=0.01"]), 80)
+    lines = describe(configured(name, ["net.widths=[6,5]", "points.scale=0.01"]), 80)
     assert max(map(len, lines)) <= 80
     shown = "\n".join(lines)
     problem = problem_of(name)
@@ -317,11 +317,13 @@ def test_show_fits_and_says_what_a_run_would_take(name):
 
 
 def test_rows_are_those_that_the_net_carries():
-    shown = "\n".join(describe(given("heat4d", ["net.widths=[4]"]), 100))
+    shown = "\n".join(describe(configured("heat4d", ["net.widths=[4]"]), 100))
     assert "rows (6)     value,  ∂x1,  ∂x2,  ∂x3,  ∂x4,  ∂t − 0.25 Δ" in shown.replace(
         "rows (6)   value", "rows (6)     value"
     )
-    published = "\n".join(describe(given("heat4d", ["net.widths=[4]", "published_rows=true"]), 100))
+    published = "\n".join(
+        describe(configured("heat4d", ["net.widths=[4]", "published_rows=true"]), 100)
+    )
     assert "rows (7)" in published
 
 

@@ -29,6 +29,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says in one line of bounded length; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def check_choice(setting: str, value: object, literal: Any) -> None:
     """Raise UserError where a setting is none of the strings of its ``Literal`` type."""
     known = get_args(literal)

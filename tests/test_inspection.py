@@ -45,7 +45,8 @@ def problem_of(name):
 # -- reading formulas back -----------------------------------------------------------------------
 NAMES = {
     **{name: getattr(torch, name) for name in ("sin", "cos", "exp", "log", "sqrt", "abs", "where")},
-    **{name: getattr(torch, name) for name in ("tanh", "maximum", "prod", "sum", "atan")},
+    **{name: getattr(torch, name) for name in ("tanh", "maximum", "prod", "sum", "max", "atan")},
+    "item": lambda v, i: v[i],
     "softmax": lambda v: torch.softmax(v, 0),
     "stack": lambda *values: torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in values]),
 }
@@ -158,6 +159,7 @@ def _accumulated(u, at):
     return total
 
 
+TABLE = torch.linspace(1, 2, 9, dtype=torch.float64)
 TRICKY = {
     "differences": lambda u, at: u - (u.x - (at.x - u * u)),
     "difference of a product": lambda u, at: 1 - (2 - u * u.x) * (-3 + at.x),
@@ -175,6 +177,13 @@ TRICKY = {
     ),
     "vectors": lambda u, at: torch.stack([at.x, u * u])[1] + torch.stack([at.x, at.y])[:1].sum(),
     "in place": _accumulated,
+    "in place on zeros": lambda u, at: torch.zeros_like(at.x).add_(u * u) + torch.ones_like(u) * u,
+    "numbers from a table": lambda u, at: (
+        u * float(TABLE[3]) * at.x + u * u * torch.linspace(0, 1, 5, dtype=torch.float64)[2]
+    ),
+    "several results": lambda u, at: (
+        torch.stack([at.x * u, u.x * u]).max(0).values + sum(torch.sin(torch.stack([u, at.y])))
+    ),
     "autodiff inside": lambda u, at: u - torch.func.grad(lambda x: torch.sin(x) * x**2)(at.x),
     "mixed orders": lambda u, at: lap(lap(u)) - 3 * u.xy + 0.5 * u.xxx * u,
     "bound by name": lambda u, at: dot(grad(u), grad(u)) - dot((at.x, at.y), grad(u)),

@@ -13,7 +13,7 @@ from torch import nn
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, Uniform, dot, grad, lap
 from pinnkfac.common.errors import UserError
-from pinnkfac.config.loading import bundled, find
+from pinnkfac.config.pde_file import bundled, find
 from pinnkfac.inspection import autodiff, notation, text
 from pinnkfac.inspection.checks import examine, examine_problem
 from pinnkfac.inspection.configured import configured

@@ -24,14 +24,14 @@ def suggest(given: str, known: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(known) if known else 'none'}."
 
 
+def first_line(error: BaseException, most: int = 120) -> str:
+    """The first line of what an exception says, of at most so many letters; '' for nothing."""
+    return "".join(str(error).strip().splitlines()[:1])[:most]
+
+
 def counted(number: int, what: str) -> str:
     """'1 point', '3 points'."""
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says in one line of bounded length; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def check_choice(setting: str, value: object, literal: Any) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pinnkfac.common.errors import UserError, counted
-from pinnkfac.config.configuration import build
-from pinnkfac.config.loading import find
+from pinnkfac.config.build import build
+from pinnkfac.config.pde_file import find
 from pinnkfac.domain import Points, PointSet, Uniform
+from pinnkfac.domain.domain import left_out
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
@@ -141,21 +142,22 @@ def _some(points: PointSet, number: int) -> PointSet:
 
 
 def _inside(sample: _Sample, problem: Problem) -> Finding:
-    """Whether the points, and those they are linked to, lie in the box."""
-    box = problem.domain
+    """Whether the points, and those they are linked to, lie in the domain."""
+    box = problem.domain.bounds
     # A region may be of a larger box than the domain, and says so.
     bounds = getattr(sample.term.where, "bounds", None) or box.ranges.values()
     both = torch.tensor([[*box.ranges.values()], [*bounds]], dtype=torch.float64)
     low, high = both[..., 0].amin(0), both[..., 1].amax(0)
     slack = 1e-9 * (high - low)
     for name, x in {"": sample.points.coordinates, **sample.points.links}.items():
-        outside = ((x < low - slack) | (x > high + slack)).any(-1)
+        outside = ((x < low - slack) | (x > high + slack)).any(-1) | left_out(problem.domain, x)
         if outside.any():
             linked = f" linked as '{name}'" if name else ""
             return failed(
                 sample.subject,
-                f"{int(outside.sum())} of {len(x)} points{linked} lie outside {box}, such as "
-                f"{place(problem, x[outside][0])}: are the columns in order, the units the same?",
+                f"{int(outside.sum())} of {len(x)} points{linked} lie outside {problem.domain}, "
+                f"such as {place(problem, x[outside][0])}: are the columns in order, the units the "
+                "same?",
             )
     return passed(sample.subject, f"{counted(len(sample.points), 'point')} in the box")
 
@@ -211,8 +213,8 @@ def _periods(problem: Problem) -> Iterator[Finding]:
     """The exact solution at both ends of the coordinates that the problem is periodic in."""
     for name in problem.signature.periodic:
         ends = []
-        for value in problem.domain.ranges[name]:
-            region = problem.domain.at(**{name: value})
+        for value in problem.domain.bounds.ranges[name]:
+            region = problem.domain.bounds.at(**{name: value})
             points = region.draw(NUMBER, Uniform(), Generator().manual_seed(0))
             ends.append(exact_solution(problem, points.coordinates))
         away = float((ends[0] - ends[1]).abs().max())

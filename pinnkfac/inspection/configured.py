@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pinnkfac.common.errors import UserError
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import PdeFile, find, summary
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import PdeFile, find, summary
 from pinnkfac.problem import Problem
 
 

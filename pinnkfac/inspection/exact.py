@@ -64,7 +64,7 @@ class ExactSolution:
             values = autodiff.derivatives(self.function, self.points, alphas)
             self.trouble = self._compare_with_differences()
         except Exception as error:  # whatever autodiff cannot do with the user's function
-            self.trouble = f"it cannot be differentiated: {first_line(error)}"
+            self.trouble = f"it cannot be differentiated: {_reason(error)}"
             return
         for alpha, by_field in values.items():
             for k, column in enumerate(by_field.unbind(-1)):
@@ -74,7 +74,7 @@ class ExactSolution:
     def _compare_with_differences(self) -> str:
         """What torch does not see: where central differences of two lengths agree, and autodiff
         says something else at most points, the solution uses a table, or .detach()."""
-        box = self.problem.domain
+        box = self.problem.domain.bounds
         low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
         h = 1e-2 * (high - low)
         points = torch.minimum(torch.maximum(self.points, low + 2 * h), high - 2 * h)
@@ -115,7 +115,7 @@ class ExactSolution:
         try:
             _, z = autodiff.evaluate(residual, points, self.function, theta)
         except Exception as error:
-            return not_checked(subject, f"the exact solution at its points: {first_line(error)}")
+            return not_checked(subject, f"the exact solution at its points: {_reason(error)}")
         finite = torch.isfinite(z).all(-1)
         if not finite.any():
             where = place(self.problem, points.coordinates[0])
@@ -155,6 +155,10 @@ class ExactSolution:
         if worst <= NEARLY:
             return hint(subject, f"{most}: fine for an interpolated solution, not for a formula")
         return failed(subject, f"{most}: the term or the solution is wrong")
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error, 160) or type(error).__name__
 
 
 def _fit(residual: Residual, z: Tensor, theta: Tensor, points: PointSet) -> Tensor:

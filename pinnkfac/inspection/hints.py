@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pinnkfac.common.errors import counted
-from pinnkfac.domain import Points
-from pinnkfac.domain.points import Patches
+from pinnkfac.domain import Patches, Points
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection.finding import Finding, hint
 from pinnkfac.inspection.text import abbreviated
@@ -73,7 +72,8 @@ def free_constants(problem: Problem, residuals: Sequence[Residual]) -> Iterator[
         changes = [sum(c for alpha, c in part if not any(alpha)) for part in mine]
         if any(mine) and all(abs(change) <= 1e-12 for change in changes):
             arguments = ", ".join((*problem.fields, "at"))
-            point = ", ".join(f"{n}={low:g}" for n, (low, _) in problem.domain.ranges.items())
+            box = problem.domain.bounds
+            point = ", ".join(f"{n}={low:g}" for n, (low, _) in box.ranges.items())
             yield (
                 f"no term fixes the constant of {name}: every term has the same value for "
                 f"{name} + 1; give it at a point, such as Term('level', box.at({point}), "
@@ -92,7 +92,7 @@ def missing_start(
     if time is None or time in periodic:
         return
     t = problem.coordinates.index(time)
-    start, end = problem.domain.ranges[time]
+    start, end = problem.domain.bounds.ranges[time]
     starts = [
         equation
         for residual in residuals
@@ -128,7 +128,7 @@ def bare_faces(
     bare = []
     # With one coordinate, conditions at one end may be all, as those of a start.
     for name in coordinates.space if len(coordinates.names) > 1 else ():
-        i, bounds = coordinates.index(name), problem.domain.ranges[name]
+        i, bounds = coordinates.index(name), problem.domain.bounds.ranges[name]
         order = max((alpha[i] for _, alpha in derivatives_read(residuals)), default=0)
         missing = [f"{name}={bound:g}" for bound in bounds if {i: bound} not in covered]
         if name not in periodic and order and len(missing) > (0 if order > 1 else 1):
@@ -143,7 +143,7 @@ def bare_faces(
 
 def outside_domain(problem: Problem) -> Iterator[str]:
     """Terms on regions that reach beyond ``Problem(domain=...)``."""
-    ranges = problem.domain.ranges
+    ranges = problem.domain.bounds.ranges
     for term in problem.terms:
         bounds = getattr(term.where, "bounds", None) or ranges.values()
         for (name, (low, high)), (a, b) in zip(ranges.items(), bounds, strict=True):

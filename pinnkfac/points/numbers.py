@@ -28,7 +28,9 @@ class Allocation:
     """
 
     rate: Annotated[float, Range(above=0, most=1)] = 0.1
+    """of the way to the best parts, whenever points are new"""
     least: Annotated[float, Range(least=0, most=0.5)] = 0.05
+    """part of all points that a term keeps"""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Generator, nn
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
-from pinnkfac.config.configuration import GROUPS, build
+from pinnkfac.config.build import build
+from pinnkfac.config.options import GROUPS
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
@@ -32,10 +33,15 @@ class RunSettings:
     """Where a run is written, and what beside its result (the node ``run``)."""
 
     dir: str | None = None
+    """folder of the run; null: outputs/NAME/DATE_TIME, a new one for every run"""
     error_points: Count = 10_000
+    """points of the domain that errors are measured on, where a solution is known"""
     checkpoint: Annotated[float, Range(least=0)] = 30.0
+    """seconds between checkpoints; 0: after every step"""
     plot: bool = True
+    """draw the pictures at the end"""
     quiet: bool = False
+    """show warnings only"""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,19 @@ class General:
     """The settings at the root of the configuration."""
 
     seed: Annotated[int, Range(least=0, most=2**40)] = 0
+    """draws the weights and the points"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1 …"""
     dtype: str = "float64"
+    """float64 or float32"""
     threads: Count | None = None
+    """threads that share the points, on the CPU; null: one a core"""
     published_rows: bool = False
+    """the rows of arXiv:2405.15603 instead of the fewest, for comparison"""
     memory: Positive = 4.0
+    """GiB that one linearisation may keep; above it, parts are computed anew"""
     debug: bool = False
+    """show the traceback of a mistake"""
 
 
 NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}
@@ -71,7 +84,7 @@ class Assembly:
 
     system: System
     source: PointSource
-    start: Callable[[], Stepper]
+    start: Callable[..., Stepper]
     balance: Balance
     stop: Stop
     generators: dict[str, Generator]
@@ -86,7 +99,7 @@ class Assembly:
         return {
             "net": self.system.net.state_dict(),
             "coefficients": self.system.coefficients,
-            "scales": self.system.scales,
+            "scales": self.source.scales,
             "stepper": self.stepper.state_dict(),
             "points": self.source.state_dict(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
@@ -130,7 +143,7 @@ class Assembly:
         self.system.net.load_state_dict(state["net"])
         self.system.coefficients.copy_(state["coefficients"])
         if carried.scales and state["scales"] is not None:
-            self.system.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
+            self.source.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
         if carried.generators:
             for name, generator in self.generators.items():
                 generator.set_state(state["generators"][name])
@@ -139,13 +152,10 @@ class Assembly:
         else:
             self.source.current = []
         if carried.step:
-            stepper = dict(state["stepper"])
-            if not carried.damping and "damping" in stepper:
-                stepper["damping"] = self.damping
-            self.stepper.load_state_dict(_to(stepper, device))
+            damping = None if carried.damping else self.damping
+            self.stepper.load_state_dict(_to(state["stepper"], device), damping)
         else:
-            self.stepper = self.start()  # from the parameters that the net has now
-            self.stepper.fresh = False
+            self.stepper = self.start(fresh=False)
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
@@ -187,24 +197,23 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     )
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
-    price = partial(step.cost, system) if hasattr(step, "cost") else None
+    price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
     source = PointSource(system, build(config.points, "points"), generators["points"], price)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):
-        source.plan.thin(step.share_of_points(system, source.plan.first))
+        source.plan.thin(step.share_of_points(system.workload, source.plan.first))
     search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)
         residuals = system.residuals(first)
     names = problem.coordinates.names
     for term, own, residual in zip(system.terms, first, residuals, strict=True):
-        check_finite(term.residual.term.name, residual, own.points.coordinates, names)
+        check_finite(term.name, residual, own.points.coordinates, names)
     _check_periodic(system, problem)
     balance = build(config.balance, "balance")
     start = partial(step.start, system, search, damping, generators["step"])
-    first_damping = getattr(damping, "start", 0.0)
-    return Assembly(system, source, start, balance, stop, generators, first_damping)
+    return Assembly(system, source, start, balance, stop, generators, damping.start)
 
 
 def _check_periodic(system: System, problem: Problem) -> None:
@@ -212,9 +221,9 @@ def _check_periodic(system: System, problem: Problem) -> None:
     as these may hide what it depends on."""
     if not problem.signature.periodic:
         return
-    domain, own = problem.domain, system.get_parameters()
+    box, own = problem.domain.bounds, system.get_parameters()
     generator = Generator().manual_seed(0)
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
     shape = (16, len(low))
     places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
     noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pinnkfac.common.errors import UserError, counted
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import PdeFile, find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import PdeFile, find
 from pinnkfac.problem import Problem
 from pinnkfac.residual import exact_solution
 from pinnkfac.run.accuracy import ErrorMeter, Errors
@@ -285,7 +285,7 @@ def _headline(task: Task, parts: Assembly, display: Display) -> None:
         where += f" with {counted(system.workers.number, 'thread')}"
     step = OmegaConf.select(task.config, "choices.step")
     display.say(
-        f"{task.name}: {system.parameter_number} parameters, step {step}, {task.config.dtype} on "
+        f"{task.name}: {system.layout.number} parameters, step {step}, {task.config.dtype} on "
         f"{where}; points: {points}"
     )
 

@@ -68,7 +68,7 @@ def time_to(step: str, points: int, widths: str, error: float, limit: float) -> 
     ]
     parts = assemble(compose("poisson2d", found.defaults, overrides), problem)
     if step == EXACT:
-        cost = exact_step(parts.system, list(parts.source.numbers().values()))
+        cost = exact_step(parts.system.workload, list(parts.source.numbers().values()))
         seconds = cost / multiplications_a_second()
         if seconds > limit:
             return Reached(math.inf, 0, f"one step would take about {seconds:.2g} s")

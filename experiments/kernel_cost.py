@@ -30,15 +30,15 @@ from pinnkfac.common.memory import keep_freed_memory
 from pinnkfac.curvature.cost import TRIALS, conjugate_gradient_step, exact_step
 from pinnkfac.curvature.kernel import kernel, plan_kernel
 from pinnkfac.domain import Uniform
-from pinnkfac.linearisation.jacobian import jacobian_rows
-from pinnkfac.linearisation.system import Linearisation, System, TermPoints
+from pinnkfac.linearisation.compiled import TermPoints
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
-from pinnkfac.step.base import Step
+from pinnkfac.step.base import Batch, Step
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.gauss_newton import Automatic
-from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import Kfac, Spring
 from pinnkfac.step.search import Accepted, Loss
-from pinnkfac.step.spring import Spring
 
 MIB = 2**20
 CHUNK = 32
@@ -87,8 +87,7 @@ def best(call: Callable[[], object], repeats: int) -> float:
 # -- the kernel ------------------------------------------------------------------------------------
 def dense_kernel(linearisation: Linearisation) -> Tensor:
     """J Jᵀ from all rows of J, which (Z, G) yield."""
-    sizes = [v.numel() for v in linearisation.system.zeros()]
-    rows = torch.cat([jacobian_rows(block, sizes) for block in linearisation])
+    rows = torch.cat([block.jacobian(linearisation.layout) for block in linearisation])
     return rows @ rows.T
 
 
@@ -126,15 +125,17 @@ def compare_kernels(case: Case, repeats: int, threads: int) -> None:
     ways = kernels(case)
     system, points = case.start()
     numbers = [len(own) for own in points]
-    plan = plan_kernel(system, numbers)
-    products = replace(plan_kernel(system, numbers, products_only=True), by_rows=plan.by_rows)
+    plan = plan_kernel(system.workload, numbers)
+    products = replace(
+        plan_kernel(system.workload, numbers, products_only=True), by_rows=plan.by_rows
+    )
     print(
         f"kernel of {case.interior} + {case.boundary} residuals, {case.dimension}d, widths "
-        f"{'-'.join(map(str, case.widths))}, {system.parameter_number} parameters; layers by rows: "
+        f"{'-'.join(map(str, case.widths))}, {system.layout.number} parameters; layers by rows: "
         f"{sum(plan.by_rows)} of {len(plan.by_rows)}"
     )
     reference = ways["by rows"]()
-    product = len(reference) ** 2 * system.parameter_number
+    product = len(reference) ** 2 * system.layout.number
     print(
         f"multiplications: {products.multiplications:.2e} by rows, {product:.2e} for J times its "
         f"transpose ({product / products.multiplications:.1f} times)"
@@ -203,8 +204,14 @@ def stepping(case: Case, step: Step) -> Callable[[], object]:
     """A function that takes a step, after the first one."""
     system, points = case.start()
     stepper = step.start(system, SomeTrials(), Constant(1e-6), Generator().manual_seed(0))
-    stepper.update(points)
-    return lambda: stepper.update(points)
+    parameters, batch = system.get_parameters(), Batch(points)
+
+    def go() -> None:
+        nonlocal parameters
+        parameters = stepper.update(parameters, batch).parameters
+
+    go()
+    return go
 
 
 def compare_steps(case: Case, repeats: int) -> None:
@@ -261,7 +268,8 @@ def counts(case: Case) -> tuple[float, float]:
     """The multiplications of both steps by the cost model."""
     system, points = case.start()
     numbers = [len(own) for own in points]
-    return exact_step(system, numbers), conjugate_gradient_step(system, numbers, ITERATIONS)
+    workload = system.workload
+    return exact_step(workload, numbers), conjugate_gradient_step(workload, numbers, ITERATIONS)
 
 
 def main() -> None:

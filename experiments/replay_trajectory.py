@@ -22,17 +22,15 @@ from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
 from pinnkfac.curvature.gramian import GramianSettings
-from pinnkfac.curvature.kfac import Factors
-from pinnkfac.curvature.preconditioner import InverseSettings
+from pinnkfac.curvature.kfac import Factors, InverseSettings
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
-from pinnkfac.step.base import Step
+from pinnkfac.step.base import Batch, Step
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.engd import Engd
-from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
-from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.gauss_newton import GaussNewtonStepper
+from pinnkfac.step.lengths import Automatic, Published
+from pinnkfac.step.methods import Engd, Kfac, Spring
 from pinnkfac.step.search import Fixed, Grid, Search
-from pinnkfac.step.spring import Published, Spring
 
 LIMIT = 1e-8
 
@@ -131,10 +129,6 @@ STEPS = {"KFAC": kfac, "ENGD": engd, "SPRING": spring}
 """Optimizers as the files name them, and what turns their settings into ours."""
 
 
-def load_parameters(system: System, data: dict[str, np.ndarray], step: int) -> None:
-    system.set_parameters(published_parameters(system, data, step))
-
-
 def published_parameters(
     system: System, data: dict[str, np.ndarray], step: int
 ) -> list[torch.Tensor]:
@@ -158,7 +152,7 @@ def replay(path: Path) -> Deviation:
     widths = meta["widths"]
     net = Mlp(widths[0], 1, widths[1:-1])
     system = System(problem_of(meta, data), net, published_rows=True)
-    load_parameters(system, data, 0)
+    ours = published_parameters(system, data, 0)
     points = system.prepare(
         [t.where.draw(0, None, Generator()) for t in system.problem.terms]  # type: ignore[arg-type]
     )
@@ -166,8 +160,7 @@ def replay(path: Path) -> Deviation:
     worst_parameters = worst_factors = 0.0
     arrays = 0
     for step in range(1, meta["steps"] + 1):
-        stepper.update(points)
-        ours = system.get_parameters()
+        ours = stepper.update(ours, Batch(points)).parameters
         for mine, theirs in zip(ours, published_parameters(system, data, step), strict=True):
             worst_parameters = max(worst_parameters, relative(mine, theirs))
         for term, name in enumerate(("interior", "boundary")):
@@ -176,7 +169,8 @@ def replay(path: Path) -> Deviation:
                     key = f"step{step}_{letter}_{name}{layer}"
                     if key in data:
                         published = torch.from_numpy(data[key])
-                        mine = stepper.descent.average.pairs[term][layer][side]
+                        sides = stepper.memory.curvature.average.factors.total
+                        mine = sides[2 * (term * len(ours) + layer) + side]
                         worst_factors = max(worst_factors, relative(mine, published))
                         arrays += 1
     return Deviation(worst_parameters, worst_factors, meta["steps"], arrays)

@@ -25,7 +25,7 @@ from pinnkfac.config.pde_file import find
 from pinnkfac.curvature.kfac import factors
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
-from pinnkfac.step.base import Stepper
+from pinnkfac.step.base import Batch, Stepper
 
 CASES = {
     "poisson2d_medium": ("poisson2d", "[64,64,48,48]", {"poisson": 900, "boundary": 120}),
@@ -94,7 +94,7 @@ def measure(case: str, clock: Clock, warm_up: int) -> None:
     points = source.at(0)
     linearisation = system.linearise(points)
     gradient = linearisation.gradient()
-    settings = stepper.descent.factors  # type: ignore[attr-defined]
+    settings = stepper.method.curvature.factors  # type: ignore[attr-defined]
     line("linearisation", clock.units(lambda: system.linearise(points)))
     line("loss", clock.units(lambda: system.loss(points)))
     line("Jv", clock.units(lambda: linearisation.jvp(gradient)))
@@ -108,13 +108,15 @@ def _step_units(
     clock: Clock, system: System, source: PointSource, stepper: Stepper, warm_up: int
 ) -> float:
     """The mean over an even number of steps, since factors are updated in every second one."""
-    points = source.at(0)
+    batch = Batch(source.at(0))
+    parameters = system.get_parameters()
     for _ in range(warm_up):
-        stepper.update(points)
+        parameters = stepper.update(parameters, batch).parameters
 
     def two() -> None:
-        stepper.update(points)
-        stepper.update(points)
+        nonlocal parameters
+        for _ in range(2):
+            parameters = stepper.update(parameters, batch).parameters
 
     return clock.units(two) / 2
 

@@ -22,6 +22,7 @@ from pinnkfac.common.memory import keep_freed_memory
 from pinnkfac.config.compose import compose
 from pinnkfac.config.pde_file import find
 from pinnkfac.run.assembly import Assembly, assemble
+from pinnkfac.step.base import Batch
 
 WIDTHS = {"small": "[64]", "medium": "[64,64,48,48]", "big": "[256,256,128,128]"}
 STEPS = ("spring", "engd_layerwise", "kfac", "kfac_cg", "ekfac", "cg_fac")
@@ -62,18 +63,17 @@ def start(step: str, widths: str, scale: float) -> Assembly:
 def measure(step: str, widths: str, scale: float, repeats: int) -> tuple[float, float]:
     """The least seconds of the second step, and its operations."""
     parts = start(step, widths, scale)
-    points = parts.source.at(0)
-    parts.stepper.update(points)
-    state, place = parts.stepper.state_dict(), parts.system.get_parameters()
+    batch = Batch(parts.source.at(0))
+    place = parts.stepper.update(parts.system.get_parameters(), batch).parameters
+    state = parts.stepper.state_dict()
     fastest = float("inf")
     for _ in range(repeats):  # of one and the same step
         begin = time.process_time()
-        parts.stepper.update(points)
+        parts.stepper.update(place, batch)
         fastest = min(fastest, time.process_time() - begin)
         parts.stepper.load_state_dict(state)
-        parts.system.set_parameters(place)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:  # which takes time
-        parts.stepper.update(points)
+        parts.stepper.update(place, batch)
     return fastest, counter.get_total_flops()
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacfwd, jacrev, vmap
 
-from pinnkfac.linearisation.block import Layer
+from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.system import System, TermPoints
+from pinnkfac.linearisation.layer import Layer
+from pinnkfac.linearisation.system import System
 from pinnkfac.problem import bind
 
 
@@ -130,16 +131,12 @@ def layer_blocks(matrix: Tensor, system: System) -> list[Tensor]:
 
 
 # -- Jacobians from (Z, G) one product at a time -------------------------------------------------
-def layer_jacobian(layer: Layer, equation: int, bias: bool) -> Tensor:
-    """∂ residual / ∂[W | b] of one equation, [batch, out · in (+ 1)], row by row."""
+def layer_jacobian(layer: Layer, equation: int) -> Tensor:
+    """∂ residual / ∂[W | b] of one equation, [batch, out · (in + bias)], row by row."""
     total: Tensor = torch.zeros(())
     for i, s in enumerate(layer.active[equation]):
-        z = layer.inputs[s]
-        if bias:
-            one = torch.full_like(z[:, :1], float(s in layer.value_rows))
-            z = torch.cat([z, one], dim=1)
         g = layer.gradients[equation][i]
-        total = total + torch.einsum("bo,bi->boi", g, z)
+        total = total + torch.einsum("bo,bi->boi", g, layer.inputs[s])
     return total.flatten(1)
 
 

@@ -11,7 +11,8 @@ from regions import Linked
 from torch import Generator
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, Uniform, div, dot, grad, lap
-from pinnkfac.linearisation.system import System, TermPoints
+from pinnkfac.linearisation.compiled import TermPoints
+from pinnkfac.linearisation.system import System
 
 
 def poisson(d: int = 2, weight: float = 1.0) -> Problem:

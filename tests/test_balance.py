@@ -7,19 +7,20 @@ import torch
 from nets import net_for
 from oracles import assert_close, flat, jacobian, unflat
 from problems import PROBLEMS, points_for
+from stepping import situation, take
 from torch import Generator
 
 from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
-from pinnkfac.curvature.kfac import Average, Factors
-from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner
+from pinnkfac.curvature.kfac import KfacState, KroneckerFactors
 from pinnkfac.linearisation.balance import Balance
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.traces import mean_square_norms
 from pinnkfac.points.source import PointSettings, PointSource
 from pinnkfac.run.loop import Progress, Stop, run
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.gauss_newton import Automatic
-from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import Kfac
 from pinnkfac.step.search import Backtracking, Fixed
 
 
@@ -32,11 +33,11 @@ def dense_norms(system, points):
     """mean over points of ‖∂r_e/∂θ‖² from the rows of the dense Jacobian."""
     rows = jacobian(system, points).square().sum(1)
     result, start = [], 0
-    for term, own in zip(system.terms, points, strict=True):
-        n, e = len(own), term.residual.equations
+    for term, drawn in zip(system.terms, points, strict=True):
+        n, e = len(drawn), term.equations
         block = rows[start : start + n * e].view(n, e)
         start += n * e
-        result.append(block.sum(0) / term.residual.term.weight)
+        result.append(block.sum(0) / term.weight)
     return result
 
 
@@ -56,13 +57,13 @@ def test_scales_make_all_equations_equally_sensitive(name):
     system = system_of(name)
     points = points_for(system)
     balance = Balance()
-    system.scales = balance.scales(system.linearise(points))
-    norms = torch.cat(mean_square_norms(system.linearise(points)))
+    scales = balance.scales(system.linearise(points))
+    scaled = system.linearise(with_scales(points, scales))
+    norms = torch.cat(mean_square_norms(scaled))
     assert_close(norms, norms.max().expand_as(norms), 1e-10)
-    assert min(float(s.min()) for s in system.scales) == pytest.approx(1.0, rel=1e-12)
+    assert min(float(s.min()) for s in scales) == pytest.approx(1.0, rel=1e-12)
     # A second look finds the same scales, since those in force are divided out.
-    again = balance.scales(system.linearise(points))
-    for a, b in zip(again, system.scales, strict=True):
+    for a, b in zip(balance.scales(scaled), scales, strict=True):
         assert_close(a, b, 1e-10)
 
 
@@ -79,17 +80,18 @@ def test_scales_multiply_residual_and_jacobian_and_not_the_reported_losses(name)
     points = points_for(system)
     plain = system.linearise(points)
     dense = jacobian(system, points)
-    system.scales = [torch.arange(2.0, 2.0 + t.residual.equations) for t in system.terms]
-    system.scales = [s.double() for s in system.scales]
-    scaled = system.linearise(points)
+    scales = [torch.arange(2.0, 2.0 + t.equations).double() for t in system.terms]
+    with_them = with_scales(points, scales)
+    scaled = system.linearise(with_them)
     factor = torch.cat(
-        [s.expand(len(p), -1).reshape(-1) for s, p in zip(system.scales, points, strict=True)]
+        [s.expand(len(p), -1).reshape(-1) for s, p in zip(scales, points, strict=True)]
     )
     assert_close(scaled.residual, factor * plain.residual, 1e-12)
     v = unflat(torch.randn(dense.shape[1], dtype=torch.float64), system.get_parameters())
     assert_close(scaled.jvp(v), factor * (dense @ flat(v)), 1e-10)
     assert scaled.losses == pytest.approx(plain.losses, rel=1e-12)
-    assert scaled.loss == pytest.approx(system.loss(points), rel=1e-12)
+    assert system.losses(with_them) == system.losses(points)
+    assert scaled.loss == pytest.approx(system.loss(with_them), rel=1e-12)
     assert scaled.loss != pytest.approx(plain.loss, rel=1e-2)
 
 
@@ -97,11 +99,8 @@ def test_conjugate_gradients_solve_the_damped_system():
     system = system_of("poisson")
     points = points_for(system, 9)
     linearisation = system.linearise(points)
-    average = Average(Factors())
-    average.update(linearisation)
-    preconditioner = Preconditioner(InverseSettings(), system, average)
     damping = 1e-1
-    preconditioner.update(damping, 0)
+    preconditioner = KroneckerFactors().at(situation(linearisation, damping), KfacState())
     gradient = linearisation.gradient()
     dense = jacobian(system, points)
     matrix = dense.T @ dense + damping * torch.eye(dense.shape[1], dtype=torch.float64)
@@ -119,11 +118,8 @@ def test_conjugate_gradients_solve_the_damped_system():
 def test_conjugate_gradients_of_nothing_are_nothing():
     system = system_of("poisson")
     linearisation = system.linearise(points_for(system))
-    average = Average(Factors())
-    average.update(linearisation)
-    preconditioner = Preconditioner(InverseSettings(), system, average)
-    preconditioner.update(1e-3, 0)
-    result = conjugate_gradients(linearisation, system.zeros(), preconditioner, 1e-3, 5)
+    preconditioner = KroneckerFactors().at(situation(linearisation, 1e-3), KfacState())
+    result = conjugate_gradients(linearisation, system.layout.zeros(), preconditioner, 1e-3, 5)
     assert float(flat(result).abs().max()) == 0.0
 
 
@@ -147,14 +143,14 @@ def test_losses_on_other_points_or_scales_do_not_judge_a_step(search):
     damping = LevenbergMarquardt(start=0.1, good=0.5, bad=0.5)
     stepper = step.start(system, search, damping, Generator())
     points = points_for(system)
-    stepper.update(points)
-    before = stepper.damping
+    take(stepper, system, points)
+    before = stepper.memory.damping
     if isinstance(search, Fixed):
         assert before == 0.1  # judged by the next step
-        stepper.update(points_for(system, 5), same_loss=False)
-        assert stepper.damping == 0.1
-        stepper.update(points_for(system, 5))
-        assert stepper.damping != 0.1
+        take(stepper, system, points_for(system, 5), same_loss=False)
+        assert stepper.memory.damping == 0.1
+        take(stepper, system, points_for(system, 5))
+        assert stepper.memory.damping != 0.1
     else:
         assert before != 0.1
 

@@ -21,19 +21,24 @@ from oracles import (
     random_spd,
 )
 from problems import PROBLEMS, allen_cahn, inverse, points_for, poisson
+from stepping import situation, take
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pinnkfac import UserError
 from pinnkfac.common.errors import Diverged
-from pinnkfac.curvature.cg_fac import KroneckerOperator, conjugate_gradients_by_layer
+from pinnkfac.curvature.cg_fac import (
+    KroneckerOperator,
+    MatrixFree,
+    conjugate_gradients_by_layer,
+)
 from pinnkfac.curvature.kfac import Factors, factors
 from pinnkfac.curvature.kronecker import inverse as kronecker_inverse
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
-from pinnkfac.step.cg_fac import CgFac
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.lengths import Automatic, Past
+from pinnkfac.step.methods import CgFac
 from pinnkfac.step.search import Backtracking, Fixed
 
 
@@ -45,41 +50,36 @@ def system_of(name, **arguments):
 
 def row_matrix(linearisation, layer):
     """Σ_t w_t Σ_s A_ts ⊗ B_ts of one layer, from single rows."""
-    system = linearisation.system
     by_row = {}
     for block in linearisation:
-        own = block.layers[layer]
-        for s in range(len(own.inputs)):
-            z = own.inputs[s]
-            if own.has_bias:
-                z = torch.cat([z, torch.full_like(z[:, :1], float(s in own.value_rows))], 1)
+        one = block.layers[layer]
+        for s, z in enumerate(one.inputs):
             a, b = by_row.setdefault((block.term, s), [0.0, 0.0])
-            for e, g in enumerate(own.gradients):
-                if s in own.active[e]:
-                    row = g[own.active[e].index(s)]
+            for e, g in enumerate(one.gradients):
+                if s in one.active[e]:
+                    row = g[one.active[e].index(s)]
                     b = b + row.T @ row
             by_row[block.term, s] = [a + z.T @ z, b]
-    points = [0] * len(system.terms)
+    points = [0] * len(linearisation.weights)
     for (batch, _), term in zip(linearisation.sizes, linearisation.terms, strict=True):
         points[term] += batch
     total = 0.0
     for (term, _), (a, b) in by_row.items():
         if isinstance(b, torch.Tensor):
-            weight = system.problem.terms[term].weight
+            weight = linearisation.weights[term]
             total = total + weight / points[term] ** 2 * kronecker(a, b)
     return total
 
 
 def dense_products(linearisation, sharing):
     """The matrices of all layers, [layer's param, layer's param]."""
-    system = linearisation.system
-    layers = range(len(system.graph.linears))
+    layers = range(len(linearisation.layout.layers))
     if sharing == "rows":
         return [row_matrix(linearisation, layer) for layer in layers]
     by_term = factors(linearisation, Factors(sharing))
-    weights = [t.weight for t in system.problem.terms]
+    weights = linearisation.weights
     return [
-        sum(w * kronecker(*own[layer]) for own, w in zip(by_term, weights, strict=True))
+        sum(w * kronecker(*pairs[layer]) for pairs, w in zip(by_term, weights, strict=True))
         for layer in layers
     ]
 
@@ -94,6 +94,7 @@ def linear_part(system, direction):
 def test_the_product_is_that_of_the_kronecker_factors(name, sharing):
     system, points = system_of(name)
     linearisation = system.linearise(points)
+    assert linearisation.weights == [t.weight for t in system.problem.terms]
     v = linear_part(system, random_direction(system))
     found = KroneckerOperator(linearisation, sharing)(v)
     for x, own, matrix in zip(found, v, dense_products(linearisation, sharing), strict=True):
@@ -136,11 +137,10 @@ def test_no_factor_is_ever_formed():
     system = System(poisson(), net)
     linearisation = system.linearise(points_for(system, 3))
     gradient = linearisation.gradient()
-    descent = start(system).descent
     for sharing in ("expand", "reduce", "rows"):
-        descent.settings = CgFac(sharing, iterations=3)
         with Largest() as mode:
-            descent.direction(linearisation, gradient, 1e-3)
+            solver = MatrixFree(sharing, iterations=3).at(situation(linearisation, 1e-3), None)
+            solver.direction(gradient)
         rows, points = 4, 3
         assert 900 < mode.size <= rows * max(900 * 5, points * 901)
     with Largest() as mode:
@@ -280,7 +280,7 @@ def test_a_step_solves_by_layer_and_the_dense_block_exactly(sharing):
     matrices = [*dense_products(linearisation, sharing), layer_blocks(j.T @ j, system)[-1]]
     damped = torch.block_diag(*matrices) + 1e-2 * torch.eye(j.shape[1], dtype=FLOAT)
     expected = -torch.linalg.solve(damped, flat(linearisation.gradient()))
-    start(system, sharing=sharing, iterations=200, tolerance=1e-26).update(points)
+    take(start(system, sharing=sharing, iterations=200, tolerance=1e-26), system, points)
     assert_close(flat(system.get_parameters()) - before, expected, 1e-9)
 
 
@@ -294,7 +294,7 @@ def test_a_few_steps_lower_the_loss(build, lengths):
     stepper = start(system, search=Backtracking(), damping=schedule, lengths=lengths)
     losses = [system.loss(points)]
     for _ in range(8):
-        stepper.update(points)
+        take(stepper, system, points)
         losses.append(system.loss(points))
         assert losses[-1] <= losses[-2] * (1 + 1e-12)
     assert losses[-1] < 0.5 * losses[0]
@@ -305,26 +305,28 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     settings = {"search": Backtracking(), "lengths": Automatic(), "damping": LevenbergMarquardt()}
     stepper = start(system, **settings)
     for _ in range(2):
-        stepper.update(points)
+        take(stepper, system, points)
     torch.save([stepper.state_dict(), system.get_parameters()], tmp_path / "state.pt")
     state, parameters = torch.load(tmp_path / "state.pt", weights_only=True)
     for _ in range(3):
-        stepper.update(points)
+        take(stepper, system, points)
     whole = flat(system.get_parameters())
     system.set_parameters(copy.deepcopy(parameters))
     resumed = start(system, **settings)
     resumed.load_state_dict(state)
     for _ in range(3):
-        resumed.update(points)
+        take(resumed, system, points)
     assert_close(flat(system.get_parameters()), whole, 0.0)
-    assert "momentum anew" in resumed.recover() and not resumed.past
+    assert "momentum anew" in resumed.recover()
+    assert resumed.memory.lengths == Past([], 5) and resumed.memory.curvature is None
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(UserError, match=r"step\.sharing=row .*expand, reduce, rows"):
-        CgFac("row")
+    for make in (CgFac, MatrixFree):
+        with pytest.raises(UserError, match=r"step\.sharing=row .*expand, reduce, rows"):
+            make("row")
     system, points = with_coefficients()
     linearisation = system.linearise(points)
     bad = [torch.full_like(v, float("nan")) for v in linearisation.gradient()]
     with pytest.raises(Diverged, match="diverged"):
-        start(system).descent.direction(linearisation, bad, 1e-3)
+        MatrixFree().at(situation(linearisation, 1e-3), None).direction(bad)

@@ -35,7 +35,8 @@ from pinnkfac.config.mistakes import keys
 from pinnkfac.config.options import GROUPS
 from pinnkfac.nets.mlp import ACTIVATIONS
 from pinnkfac.run.summary import failure
-from pinnkfac.store.run_folder import RunFolder, StoredRun
+from pinnkfac.store.run_folder import RunFolder
+from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.taylor import rules
 
 ROOT = Path(__file__).parent.parent

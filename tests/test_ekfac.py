@@ -20,24 +20,25 @@ from oracles import (
     unflat,
 )
 from problems import PROBLEMS, allen_cahn, inverse, points_for, poisson
+from stepping import situation, take
 from torch import nn
 
 from pinnkfac import Box, Problem, Term
 from pinnkfac.curvature.ekfac import (
     EigenvalueCorrected,
-    EkfacInverse,
+    EkfacState,
     Moments,
     carried,
     second_moments,
 )
-from pinnkfac.curvature.kfac import Factors
-from pinnkfac.curvature.kronecker import merge
-from pinnkfac.curvature.preconditioner import InverseSettings, KfacInverse
+from pinnkfac.curvature.kfac import Factors, Inverses, KroneckerFactors
+from pinnkfac.curvature.kronecker import EigenInverse, floored, merge
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.ekfac import Ekfac
-from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import Ekfac
 from pinnkfac.step.search import Backtracking, Fixed
 
 
@@ -53,10 +54,17 @@ def with_coefficients():
     return system, points_for(system, 6)
 
 
-def prepared(system, points, damping=1e-2, factors=Factors(), moments=Moments()):  # noqa: B008
-    found = EkfacInverse(factors, moments, system, torch.Generator().manual_seed(0))
-    found.prepare(system.linearise(points), damping, 0)
-    return found
+def prepared(system, points, damping=1e-2, **settings):
+    """The solver of the first step."""
+    curvature = EigenvalueCorrected(**settings)
+    at = situation(system.linearise(points), damping)
+    return curvature.at(at, curvature.start(system))
+
+
+def merged(solver, linearisation, factors=Factors()):  # noqa: B008
+    """The factors (A, B) of every layer, of all terms together."""
+    pairs = solver.state.average.pairs(linearisation.weights, factors)
+    return [merge(terms) for terms in pairs]
 
 
 def basis(pair):
@@ -65,13 +73,14 @@ def basis(pair):
     return torch.kron(base_b, base_a)
 
 
-def dense_matrix(found, system, points, damping):
+def dense_matrix(solver, system, points, damping):
     """The damped curvature that EKFAC inverts, as one matrix."""
+    bases = solver.state.bases
     blocks = [
         basis(pair) @ (s.flatten() + damping).diag() @ basis(pair).T
-        for pair, s in zip(found.bases, found.moments, strict=True)
+        for pair, s in zip(bases, second_moments(solver.linearisation, bases), strict=True)
     ]
-    if system.dense_size:
+    if system.layout.dense:
         j = jacobian(system, points)
         exact = layer_blocks(j.T @ j, system)[-1]
         blocks.append(exact + damping * torch.eye(len(exact), dtype=FLOAT))
@@ -83,10 +92,12 @@ def dense_matrix(found, system, points, damping):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_second_moments_are_the_diagonal_of_the_gramian_in_the_basis(name, sharing):
     system, points = system_of(name)
-    found = prepared(system, points, factors=Factors(sharing))
+    bases = prepared(system, points, factors=Factors(sharing)).state.bases
+    moments = second_moments(system.linearise(points), bases)
     j = jacobian(system, points)
     blocks = layer_blocks(j.T @ j, system)
-    for pair, s, exact in zip(found.bases, found.moments, blocks, strict=False):
+    assert len(bases) == len(moments) == len(system.layout.layers)
+    for pair, s, exact in zip(bases, moments, blocks, strict=False):
         u = basis(pair)
         assert_close(u.T @ u, torch.eye(len(u), dtype=FLOAT), 1e-12)
         assert_close(s.flatten(), (u.T @ exact @ u).diagonal(), 1e-10)
@@ -105,8 +116,8 @@ def test_second_moments_of_threads_and_of_blocks_that_are_not_kept():
         ]
         moments = second_moments(system.linearise(points), bases)
         expected = expected or moments
-        for s, own in zip(moments, expected, strict=True):
-            assert_close(s, own, 1e-12)
+        for s, first in zip(moments, expected, strict=True):
+            assert_close(s, first, 1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,13 +126,13 @@ def test_the_frobenius_error_is_smaller_than_that_of_kfac(name, seed):
     torch.manual_seed(seed)
     system, points = system_of(name)
     assert len(points[0]) == 9
-    found = prepared(system, points)
-    j = jacobian(system, points)
-    weights = [t.weight for t in system.problem.terms]
+    solver, linearisation = prepared(system, points), system.linearise(points)
+    j, bases = jacobian(system, points), solver.state.bases
+    factors, moments = merged(solver, linearisation), second_moments(linearisation, bases)
     for layer, exact in enumerate(layer_blocks(j.T @ j, system)):
-        u = basis(found.bases[layer])
-        ours = u @ found.moments[layer].flatten().diag() @ u.T
-        kfac = kronecker(*merge(found.average.layer(layer, weights)))
+        u = basis(bases[layer])
+        ours = u @ moments[layer].flatten().diag() @ u.T
+        kfac = kronecker(*factors[layer])
         if len(system.get_parameters()[layer]) == 1:  # one output, one row a term: both are exact
             assert_close(ours, exact, 1e-12)
             assert_close(kfac, exact, 1e-12)
@@ -143,24 +154,23 @@ def test_moments_carried_to_another_basis():
 
 # -- equal to KFAC, and not ----------------------------------------------------------------------
 def kfac_of(system, points, damping=1e-2):
-    found = KfacInverse(Factors(), InverseSettings(), system, torch.Generator())
-    found.prepare(system.linearise(points), damping, 0)
-    return found
+    curvature = KroneckerFactors()
+    return curvature.at(situation(system.linearise(points), damping), curvature.start(system))
 
 
 @pytest.mark.parametrize("name", ["poisson", "flow"])
 def test_products_of_eigenvalues_in_place_of_the_moments_are_kfac(name):
     system, points = system_of(name)
-    found, kfac = prepared(system, points), kfac_of(system, points)
+    ekfac, kfac = prepared(system, points), kfac_of(system, points)
     v = random_direction(system)
-    assert deviation(flat(found.apply(v)), flat(kfac.apply(v))) > 1e-2
-    weights = [t.weight for t in system.problem.terms]
-    for layer, (base_a, base_b) in enumerate(found.bases):
-        a, b = merge(found.average.layer(layer, weights))
+    assert deviation(flat(ekfac.apply(v)), flat(kfac.apply(v))) > 1e-2
+    inverses = []
+    pairs = merged(ekfac, system.linearise(points))
+    for (base_a, base_b), (a, b) in zip(ekfac.state.bases, pairs, strict=True):
         values = [(q.T @ m @ q).diagonal() for q, m in ((base_b, b), (base_a, a))]
-        found.moments[layer] = torch.outer(*values)
-    found._invert(1e-2)
-    assert_close(flat(found.apply(v)), flat(kfac.apply(v)), 1e-9)
+        inverses.append(EigenInverse(base_a, base_b, floored(torch.outer(*values) + 1e-2, 1e-15)))
+    assert ekfac.inverses.dense is None
+    assert_close(flat(Inverses(inverses).apply(v)), flat(kfac.apply(v)), 1e-9)
 
 
 def test_where_the_gramian_is_a_kronecker_product_both_are_exact():
@@ -183,10 +193,10 @@ def test_where_the_gramian_is_a_kronecker_product_both_are_exact():
 @pytest.mark.parametrize("damping", [1e-2, 1e-8])
 def test_the_inverse_and_its_dense_block(damping):
     system, points = with_coefficients()
-    found = prepared(system, points, damping)
+    solver = prepared(system, points, damping)
     v = random_direction(system)
-    expected = torch.linalg.solve(dense_matrix(found, system, points, damping), flat(v))
-    assert_close(flat(found.apply(v)), expected, 1e-8)
+    expected = torch.linalg.solve(dense_matrix(solver, system, points, damping), flat(v))
+    assert_close(flat(solver.apply(v)), expected, 1e-8)
 
 
 def test_without_damping_nothing_is_infinite():
@@ -197,47 +207,55 @@ def test_without_damping_nothing_is_infinite():
 def test_bases_are_renewed_in_time_and_carry_the_average():
     system, points = system_of("poisson")
     linearisation = system.linearise(points)
-    found = prepared(system, points, moments=Moments(every=3, decay=0.6), factors=Factors(decay=0))
-    first, start = [a.clone() for a, _ in found.bases], system.get_parameters()
-    system.set_parameters([1.3 * v for v in start])
-    other = system.linearise(points)
+    curvature = EigenvalueCorrected(Factors(decay=0), Moments(every=3, decay=0.6))
+    first = curvature.at(situation(linearisation), curvature.start(system)).state
+    system.set_parameters([1.3 * v for v in system.get_parameters()])
+    other, state = system.linearise(points), first
     for step in (1, 2):
-        found.prepare(other, 1e-2, step)
-        assert all(torch.equal(a, own) for (a, _), own in zip(found.bases, first, strict=True))
-    old = second_moments(linearisation, found.bases)
-    new = second_moments(other, found.bases)
-    for s, x, y in zip(found.moments, old, new, strict=True):
+        state = curvature.at(situation(other, step=step), state).state
+        pairs = zip(state.bases, first.bases, strict=True)
+        assert all(torch.equal(a, before) for (a, _), (before, _) in pairs)
+    old, new = (second_moments(lin, state.bases) for lin in (linearisation, other))
+    for s, x, y in zip(state.moments.total, old, new, strict=True):
         assert_close(s, 0.4 * (0.36 * x + 0.6 * y + y), 1e-12)
-    before = list(zip(found.bases, [s.clone() for s in found.moments], strict=True))
-    found.prepare(other, 1e-2, 3)
-    assert all(deviation(a, own) > 1e-3 for (a, _), own in zip(found.bases, first, strict=True))
-    fresh = second_moments(other, found.bases)
-    for (pair, s), own, value, now in zip(before, found.bases, fresh, found.moments, strict=True):
-        assert_close(now, 0.6 * carried(s, pair, own) + 0.4 * value, 1e-12)
-    denominator = found.inverses[0].denominator
-    assert_close(denominator, found.moments[0] / (1 - 0.6**4) + 1e-2, 1e-12)
+    solver = curvature.at(situation(other, step=3), state)
+    renewed = solver.state
+    pairs = zip(renewed.bases, first.bases, strict=True)
+    assert all(deviation(a, before) > 1e-3 for (a, _), (before, _) in pairs)
+    fresh = second_moments(other, renewed.bases)
+    for now, s, before, after, value in zip(
+        renewed.moments.total, state.moments.total, state.bases, renewed.bases, fresh, strict=True
+    ):
+        assert_close(now, 0.6 * carried(s, before, after) + 0.4 * value, 1e-12)
+    denominator = solver.inverses.layers[0].denominator
+    assert_close(denominator, renewed.moments.total[0] / (1 - 0.6**4) + 1e-2, 1e-12)
 
 
 def test_new_scales_begin_the_moments_anew():
     system, points = system_of("poisson")
-    found = prepared(system, points, moments=Moments(decay=0.9))
-    system.scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 3.0)]
-    linearisation = system.linearise(points)
-    found.prepare(linearisation, 1e-2, 1)
-    assert found.updates == 1
-    for s, new in zip(found.moments, second_moments(linearisation, found.bases), strict=True):
-        assert_close(s, 0.1 * new, 1e-12)
+    curvature = EigenvalueCorrected(moments=Moments(decay=0.9))
+    state = curvature.at(situation(system.linearise(points)), curvature.start(system)).state
+    assert state.moments.updates == 1
+    scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 3.0)]
+    linearisation = system.linearise(with_scales(points, scales))
+    state = curvature.at(situation(linearisation, step=1), state).state
+    assert state.moments.updates == 1
+    new = second_moments(linearisation, state.bases)
+    for s, value in zip(state.moments.total, new, strict=True):
+        assert_close(s, 0.1 * value, 1e-12)
+    state = curvature.at(situation(linearisation, step=2), state).state
+    assert state.moments.updates == 2
 
 
-def test_as_a_preconditioner_of_its_own():
+def test_as_a_curvature_of_its_own():
     system, points = system_of("poisson")
-    linearisation = system.linearise(points)
-    found = EigenvalueCorrected().start(system, torch.Generator().manual_seed(0))
-    found.prepare(linearisation, 1e-2, 0)
+    curvature = EigenvalueCorrected()
+    assert curvature.kept == "factors and their second moments"
+    assert curvature.start(system) == EkfacState()
+    solver = curvature.at(situation(system.linearise(points)), curvature.start(system))
     v = random_direction(system)
-    assert_close(flat(found.apply(v)), flat(prepared(system, points).apply(v)), 0.0)
-    assert found.restart() == "factors and their second moments"
-    assert not found.bases and found.average.updates == 0
+    assert_close(flat(solver.apply(v)), flat(prepared(system, points).apply(v)), 0.0)
+    assert solver.state.bases and solver.state.average.factors.updates == 1
 
 
 # -- steps ---------------------------------------------------------------------------------------
@@ -257,7 +275,7 @@ def test_a_step_is_the_inverse_refined_by_conjugate_gradients(iterations):
         expected = conjugate_gradients(
             exact, -gradient, lambda r: torch.linalg.solve(matrix, r), iterations
         )
-    started(system, iterations=iterations).update(points)
+    take(started(system, iterations=iterations), system, points)
     assert_close(flat(system.get_parameters()) - start, expected, 1e-9)
 
 
@@ -271,10 +289,18 @@ def test_a_few_steps_lower_the_loss(build, lengths):
     stepper = started(system, search=Backtracking(), damping=schedule, lengths=lengths)
     losses = [system.loss(points)]
     for _ in range(8):
-        stepper.update(points)
+        take(stepper, system, points)
         losses.append(system.loss(points))
         assert losses[-1] <= losses[-2] * (1 + 1e-12)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def averages(state):
+    """The averaged tensors in the state of a step."""
+    held = state["curvature"]
+    factors, moments = held["average"]["factors"]["total"], held["moments"]["total"]
+    assert len(factors) == 8  # of two terms and two layers
+    return [*factors, *moments]
 
 
 RESUMED = {
@@ -294,29 +320,29 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name, tmp_path):
 
     stepper = begun()
     for _ in range(2):
-        stepper.update(points)
-    generator = stepper.descent.generator.get_state()
+        take(stepper, system, points)
+    generator = stepper.generator.get_state()
     torch.save([stepper.state_dict(), system.get_parameters()], tmp_path / "state.pt")
     state, parameters = torch.load(tmp_path / "state.pt", weights_only=True)
     kept = copy.deepcopy(state)
     for _ in range(4):
-        stepper.update(points)
+        take(stepper, system, points)
     whole = flat(system.get_parameters())
     system.set_parameters(unflat(flat(parameters), parameters))
     resumed = begun()
     resumed.load_state_dict(state)
-    resumed.descent.generator.set_state(generator)
+    resumed.generator.set_state(generator)
     for _ in range(4):
-        resumed.update(points)
+        take(resumed, system, points)
     assert_close(flat(system.get_parameters()), whole, 0.0)
-    for x, y in zip(kept["descent"]["moments"], state["descent"]["moments"], strict=True):
-        assert torch.equal(x, y)  # what was given is not changed
+    for before, after in zip(averages(kept), averages(state), strict=True):
+        assert torch.equal(before, after)  # what was given is not changed
 
 
 def test_after_a_divergence_all_averages_are_new():
     system, points = with_coefficients()
     stepper = started(system)
-    stepper.update(points)
+    take(stepper, system, points)
     assert "factors and their second moments anew" in stepper.recover()
-    assert stepper.descent.moments == [] and stepper.descent.average.updates == 0
-    stepper.update(points)
+    assert stepper.memory.curvature == EkfacState()
+    take(stepper, system, points)

@@ -18,28 +18,34 @@ from oracles import (
     unflat,
 )
 from problems import PROBLEMS, allen_cahn, flow, inverse, points_for, poisson
+from stepping import situation, take
 from torch import nn
 
 from pinnkfac import UserError
 from pinnkfac.common import memory
 from pinnkfac.common.errors import Diverged
+from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature import gramian as gramian_module
-from pinnkfac.curvature import jacobian as jacobian_module
 from pinnkfac.curvature.gramian import (
-    GramianAverage,
+    ExactGramian,
     GramianSettings,
+    GramianState,
+    LayerKernels,
     diagonal_gramian,
     gramian,
     layer_gramians,
 )
-from pinnkfac.curvature.kernel import kernel
-from pinnkfac.curvature.layer_kernels import layer_alone
+from pinnkfac.curvature.kernel import layer_kernel
 from pinnkfac.curvature.solve import solve_damped
+from pinnkfac.linearisation import block as block_module
+from pinnkfac.linearisation import layer as layer_module
+from pinnkfac.linearisation.compiled import with_scales
+from pinnkfac.linearisation.layer import square_sum
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.engd import Engd
-from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import Engd
 from pinnkfac.step.search import Backtracking, Fixed
 
 KINDS = ("full", "layerwise", "diagonal")
@@ -55,7 +61,7 @@ def with_coefficients(device="cpu"):
     net = nn.Sequential(linear(2, 4), Scale(4), nn.Tanh(), linear(4, 1)).to(device)
     system = System(inverse(), net)
     points = points_for(system, 6)
-    assert [len(p) for p in points] == [6, 7] and system.dense_size == 6
+    assert [len(p) for p in points] == [6, 7] and system.layout.dense == 6
     return system, points
 
 
@@ -67,17 +73,17 @@ def identity(size):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_rows_of_the_jacobian(name):
     system, points = system_of(name)
-    sizes = [v.numel() for v in system.get_parameters()]
     blocks = list(system.linearise(points))
-    found = torch.cat([jacobian_module.jacobian_rows(block, sizes) for block in blocks])
+    found = torch.cat([block.jacobian(system.layout) for block in blocks])
     assert_close(found, jacobian(system, points), 1e-11)
     for block in blocks:
         for layer in block.layers:
             for e in range(block.equations):
-                rows = jacobian_module.layer_jacobian(layer, e)
-                assert rows.shape == (block.batch, layer.gradients[e].shape[-1], len(rows[0, 0]))
+                rows = layer.jacobian(e)
+                out, inputs = layer.gradients[e].shape[-1], layer.inputs.shape[-1]
+                assert rows.shape == (block.batch, out, inputs)
                 if len(layer.gradients[e]):
-                    expected = layer_jacobian(layer, e, layer.has_bias)
+                    expected = layer_jacobian(layer, e)
                     assert_close(rows.flatten(1), expected, 1e-13)
                 else:
                     assert not rows.any()
@@ -87,21 +93,22 @@ def test_a_layer_without_bias_has_no_column_for_it():
     net = nn.Sequential(linear(2, 4, False), nn.Tanh(), linear(4, 1))
     system = System(poisson(), net)
     block = next(iter(system.linearise(points_for(system, 5))))
-    assert jacobian_module.layer_jacobian(block.layers[0], 0).shape == (5, 4, 2)
-    assert jacobian_module.layer_jacobian(block.layers[1], 0, 2.0).shape == (5, 1, 5)
-    twice = jacobian_module.layer_jacobian(block.layers[1], 0, 2.0)
-    assert_close(twice, 2.0 * jacobian_module.layer_jacobian(block.layers[1], 0), 0.0)
+    assert system.layout.layers == ((4, 2), (1, 5))
+    assert block.layers[0].jacobian(0).shape == (5, 4, 2)
+    twice = block.layers[1].jacobian(0, 2.0)
+    assert twice.shape == (5, 1, 5)
+    assert_close(twice, 2.0 * block.layers[1].jacobian(0), 0.0)
 
 
 @pytest.mark.parametrize("active", [1, 2, 3, 4, 6])
 def test_sums_of_squares_with_few_and_many_rows(active, monkeypatch):
-    monkeypatch.setattr(jacobian_module, "CACHED", 40)  # several pieces
+    monkeypatch.setattr(layer_module, "CACHED", 40)  # several pieces
     g, z = torch.randn(active, 9, 4, dtype=FLOAT), torch.randn(active, 9, 3, dtype=FLOAT)
     expected = torch.einsum("sbo,sbi->boi", g, z).square().sum(0)
     kept = g.clone()
     for few in (0, 99):
-        monkeypatch.setattr(jacobian_module, "FEW", few)
-        assert_close(jacobian_module.square_sum(g, z), expected, 1e-13)
+        monkeypatch.setattr(layer_module, "FEW", few)
+        assert_close(square_sum(g, z), expected, 1e-13)
     assert_close(g, kept, 0.0)
 
 
@@ -126,7 +133,7 @@ def test_gramians(name, monkeypatch):
 
 
 def test_gramians_in_pieces_threads_and_blocks_that_are_not_kept(monkeypatch):
-    monkeypatch.setattr(jacobian_module, "PIECE", 200)
+    monkeypatch.setattr(block_module, "PIECE", 200)
     for arguments in ({"workers": 2}, {"memory": 1.0}, {"workers": 3, "chunk_bytes": 100}):
         problem = PROBLEMS["flow"]()
         system = System(problem, net_for(problem), **arguments)
@@ -136,11 +143,12 @@ def test_gramians_in_pieces_threads_and_blocks_that_are_not_kept(monkeypatch):
 def test_gramians_carry_the_scales_of_equations():
     system, points = system_of("flow")
     plain = jacobian(system, points)
-    system.scales = [torch.full((n,), 2.0 + n, dtype=FLOAT) for n in (3, 2, 1)]
+    scales = [torch.full((n,), 2.0 + n, dtype=FLOAT) for n in (3, 2, 1)]
     rows = [len(p) * n for p, n in zip(points, (3, 2, 1), strict=True)]
     factors = torch.cat([torch.full((k,), 2.0 + n) for k, n in zip(rows, (3, 2, 1), strict=True)])
     j = plain * factors[:, None]
-    assert_close(gramian(system.linearise(points)), j.T @ j, 1e-10)
+    linearisation = system.linearise(with_scales(points, scales))
+    assert_close(gramian(linearisation), j.T @ j, 1e-10)
 
 
 def test_gramian_and_kernel_have_the_same_eigenvalues():
@@ -153,25 +161,30 @@ def test_gramian_and_kernel_have_the_same_eigenvalues():
 
 
 # -- averages ------------------------------------------------------------------------------------
+def averages(settings, linearisations):
+    """The averaged matrices after each linearisation, with the state that is kept."""
+    curvature, state = ExactGramian(settings), GramianState()
+    for step, linearisation in enumerate(linearisations):
+        solver = curvature.at(situation(linearisation, step=step), state)
+        state = solver.state
+        yield solver.average.values(settings.decay, settings.start), state
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_averages(kind):
     system, points = with_coefficients()
     linearisation = system.linearise(points)
-    last = GramianAverage(GramianSettings(kind))
-    last.update(linearisation)
-    exact = last.values
-    assert last.state_dict() == {}
-    constant = GramianAverage(GramianSettings(kind, 0.9))
-    for _ in range(3):
-        constant.update(linearisation)
-        for x, y in zip(constant.values, exact, strict=True):
+    ((exact, state),) = averages(GramianSettings(kind), [linearisation])
+    assert state == GramianState()
+    of_all = {"full": [gramian(linearisation)], "layerwise": layer_gramians(linearisation)}
+    for x, y in zip(exact, of_all.get(kind, diagonal_gramian(linearisation)), strict=True):
+        assert_close(x, y, 0.0)
+    for values, _ in averages(GramianSettings(kind, 0.9), 3 * [linearisation]):
+        for x, y in zip(values, exact, strict=True):
             assert_close(x, y, 1e-13)
-    begun = GramianAverage(GramianSettings(kind, 0.9, "identity"))
-    zero = GramianAverage(GramianSettings(kind, 0.9, "zero"))
-    for _ in range(2):
-        begun.update(linearisation)
-        zero.update(linearisation)
-    for x, y, z in zip(begun.values, zero.values, exact, strict=True):
+    *_, (begun, _) = averages(GramianSettings(kind, 0.9, "identity"), 2 * [linearisation])
+    *_, (zero, _) = averages(GramianSettings(kind, 0.9, "zero"), 2 * [linearisation])
+    for x, y, z in zip(begun, zero, exact, strict=True):
         one = torch.ones_like(z) if kind == "diagonal" else identity(len(z))
         assert_close(y, 0.19 * z, 1e-13)
         assert_close(x, 0.81 * one + 0.19 * z, 1e-13)
@@ -179,18 +192,16 @@ def test_averages(kind):
 
 def test_an_average_begins_anew_with_new_scales():
     system, points = system_of("poisson")
-    average = GramianAverage(GramianSettings("diagonal", 0.9))
-    average.update(system.linearise(points))
-    system.scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 3.0)]
-    linearisation = system.linearise(points)
-    average.update(linearisation)
-    assert average.updates == 1
-    assert_close(flat(average.values), flat(diagonal_gramian(linearisation)), 1e-13)
-    other = GramianAverage(GramianSettings("diagonal", 0.9))
-    other.load_state_dict(copy.deepcopy(average.state_dict()))
-    system.scales = [s.clone() for s in system.scales]
-    other.update(linearisation)
-    assert other.updates == 2
+    scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 3.0)]
+    plain, linearisation = (system.linearise(with_scales(points, s)) for s in (None, scales))
+    settings = GramianSettings("diagonal", 0.9)
+    *_, (values, state) = averages(settings, [plain, linearisation])
+    assert state.average.updates == 1
+    assert_close(flat(values), flat(diagonal_gramian(linearisation)), 1e-13)
+    other = restore(GramianState(), copy.deepcopy(state_of(state)))
+    equal = system.linearise(with_scales(points, [s.clone() for s in scales]))
+    solver = ExactGramian(settings).at(situation(equal, step=2), other)
+    assert solver.state.average.updates == 2
 
 
 # -- damped solves -------------------------------------------------------------------------------
@@ -276,7 +287,7 @@ def test_a_step_solves_with_the_damped_gramian(kind, solver):
         "layerwise": torch.block_diag(*layer_blocks(exact, system)),
         "diagonal": exact.diagonal().diag(),
     }
-    started(system, kind=kind, solver=solver).update(points)
+    take(started(system, kind=kind, solver=solver), system, points)
     found = flat(system.get_parameters()) - start
     for name, matrix in parts.items():
         expected = -torch.linalg.solve(matrix + 1e-2 * identity(len(matrix)), gradient)
@@ -286,12 +297,16 @@ def test_a_step_solves_with_the_damped_gramian(kind, solver):
             assert deviation(found, expected) > 1e-3
 
 
+def solver_at(system, linearisation, damping=1e-3, *, kind="full", decay=0.0, solver="jacobi"):
+    curvature = ExactGramian(GramianSettings(kind, decay), solver)
+    return curvature.at(situation(linearisation, damping), curvature.start(system))
+
+
 def test_primal_and_dual_agree():
     system, points = system_of("poisson")
     j, linearisation = jacobian(system, points), system.linearise(points)
-    stepper = started(system)
-    stepper.descent.prepare(linearisation, 1e-3, 0)
-    found = stepper.descent.direction(linearisation, linearisation.gradient(), 1e-3)
+    solver = solver_at(system, linearisation)
+    found = solver.direction(linearisation.gradient())
     kernel = j @ j.T + 1e-3 * identity(len(j))
     assert_close(flat(found), -j.T @ torch.linalg.solve(kernel, linearisation.residual), 1e-10)
 
@@ -304,30 +319,35 @@ def test_layers_are_solved_through_their_kernels_where_residuals_are_fewer(build
     points = points_for(system, 5, 4, 2)
     linearisation = system.linearise(points)
     gradient = linearisation.gradient()
-    descent = started(system, kind="layerwise", solver=solver).descent
-    descent.prepare(linearisation, 1e-3, 0)
-    found = descent.direction(linearisation, gradient, 1e-3)
-    assert descent.average.total == []  # no Gramian was made
+    through = solver_at(system, linearisation, kind="layerwise", solver=solver)
+    assert isinstance(through, LayerKernels)
+    assert through.state == GramianState()  # no Gramian was made
+    found = through.direction(gradient)
     exact = layer_gramians(linearisation)
     for x, block, g in zip(found, exact, gradient, strict=True):
         assert_close(x.flatten(), -solve_damped(block, g.flatten(), 1e-3), 1e-9)
-    assert not descent._by_kernels(system.linearise(points_for(system, 90)))
+    many = system.linearise(points_for(system, 90))
+    assert not isinstance(solver_at(system, many, kind="layerwise"), LayerKernels)
     for other in ({"decay": 0.5}, {"solver": "least-squares"}, {"kind": "full"}):
         settings = {"kind": "layerwise", **other}
-        assert not started(system, **settings).descent._by_kernels(linearisation)
+        assert not isinstance(solver_at(system, linearisation, **settings), LayerKernels)
 
 
-def test_a_layer_alone_has_the_kernel_of_its_columns():
+@pytest.mark.parametrize("solver", ["cholesky", "jacobi"])
+def test_a_layer_alone_has_the_kernel_of_its_columns(solver):
     system, points = system_of("allen-cahn")
     linearisation = system.linearise(points)
-    j = jacobian(system, points)
+    j, right = jacobian(system, points), linearisation.residual
     columns = j.split([v.numel() for v in system.get_parameters()], dim=1)
-    for number, own in enumerate(columns):
-        alone = layer_alone(linearisation, number)
-        assert_close(kernel(alone), own @ own.T, 1e-11)
-        images = alone.vjp(linearisation.residual)
-        assert_close(images[number].flatten(), own.T @ linearisation.residual, 1e-11)
-        assert not any(v.any() for i, v in enumerate(images) if i != number)
+    kernels = LayerKernels(situation(linearisation, 1e-2), solver, GramianState())
+    assert len(columns) == 3
+    for number, of_layer in enumerate(columns):
+        dense = of_layer @ of_layer.T
+        assert_close(layer_kernel(linearisation, number), dense, 1e-11)
+        expected = of_layer.T @ torch.linalg.solve(dense + 1e-2 * identity(len(dense)), right)
+        found = kernels.solve(number, right)
+        assert found.shape == system.layout.layers[number]
+        assert_close(found.flatten(), expected, 1e-11)
     assert_close(flat(linearisation.gradient()), j.T @ linearisation.residual, 1e-11)
 
 
@@ -339,7 +359,7 @@ def test_one_layer_is_the_whole():
     found = []
     for kind in ("full", "layerwise"):
         net.load_state_dict(start)
-        started(system, kind=kind).update(points)
+        take(started(system, kind=kind), system, points)
         found.append(flat(system.get_parameters()))
     assert_close(found[1], found[0], 1e-12)
 
@@ -352,7 +372,7 @@ def test_a_linear_problem_is_solved_in_one_step():
     theta, linearisation = flat(system.get_parameters()), system.linearise(points)
     j = jacobian(system, points)
     best = torch.linalg.lstsq(j, (j @ theta - linearisation.residual)[:, None], driver="gelsd")
-    started(system, damping=Constant(0.0)).update(points)
+    take(started(system, damping=Constant(0.0)), system, points)
     expected = 0.5 * (j @ best.solution[:, 0] - (j @ theta - linearisation.residual)).square().sum()
     assert system.loss(points) == pytest.approx(float(expected), rel=1e-9)
 
@@ -366,7 +386,7 @@ def test_a_few_steps_lower_the_loss(kind, lengths):
     )
     losses = [system.loss(points)]
     for _ in range(8):
-        stepper.update(points)
+        take(stepper, system, points)
         losses.append(system.loss(points))
         assert losses[-1] <= losses[-2] * (1 + 1e-12)
     assert losses[-1] < 0.5 * losses[0]
@@ -379,46 +399,48 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(kind, decay, tmp_path):
     system, points = with_coefficients()
     stepper = started(system, **settings)
     for _ in range(2):
-        stepper.update(points)
+        take(stepper, system, points)
     torch.save([stepper.state_dict(), system.get_parameters()], tmp_path / "state.pt")
     state, parameters = torch.load(tmp_path / "state.pt", weights_only=True)
     for _ in range(3):
-        stepper.update(points)
+        take(stepper, system, points)
     whole = flat(system.get_parameters())
     system.set_parameters(parameters)
     resumed = started(system, **settings)
     resumed.load_state_dict(state)
     for _ in range(3):
-        resumed.update(points)
+        take(resumed, system, points)
     assert_close(flat(system.get_parameters()), whole, 0.0)
 
 
 def test_after_a_divergence_the_average_is_new():
     system, points = with_coefficients()
     stepper = started(system, decay=0.9)
-    stepper.update(points)
+    take(stepper, system, points)
     assert "Gramian anew" in stepper.recover()
-    assert stepper.descent.average.updates == 0 and stepper.damping == 1.0
+    assert stepper.memory.curvature == GramianState() and stepper.memory.damping == 1.0
     assert "Gramian" not in started(system).recover()
     bad = unflat(torch.full((23,), float("nan"), dtype=FLOAT), system.get_parameters())
     linearisation = system.linearise(points)
     for kind in KINDS:
-        descent = started(system, kind=kind).descent
-        descent.prepare(linearisation, 0.1, 0)
+        solver = solver_at(system, linearisation, 0.1, kind=kind)
         with pytest.raises(Diverged):
-            descent.direction(linearisation, bad, 0.1)
+            solver.direction(bad)
 
 
 @pytest.mark.parametrize(("kind", "instead"), [("full", "layerwise"), ("layerwise", "diagonal")])
 def test_a_gramian_that_does_not_fit_is_refused(kind, instead, monkeypatch):
     system, _ = system_of("poisson")
     linearisation = system.linearise(points_for(system, 60))
-    monkeypatch.setattr(memory, "available", lambda: 1000.0)
+    monkeypatch.setattr(memory, "available", lambda device: 1000.0)
     with pytest.raises(UserError) as caught:
-        started(system, kind=kind).descent.prepare(linearisation, 1e-3, 0)
-    assert f"Gramian of {system.parameter_number} parameters" in str(caught.value)
+        solver_at(system, linearisation, kind=kind)
+    assert f"Gramian of {system.layout.number} parameters" in str(caught.value)
     assert f"step.gramian.approximation={instead}" in str(caught.value)
-    started(system, kind="diagonal")
+    solver_at(system, linearisation, kind="diagonal")
+    with pytest.raises(UserError):
+        started(system, kind="full")  # before the first step
+    started(system, kind="layerwise")
 
 
 @pytest.mark.parametrize(

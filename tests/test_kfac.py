@@ -7,7 +7,6 @@ made of linked points; each says where a factorisation is exact and where it is 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,15 +14,22 @@ from nets import FLOAT, Net, deep_linear, linear, net_for, sequential
 from oracles import assert_close, deviation, jacobian, kronecker, layer_blocks
 from problems import PROBLEMS, inverse, points_for, poisson
 from regions import Linked
+from stepping import situation
 from torch import nn
 from torch.func import functional_call, jacrev
 
 from pinnkfac import Box, Points, Problem, Term, Uniform, lap
 from pinnkfac.common.parallel import Workers
-from pinnkfac.curvature.kfac import Average, Factors, dense_gramian, factors
+from pinnkfac.common.state import restore, state_of
+from pinnkfac.curvature.kfac import FactorAverage, Factors, dense_gramian, factors
 from pinnkfac.domain import PointSet
-from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.linearisation.block import Block
+from pinnkfac.linearisation.compiled import with_scales
+from pinnkfac.linearisation.layer import Layer
+from pinnkfac.linearisation.layout import Layout
+from pinnkfac.linearisation.linearisation import Head, Linearisation
 from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.workload import Workload
 from pinnkfac.nets import FixedLinear, Mlp, Scale
 
 RTOL = 1e-10
@@ -76,10 +82,7 @@ def slow_factors(linearisation, term, number, settings, noise=None):
             "forward-only": torch.zeros(block.batch, 0, block.equations, dtype=FLOAT),
         }[settings.backpropagated]
         for n in range(block.batch):
-            z = {
-                s: torch.cat([layer.inputs[s, n], layer.inputs.new_tensor([s in layer.value_rows])])
-                for s in rows
-            }
+            z = {s: layer.inputs[s, n] for s in rows}
             if settings.sharing == "reduce" and rows:
                 z = {0: sum(z.values()) / len(rows)}
             for v in z.values():
@@ -100,9 +103,7 @@ def slow_factors(linearisation, term, number, settings, noise=None):
 
 def row_factors(layer, s):
     """A_s and B_s of one row, from all points of a block."""
-    z = torch.cat(
-        [layer.inputs[s], torch.full_like(layer.inputs[s][:, :1], s in layer.value_rows)], 1
-    )
+    z = layer.inputs[s]
     out = layer.gradients[0].shape[-1]
     b = torch.zeros(out, out, dtype=FLOAT)
     for own, g in zip(layer.active, layer.gradients, strict=True):
@@ -226,7 +227,7 @@ def test_p2_reduce_is_exact_for_a_deep_linear_net_and_the_sum_of_rows(number, pu
     (block,) = system.linearise(points)
     assert block.batch == number and block.equations == 1
     rows = (0, 1, 2, 3) if published else (0, 3)
-    assert all(layer.active == [rows] for layer in block.layers)
+    assert all(layer.active == (rows,) for layer in block.layers)
     exact = exact_blocks(system, points)
     reduce = kfac_blocks(system, points, sharing="reduce")
     expand = kfac_blocks(system, points, sharing="expand")
@@ -290,7 +291,7 @@ def test_p5_active_rows_make_the_last_layer_of_poisson_exact(number, sharing):
     points = points_for(system, number)
     (block,) = system.linearise(points)
     assert block.batch == number
-    assert block.layers[-1].active == [(3,)] and block.layers[0].active == [(0, 1, 2, 3)]
+    assert block.layers[-1].active == ((3,),) and block.layers[0].active == ((0, 1, 2, 3),)
     exact = exact_blocks(system, points)[-1]
     active = kfac_blocks(system, points, sharing=sharing, active_rows=True)[-1]
     published = kfac_blocks(system, points, sharing=sharing, active_rows=False)[-1]
@@ -524,6 +525,19 @@ def test_t3_reduce_is_exact_where_the_shared_axis_is_summed(divisor):
     assert_sampled(found, exact)
 
 
+def linearisation_of(layers, residual):
+    """Of one term of weight 1, from (Z, G) with a bias."""
+    batch, equations = residual.shape
+    shapes = [(g.shape[-1], z.shape[-1]) for z, g in (layer.rows(0) for layer in layers)]
+    layout = Layout(tuple(shapes), 0, residual.dtype, residual.device)
+    rows = max(len(layer.inputs) for layer in layers)
+    widths = tuple((inputs - 1, out, 1) for out, inputs in shapes)
+    workload = Workload(widths, ((rows, equations),), layout.number, 2.0**30)
+    block = Block(0, 1 / batch, residual, tuple(layers), None)
+    heads = [Head(0, 1 / batch, residual)]
+    return Linearisation(layout, workload, [1.0], [lambda: block], heads, workers=Workers())
+
+
 @pytest.mark.parametrize("divisor", [1, 5], ids=["sum", "mean"])
 def test_t4_before_a_reduction_reduce_is_exact_and_after_it_both(divisor):
     """Four linear layers, the shared axis summed after the second: (Z, G) written by hand."""
@@ -540,23 +554,13 @@ def test_t4_before_a_reduction_reduce_is_exact_and_after_it_both(divisor):
             g.append(g[-1] @ layer.weight / (divisor if layer is layers[2] else 1))
     by_layer = [
         Layer(
-            z,
-            tuple(range(len(z))),
-            True,
-            [tuple(range(len(z)))] * 2,
-            [own[e].expand(len(z), 6, -1) for e in range(2)],
+            torch.cat([z, torch.ones_like(z[..., :1])], -1),
+            (tuple(range(len(z))),) * 2,
+            tuple(row[e].expand(len(z), 6, -1) for e in range(2)),
         )
-        for z, own in zip(inputs, reversed(g), strict=True)
+        for z, row in zip(inputs, reversed(g), strict=True)
     ]
-
-    class Made:
-        system = SimpleNamespace(
-            zeros=lambda: [torch.zeros(m.out_features, m.in_features + 1).double() for m in net],
-            graph=SimpleNamespace(linears=layers),
-            terms=[None],
-            workers=Workers(),
-        )
-        blocks = (lambda: Block(0, 1 / 6, torch.zeros(6, 2, dtype=FLOAT), by_layer, None),)
+    made = linearisation_of(by_layer, torch.zeros(6, 2, dtype=FLOAT))
 
     def forward(parameters):
         named = {f"{i // 2}.{('weight', 'bias')[i % 2]}": p for i, p in enumerate(parameters)}
@@ -574,7 +578,7 @@ def test_t4_before_a_reduction_reduce_is_exact_and_after_it_both(divisor):
         joint = torch.cat([by_parameter[2 * i], by_parameter[2 * i + 1][..., None]], -1)
         j = joint.reshape(12, -1)
         exact.append(j.T @ j / 6)
-    found = {s: factors(Made(), Factors(s))[0] for s in ("expand", "reduce")}
+    found = {s: factors(made, Factors(s))[0] for s in ("expand", "reduce")}
     products = {s: [kronecker(*p) for p in pairs] for s, pairs in found.items()}
     assert max(errors(products["reduce"], exact)) < EXACT
     assert max(errors(products["expand"][2:], exact[2:])) < EXACT
@@ -687,20 +691,21 @@ def test_factors_keep_float32(device):
 
 
 # -- averages ------------------------------------------------------------------------------------
-def averaged(**settings):
+def one_step():
     problem = poisson(weight=5.0)
     system = System(problem, net_for(problem))
-    linearisation = system.linearise(points_for(system, 4))
-    return system, linearisation, Average(Factors(**settings))
+    return system, situation(system.linearise(points_for(system, 4)))
 
 
 def test_a_constant_factor_in_is_the_same_factor_out_from_the_first_step():
-    _, linearisation, average = averaged(decay=0.9)
-    fresh = factors(linearisation, Factors())
+    _, step = one_step()
+    settings, average = Factors(decay=0.9), FactorAverage()
+    fresh = factors(step.linearisation, Factors())
     for _ in range(4):
-        average.update(linearisation)
-        for layer in range(3):
-            pairs = average.layer(layer, [1.0, 5.0])
+        average = average.at(step, settings)
+        by_layer = average.pairs([1.0, 5.0], settings)
+        assert len(by_layer) == 3
+        for layer, pairs in enumerate(by_layer):
             for term, weight in enumerate((1.0, 5.0)):
                 assert_close(pairs[term][0], fresh[term][layer][0], 1e-14)
                 assert_close(pairs[term][1], weight * fresh[term][layer][1], 1e-14)
@@ -708,12 +713,14 @@ def test_a_constant_factor_in_is_the_same_factor_out_from_the_first_step():
 
 @pytest.mark.parametrize("start", ["identity", "zero"])
 def test_other_starts_are_forgotten_slowly(start):
-    _, linearisation, average = averaged(decay=0.9, start=start)
-    fresh = factors(linearisation, Factors())
+    _, step = one_step()
+    settings, average = Factors(decay=0.9, start=start), FactorAverage()
+    fresh = factors(step.linearisation, Factors())
     for steps in range(1, 4):
-        average.update(linearisation)
-        for layer in range(3):
-            (a, b), _ = average.layer(layer, [1.0, 1.0])
+        average = average.at(step, settings)
+        by_layer = average.pairs([1.0, 1.0], settings)
+        assert len(by_layer) == 3
+        for layer, ((a, b), _) in enumerate(by_layer):
             for found, new in zip((a, b), fresh[0][layer], strict=True):
                 first = torch.eye(len(new), dtype=FLOAT) if start == "identity" else 0.0
                 expected = 0.9**steps * first + (1 - 0.9**steps) * new
@@ -721,33 +728,67 @@ def test_other_starts_are_forgotten_slowly(start):
 
 
 def test_averages_weight_the_past_by_the_decay():
-    system, first, average = averaged(decay=0.6)
-    average.update(first)
+    system, first = one_step()
+    settings = Factors(decay=0.6)
+    average = FactorAverage().at(first, settings)
     system.set_parameters([1.3 * v for v in system.get_parameters()])
-    second = system.linearise(points_for(system, 4))
-    average.update(second)
-    old, new = factors(first, Factors())[0][1], factors(second, Factors())[0][1]
-    found = average.layer(1, [1.0, 1.0])[0]
+    second = situation(system.linearise(points_for(system, 4)))
+    average = average.at(second, settings)
+    old, new = (factors(step.linearisation, Factors())[0][1] for step in (first, second))
+    found = average.pairs([1.0, 1.0], settings)[1][0]
     for x, a, b in zip(found, old, new, strict=True):
         assert deviation(a, b) > 1e-2
         assert_close(x, (0.6 * 0.4 * a + 0.4 * b) / (1 - 0.6**2), 1e-13)
 
 
+def test_an_average_that_was_updated_is_another_one():
+    system, first = one_step()
+    settings = Factors(decay=0.6)
+    average = FactorAverage().at(first, settings)
+    before = [v.clone() for v in average.factors.total]
+    system.set_parameters([1.3 * v for v in system.get_parameters()])
+    average.at(situation(system.linearise(points_for(system, 4))), settings)
+    assert average.factors.updates == 1
+    for x, y in zip(average.factors.total, before, strict=True):
+        assert_close(x, y, 0.0)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce", "weighted"])
+def test_averages_are_carried_over_to_new_scales_of_equations(sharing):
+    """For one equation a term they are those that the new residual would have had."""
+    system, step = one_step()
+    settings = Factors(sharing, decay=0.6)
+    average = FactorAverage().at(step, settings)
+    scales = [torch.full((1,), s, dtype=FLOAT) for s in (2.0, 0.3)]
+    scaled = situation(system.linearise(with_scales(points_for(system, 4), scales)))
+    carried, expected = average.rescaled(scales), FactorAverage().at(scaled, settings)
+    back = carried.rescaled(None)
+    assert carried.factors.updates == 1 and carried.scales is scales
+    for found, other in ((carried, expected), (back, average)):
+        pairs, others = (a.pairs([1.0, 5.0], settings) for a in (found, other))
+        for layer, same in zip(pairs, others, strict=True):
+            for p, q in zip(layer, same, strict=True):
+                assert_close(kronecker(*p), kronecker(*q), 1e-12)
+    same = average.rescaled(None)
+    assert same is average and carried.rescaled([s.clone() for s in scales]) is carried
+
+
 def test_no_decay_keeps_the_last_factors_only():
-    _, linearisation, average = averaged(decay=0.0, start="identity")
-    average.update(linearisation)
-    fresh = factors(linearisation, Factors())[0][0]
-    for found, new in zip(average.layer(0, [1.0, 1.0])[0], fresh, strict=True):
+    _, step = one_step()
+    settings = Factors(decay=0.0, start="identity")
+    average = FactorAverage().at(step, settings)
+    fresh = factors(step.linearisation, Factors())[0][0]
+    for found, new in zip(average.pairs([1.0, 1.0], settings)[0][0], fresh, strict=True):
         assert_close(found, new, 0.0)
 
 
 def test_averages_survive_saving_and_loading():
-    _, linearisation, average = averaged(decay=0.9)
-    average.update(linearisation)
-    other = Average(Factors(decay=0.9))
-    other.load_state_dict(average.state_dict())
+    _, step = one_step()
+    settings = Factors(decay=0.9)
+    average = FactorAverage().at(step, settings)
+    other = restore(FactorAverage(), state_of(average))
     for found, expected in zip(
-        other.layer(1, [1.0, 1.0]), average.layer(1, [1.0, 1.0]), strict=True
+        other.pairs([1.0, 1.0], settings)[1], average.pairs([1.0, 1.0], settings)[1], strict=True
     ):
         for x, y in zip(found, expected, strict=True):
             assert_close(x, y, 0.0)
@@ -762,13 +803,14 @@ def test_scales_and_coefficients_have_their_exact_gramian(device):
     j = jacobian(system, points)
     exact = layer_blocks(j.T @ j, system)[-1]
     linearisation = system.linearise(points)
-    assert system.dense_size == 6 and exact.shape == (6, 6)
+    assert system.layout.dense == 6 and exact.shape == (6, 6)
     assert_close(dense_gramian(linearisation), exact, 1e-11)
-    average = Average(Factors(decay=0.9))
-    assert average.dense_block() is None
+    settings, average = Factors(decay=0.9), FactorAverage()
+    assert average.dense.values(0.9) == []
     for _ in range(2):
-        average.update(linearisation)
-        assert_close(average.dense_block(), exact, 1e-11)
+        average = average.at(situation(linearisation), settings)
+        (found,) = average.dense.values(0.9)
+        assert_close(found, exact, 1e-11)
 
 
 def test_mean_over_points_not_the_sum():

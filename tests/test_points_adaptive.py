@@ -10,6 +10,7 @@ import torch
 from nets import FLOAT, net_for
 from oracles import assert_close
 from problems import PROBLEMS
+from regions import Quarter
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
@@ -18,7 +19,13 @@ from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import Even, Grid, PointSet
 from pinnkfac.domain.sampling import Clustered, subset
 from pinnkfac.linearisation.system import System
-from pinnkfac.points.selection import ImportanceSampling, ResidualAdaptive, _smooth, z_order
+from pinnkfac.points.selection import (
+    ImportanceSampling,
+    ResidualAdaptive,
+    at_most_once,
+    smooth,
+    z_order,
+)
 from pinnkfac.points.source import Growth, PointSettings, PointSource
 from pinnkfac.run.assembly import check_settings
 
@@ -99,6 +106,13 @@ def unit_points(number, dimension=1, weights=None):
     )
 
 
+def numbered(number, dimension):
+    """Points of the unit cube that know their row, and may be moved."""
+    ranges = torch.tensor([0.0, 1.0], dtype=FLOAT).expand(number, dimension, 2)
+    points = unit_points(number, dimension)
+    return replace(points, ranges=ranges, values={"row": torch.arange(number, dtype=FLOAT)})
+
+
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
 @pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
 def test_numbers_sum_to_that_of_points_and_follow_the_residual(share, power):
@@ -118,18 +132,17 @@ def test_where_no_residual_is_known_all_are_taken_as_often(value):
 
 
 def test_candidates_are_taken_as_often_as_their_numbers_say():
-    points, number, rounds = unit_points(60, 2), 15, 4000
+    points, number, rounds = numbered(60, 2), 15, 4000
     rule, g = ImportanceSampling(factor=2, share=0.2), generator(3)
     residual = 0.1 + 90.0 * points.coordinates[:, :1] ** 20
     order = z_order(points.coordinates)
     expected = torch.empty(60, dtype=FLOAT)
-    expected[order] = rule.numbers(_smooth(residual[order], 2), number)
+    expected[order] = rule.numbers(smooth(residual[order], 2), number)
     counts = torch.zeros(60, dtype=FLOAT)
-    place = {float(x): i for i, x in enumerate(points.coordinates[:, 0])}
     for _ in range(rounds):
         chosen = rule.choose(points, residual, number, g)
         assert len(chosen) == number
-        rows = torch.tensor([place[float(x)] for x in chosen.coordinates[:, 0]])
+        rows = chosen.values["row"].long()
         counts += torch.bincount(rows, minlength=60)
         assert_close(chosen.weights, number / (60 * expected[rows]), 1e-13)
     part = expected % 1.0  # of a number, the whole part is certain
@@ -230,6 +243,30 @@ def test_moved_points_stay_in_their_ranges_and_take_their_links_along():
     assert start.moved(torch.tensor([[1.0, 0, 0]], dtype=FLOAT)).coordinates[0, 0] == 1.5
 
 
+def test_no_point_is_taken_twice_where_the_region_does_not_say_how_to_move_it():
+    """At a hot spot more are wanted than there are candidates: all of these are taken."""
+    rule, g = ImportanceSampling(share=0.05), generator(4)
+    means = []
+    for _ in range(40):
+        candidates = Quarter().draw(4000, Sobol(), g)
+        away = (candidates.coordinates - 0.5).norm(dim=1)
+        chosen = rule.choose(candidates, torch.exp(-away / 0.01)[:, None], 400, g)
+        assert len({tuple(x) for x in chosen.coordinates.tolist()}) == len(chosen) == 400
+        near = (chosen.coordinates - 0.5).norm(dim=1) < 0.03
+        assert int(near.sum()) == int((away < 0.03).sum())
+        assert_close(chosen.weights[near], torch.full((int(near.sum()),), 0.1, dtype=FLOAT), 1e-13)
+        means.append(float((chosen.weights * chosen.coordinates[:, 0]).mean()))
+    assert sum(means) / 40 == pytest.approx(4 / (3 * math.pi), rel=0.01)
+
+
+def test_numbers_above_one_are_one_and_the_others_as_many_more():
+    found = at_most_once(torch.tensor([0.5, 3.0, 0.25, 0.25, 0.9, 0.1], dtype=FLOAT))
+    expected = torch.tensor([1.0, 1.0, 2.5 / 3, 2.5 / 3, 1.0, 1 / 3], dtype=FLOAT)
+    assert_close(found, expected, 1e-14)
+    few = torch.tensor([0.5, 0.25], dtype=FLOAT)
+    assert at_most_once(few) is few
+
+
 @pytest.mark.parametrize("dimension", [1, 2, 3, 70])
 def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
     x = torch.rand(500, dimension, dtype=FLOAT, generator=generator(6))
@@ -246,7 +283,7 @@ def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
 
 def test_residuals_are_averaged_over_neighbours_on_the_curve():
     residual = torch.randn(200, 2, dtype=FLOAT, generator=generator(7))
-    found = _smooth(residual, 3)
+    found = smooth(residual, 3)
     squares = residual.square().sum(dim=1)
     expected = [squares[max(0, i - 3) : i + 4].mean().sqrt() for i in range(200)]
     assert_close(found[:, 0], torch.stack(expected), 1e-13)

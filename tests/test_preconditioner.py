@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nets import linear
-from oracles import assert_close
-from problems import inverse, points_for
+from oracles import assert_close, deviation
+from problems import PROBLEMS, inverse, points_for
+from stepping import situation
 from torch import nn
 
 from pinnkfac import UserError
+from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature import kronecker
-from pinnkfac.curvature.kfac import Average, Factors
-from pinnkfac.curvature.preconditioner import InverseSettings, Preconditioner
+from pinnkfac.curvature.averaging import Average
+from pinnkfac.curvature.kfac import (
+    Factors,
+    InverseSettings,
+    KfacState,
+    KroneckerFactors,
+)
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
-from pinnkfac.nets import Scale
+from pinnkfac.nets import Mlp, Scale
 
 
 @pytest.mark.parametrize(
@@ -35,58 +45,82 @@ def test_unknown_options_are_refused_with_the_known_ones(make, words):
         assert word in str(caught.value)
 
 
+def test_a_sum_of_more_than_two_terms_is_refused_at_the_start():
+    problem = PROBLEMS["allen-cahn"]()
+    system = System(problem, Mlp(2, 1, (4,)))
+    curvature = KroneckerFactors(inverse=InverseSettings(terms="sum", damping="same"))
+    words = r"step\.inverse\.terms=sum .* 3 \(phases, periodic, start\).*terms=merged"
+    with pytest.raises(UserError, match=words):
+        curvature.start(system)
+    assert KroneckerFactors().start(system) == KfacState()
+    assert curvature.start(System(inverse(), Mlp(2, 1, (4,)))) == KfacState()
+
+
 def parts():
     net = nn.Sequential(linear(2, 4), Scale(4), nn.Tanh(), linear(4, 1))
     system = System(inverse(), net)
-    linearisation = system.linearise(points_for(system, 6))
-    average = Average(Factors())
-    average.update(linearisation)
-    return system, linearisation, average
+    points = points_for(system, 6)
+    return system, points, system.linearise(points)
+
+
+def seldom(factors, inverse):
+    """Factors and inverses, each made anew after so many steps."""
+    return KroneckerFactors(Factors(every=factors), InverseSettings(every=inverse))
 
 
 def test_the_dense_block_is_inverted_exactly_and_at_updates_only(monkeypatch):
-    system, linearisation, average = parts()
-    preconditioner = Preconditioner(InverseSettings(), system, average)
-    damping = 1e-2
-    preconditioner.update(damping, 0)
-    gradient = linearisation.gradient()
+    _, _, linearisation = parts()
+    curvature, damping = seldom(100, 100), 1e-2
+    solver = curvature.at(situation(linearisation, damping), KfacState())
+    gradient, average = linearisation.gradient(), solver.state.average
+    later = situation(linearisation, damping, step=100)
+    (dense,) = average.dense.values(0.8)
+    tripled = replace(average, dense=Average([3.0 * v for v in average.dense.total], 1))
+    changed = curvature.at(later, replace(solver.state, average=tripled)).apply(gradient)[-1]
 
     def never(matrix):
         raise AssertionError("an eigendecomposition in apply")
 
     monkeypatch.setattr(kronecker, "symmetric_eigen", never)
-    found = preconditioner.apply(gradient)
-    dense = average.dense_block()
+    found = solver.apply(gradient)
     damped = dense + damping * torch.eye(len(dense), dtype=dense.dtype)
     assert len(found) == len(gradient) and found[-1].shape == gradient[-1].shape
     assert_close(found[-1], torch.linalg.solve(damped, gradient[-1]), 1e-10)
+    assert deviation(changed, found[-1]) > 1e-2
 
-    average.dense.mul_(3.0)
-    assert_close(preconditioner.apply(gradient)[-1], found[-1], 0.0)
-    average.dense = None
-    assert_close(preconditioner.apply(gradient)[-1], found[-1], 0.0)
+    for other in (tripled, replace(average, dense=Average())):
+        state = replace(solver.state, average=other)
+        same = curvature.at(situation(linearisation, damping, step=1), state)
+        assert_close(same.apply(gradient)[-1], found[-1], 0.0)
 
 
 def test_the_last_dense_inverse_serves_until_the_average_has_its_next_update():
-    system, linearisation, average = parts()
-    preconditioner = Preconditioner(InverseSettings(), system, average)
-    preconditioner.update(1e-2, 0)
+    """New scales of the equations begin the average of the dense block anew."""
+    system, points, linearisation = parts()
+    curvature = seldom(3, 1)
+    solver = curvature.at(situation(linearisation), KfacState())
     gradient = linearisation.gradient()
-    found = preconditioner.apply(gradient)
-    average.dense = None
-    preconditioner.update(1e-2, 1)
-    assert_close(preconditioner.apply(gradient)[-1], found[-1], 0.0)
+    found = solver.apply(gradient)
+    scales = [torch.full((1,), s, dtype=torch.float64) for s in (2.0, 3.0)]
+    scaled = system.linearise(with_scales(points, scales))
+    for step in (1, 2):
+        solver = curvature.at(situation(scaled, step=step), solver.state)
+        assert solver.state.average.dense.values(0.8) == []
+        assert_close(solver.apply(gradient)[-1], found[-1], 0.0)
+        assert deviation(solver.apply(gradient)[0], found[0]) > 1e-2
+    solver = curvature.at(situation(scaled, step=3), solver.state)
+    assert deviation(solver.apply(gradient)[-1], found[-1]) > 1e-2
 
 
 def test_inverses_survive_saving_and_loading(tmp_path):
-    system, linearisation, average = parts()
-    preconditioner = Preconditioner(InverseSettings(every=100), system, average)
-    preconditioner.update(1e-2, 0)
+    _, _, linearisation = parts()
+    curvature = seldom(1, 100)
+    solver = curvature.at(situation(linearisation), KfacState())
     gradient = linearisation.gradient()
-    torch.save(preconditioner.state_dict(), tmp_path / "state.pt")
-    other = Preconditioner(InverseSettings(every=100), system, Average(Factors()))
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    other.update(5.0, 1)
-    assert other.damping == 1e-2
-    for x, y in zip(other.apply(gradient), preconditioner.apply(gradient), strict=True):
+    torch.save(state_of(solver.state), tmp_path / "state.pt")
+    state = restore(KfacState(), torch.load(tmp_path / "state.pt", weights_only=True))
+    other = curvature.at(situation(linearisation, 5.0, step=1), state)  # the damping is the old one
+    for x, y in zip(other.apply(gradient), solver.apply(gradient), strict=True):
         assert_close(x, y, 0.0)
+    renewed = curvature.at(situation(linearisation, 5.0, step=100), other.state)
+    assert deviation(renewed.apply(gradient)[0], solver.apply(gradient)[0]) > 1e-2

@@ -17,8 +17,8 @@ from pinnkfac.config.compose import compose
 from pinnkfac.nets import Mlp, MlpSettings, PeriodicEmbedding
 from pinnkfac.run.assembly import assemble
 from pinnkfac.run.loop import Stop, run
+from pinnkfac.run.summary import parameters_sha256
 from pinnkfac.solution import Solution
-from pinnkfac.store.run_folder import parameters_sha256
 
 SMALL = ("net.widths=[16,16]", "stop.seconds=null", "threads=1")
 

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pinnkfac.common.errors import UserError
+
+if TYPE_CHECKING:  # commands that need no torch start without it
+    import torch
 
 GIB = 2**30
 
@@ -31,8 +35,12 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)  # the largest that C takes: more counts as 0
 
 
-def available() -> float:
-    """Bytes that the system could still give; infinite where it does not say."""
+def available(device: torch.device | None = None) -> float:
+    """Bytes that a device could still give, or the system; infinite where it does not say."""
+    if device is not None and device.type == "cuda":
+        from torch.cuda import mem_get_info
+
+        return float(mem_get_info(device)[0])
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -42,11 +50,12 @@ def available() -> float:
     return float("inf")
 
 
-def check_fits(number: float, what: str, setting: str) -> None:
-    """Raise UserError where ``what`` of that many bytes is more than the system could give."""
-    if number > available():
+def check_fits(number: float, what: str, setting: str, device: torch.device | None = None) -> None:
+    """Raise UserError where ``what`` of that many bytes is more than a device could give."""
+    free = available(device)
+    if number > free:
         raise UserError(
-            f"{what} would take {number / GIB:.3g} GiB, but {available() / GIB:.3g} GiB are free: "
+            f"{what} would take {number / GIB:.3g} GiB, but {free / GIB:.3g} GiB are free: "
             f"lower {setting}"
         )
 

@@ -11,12 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Workers:
-    """A fixed number of threads; results come in the order of the items."""
+    """A fixed number of threads; results come in the order of the items.
+
+    ``sum`` and ``cat`` are where parts become one: another class with these three methods shares
+    the items in another way, among processes for instance.
+    """
 
     def __init__(self, number: int = 1) -> None:
         self.number = max(1, number)
@@ -36,3 +43,19 @@ class Workers:
         pieces = min(self.number, len(items))
         edges = [round(i * len(items) / pieces) for i in range(pieces + 1)] if pieces else []
         return [items[a:b] for a, b in pairwise(edges)]
+
+    def sum(
+        self, function: Callable[[Sequence[Item]], list[Tensor]], items: Sequence[Item]
+    ) -> list[Tensor]:
+        """Σ ``function(group)`` over groups of the items, tensor by tensor."""
+        total, *rest = self.map(function, self.groups(items))
+        for other in rest:
+            for part, addition in zip(total, other, strict=True):
+                part += addition
+        return total
+
+    def cat(
+        self, function: Callable[[Item], Tensor], items: Iterable[Item], dim: int = 0
+    ) -> Tensor:
+        """``function(item)`` of all items, one behind the other along an axis."""
+        return torch.cat(self.map(function, items), dim)

@@ -21,7 +21,7 @@ from pinnkfac.common.files import resource
 
 if TYPE_CHECKING:  # torch is slow to import, and finding a file does not need it
     from pinnkfac.problem import Problem
-    from pinnkfac.store.run_folder import StoredRun
+    from pinnkfac.store.stored_run import StoredRun
 
 KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),

@@ -12,117 +12,119 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pinnkfac.linearisation.block import Block, Layer
+from pinnkfac.common.errors import Diverged, check_choice
+from pinnkfac.common.settings import Count, NonNegative
+from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.kfac import dense_gramian
+from pinnkfac.curvature.solve import solve_damped
+from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.jacobian import inputs_with_bias
-from pinnkfac.linearisation.system import Linearisation
+from pinnkfac.linearisation.layer import Layer
+from pinnkfac.linearisation.linearisation import Linearisation
 
-Sharing = Literal["expand", "reduce", "rows"]
-Group = Sequence[tuple[int, Callable[[], Block]]]
-"""Blocks with the numbers of their terms."""
+RowSharing = Literal["expand", "reduce", "rows"]
+
+
+class Expanded:
+    """Every row is a sample of its own: one product for all of them."""
+
+    def products(self, rows: int) -> int:
+        """How many Kronecker products a layer with so many rows is at most."""
+        return 1
+
+    def outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
+        """G [sample, out] of all equations, with the product that each belongs to."""
+        return [(0, g.reshape(-1, g.shape[-1])) for _, _, g in layer.equations()]
+
+    def inputs(self, z: Tensor) -> tuple[Tensor, int]:
+        """Z [product, sample, in + bias] from the active rows, and how many are one sample."""
+        return z.reshape(1, -1, z.shape[-1]), len(z)
+
+
+class Reduced(Expanded):
+    """Every point is a sample: the mean of its inputs, the sum of its derivatives."""
+
+    def outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
+        return [(0, g.sum(0)) for _, _, g in layer.equations()]
+
+    def inputs(self, z: Tensor) -> tuple[Tensor, int]:
+        return z.mean(0, keepdim=True), 1
+
+
+class ByRow(Expanded):
+    """Σ_s B_s V A_s with the factors of single rows s, a sum that has no cheap inverse."""
+
+    def products(self, rows: int) -> int:
+        return rows
+
+    def outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
+        rows = layer.all_active
+        pairs = [(layer.active[e], g) for e, _, g in layer.equations()]
+        return [(rows.index(s), g[i]) for active, g in pairs for i, s in enumerate(active)]
+
+    def inputs(self, z: Tensor) -> tuple[Tensor, int]:
+        return z, 1
+
+
+SHARING: dict[str, Expanded] = {"expand": Expanded(), "reduce": Reduced(), "rows": ByRow()}
 
 
 class KroneckerOperator:
-    """V ↦ Σ_t w_t Σ_groups B V A by layer, from two passes over (Z, G).
+    """V ↦ Σ_t w_t Σ_products B V A by layer, from two passes over (Z, G), over the rows that enter
+    the residual."""
 
-    ``sharing`` 'expand' and 'reduce' as in kfac.py, over rows that enter the residual; 'rows' is
-    Σ_s B_s V A_s with the factors of single rows s, a sum that has no cheap inverse.
-    """
+    def __init__(self, linearisation: Linearisation, sharing: RowSharing) -> None:
+        self.linearisation = linearisation
+        self.sharing = SHARING[sharing]
 
-    def __init__(self, linearisation: Linearisation, sharing: Sharing) -> None:
-        self.system = linearisation.system
-        self.sharing = sharing
-        self.blocks = list(zip(linearisation.terms, linearisation.blocks, strict=True))
-        self.points = [0] * len(self.system.terms)
-        for term, (batch, _) in zip(linearisation.terms, linearisation.sizes, strict=True):
-            self.points[term] += batch
-
-    @torch.no_grad()
     def __call__(self, vs: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The products for the layers' V [out, in + bias]; None where None is given."""
-        workers = self.system.workers
-        groups = workers.groups(self.blocks)
-        lefts: dict[tuple[int, int], Tensor] = {}
-        for found in workers.map(lambda group: self._left(group, vs), groups):
-            for key, part in found.items():
-                lefts[key] = lefts[key] + part if key in lefts else part
-        total, *rest = workers.map(lambda group: self._right(group, vs, lefts), groups)
-        for other in rest:
-            for own, value in zip(total, other, strict=True):
-                if own is not None and value is not None:
-                    own += value
-        return total
+        wanted = [i for i, v in enumerate(vs) if v is not None]
+        matrices = [v for v in vs if v is not None]
+        lefts = self._lefts(wanted, matrices)
+        points = self.linearisation.points
 
-    def _left(self, group: Group, vs: Sequence[Tensor | None]) -> dict[tuple[int, int], Tensor]:
-        """Σ Gᵀ(G V) by term and layer, [row, out, in + bias] with one row but for 'rows'."""
-        result: dict[tuple[int, int], Tensor] = {}
-        for term, make in group:
-            for number, layer in enumerate(make().layers):
-                v, rows = vs[number], _active(layer)
-                if v is None or not rows:
-                    continue
-                length = len(rows) if self.sharing == "rows" else 1
-                total = result.setdefault((term, number), v.new_zeros(length, *v.shape))
-                for at, g in self._gradients(layer, rows):
-                    total[at].addmm_(g.T, g @ v)
+        def add(total: list[Tensor], block: Block) -> None:
+            for i, number in enumerate(wanted):
+                layer = block.layers[number]
+                z = layer.inputs_on(layer.all_active)
+                if len(z):
+                    samples, rows = self.sharing.inputs(z)
+                    scale = block.weight / (points[block.term] * rows)
+                    for x, left in zip(samples, lefts[block.term][i], strict=False):
+                        total[i].addmm_((x @ left.T).T, x, alpha=scale)
+
+        result: list[Tensor | None] = [None] * len(vs)
+        zeros = [torch.zeros_like(v) for v in matrices]
+        totals = self.linearisation.sum(lambda: [v.clone() for v in zeros], add)
+        for number, total in zip(wanted, totals, strict=True):
+            result[number] = total
         return result
 
-    def _gradients(self, layer: Layer, rows: list[int]) -> list[tuple[int, Tensor]]:
-        """G [·, out] of all equations, with the entry of ``_left`` that each adds to."""
-        result = []
-        for active, g in zip(layer.active, layer.gradients, strict=True):
-            if not active:
-                continue
-            if self.sharing == "expand":
-                result.append((0, g.reshape(-1, g.shape[-1])))
-            elif self.sharing == "reduce":
-                result.append((0, g.sum(0)))
-            else:
-                result += [(rows.index(s), g[i]) for i, s in enumerate(active)]
-        return result
+    def _lefts(self, wanted: Sequence[int], vs: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Σ Gᵀ(G V) by term and wanted layer, [product, out, in + bias]."""
+        workload = self.linearisation.workload
+        shapes = [
+            (self.sharing.products(rows * workload.layers[number][2]), *v.shape)
+            for rows, _ in workload.terms
+            for number, v in zip(wanted, vs, strict=True)
+        ]
 
-    def _right(
-        self,
-        group: Group,
-        vs: Sequence[Tensor | None],
-        lefts: dict[tuple[int, int], Tensor],
-    ) -> list[Tensor | None]:
-        """Σ (T Zᵀ) Z by layer with T of ``_left``, scaled by the weights and numbers of points."""
-        result = [None if v is None else torch.zeros_like(v) for v in vs]
-        for term, make in group:
-            block = make()
-            for number, layer in enumerate(block.layers):
-                total, left = result[number], lefts.get((term, number))
-                if total is None or left is None:
-                    continue
-                z = _inputs(layer)
-                scale = block.weight / self.points[term]
-                if self.sharing == "expand":
-                    z, scale = z.reshape(1, -1, z.shape[-1]), scale / len(z)
-                elif self.sharing == "reduce":
-                    z = z.mean(0, keepdim=True)
-                for own, t in zip(z, left, strict=True):
-                    total.addmm_((own @ t.T).T, own, alpha=scale)
-        return result
+        def add(total: list[Tensor], block: Block) -> None:
+            for i, (number, v) in enumerate(zip(wanted, vs, strict=True)):
+                part = total[block.term * len(wanted) + i]
+                for product, g in self.sharing.outputs(block.layers[number]):
+                    part[product].addmm_(g.T, g @ v)
 
-
-def _active(layer: Layer) -> list[int]:
-    """Rows whose output enters some equation of the residual."""
-    return sorted({s for active in layer.active for s in active})
-
-
-def _inputs(layer: Layer) -> Tensor:
-    """Inputs on the rows of ``_active`` with the bias entry last, [active, batch, in + bias]."""
-    rows = tuple(_active(layer))
-    if rows in layer.active:
-        return inputs_with_bias(layer, layer.active.index(rows))
-    merged = Layer(layer.inputs, layer.value_rows, layer.has_bias, [rows], [])
-    return inputs_with_bias(merged, 0)
+        like = self.linearisation.residual
+        totals = self.linearisation.sum(lambda: [like.new_zeros(s) for s in shapes], add)
+        return [totals[i : i + len(wanted)] for i in range(0, len(totals), max(1, len(wanted)))]
 
 
 def conjugate_gradients_by_layer(
@@ -169,3 +171,42 @@ def conjugate_gradients_by_layer(
         b.clone() if bad or not s <= s_0 else x
         for b, x, bad, s, s_0 in zip(right, solution, broken, square, first, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class MatrixFree(Curvature[None]):
+    """Kronecker products of a step's points, solved with by at most ``iterations`` of conjugate
+    gradients a layer (see ``conjugate_gradients_by_layer``); nothing is kept between steps.
+
+    ``sharing``: 'expand' as published for one row, 'reduce', or 'rows', a product for every row.
+    """
+
+    sharing: RowSharing = "expand"
+    iterations: Count = 10
+    tolerance: NonNegative = 0.01
+
+    def __post_init__(self) -> None:
+        check_choice("step.sharing", self.sharing, RowSharing)
+
+    def at(self, situation: Situation, state: None) -> Solver:
+        return MatrixFreeSolver(self, situation)
+
+
+class MatrixFreeSolver(Solver):
+    def __init__(self, settings: MatrixFree, situation: Situation) -> None:
+        super().__init__(situation)
+        self.settings = settings
+
+    def apply(self, v: Direction) -> Direction:
+        """Raises Diverged where v is not finite."""
+        if not all(bool(torch.isfinite(part).all()) for part in v):
+            raise Diverged("the gradient is NaN or infinite: training diverged")
+        settings, layers = self.settings, len(self.linearisation.layout.layers)
+        product = KroneckerOperator(self.linearisation, settings.sharing)
+        result = conjugate_gradients_by_layer(
+            product, v[:layers], self.damping, settings.iterations, settings.tolerance
+        )
+        if len(v) > layers:
+            block = dense_gramian(self.linearisation)
+            result.append(solve_damped(block, v[-1], self.damping))
+        return result

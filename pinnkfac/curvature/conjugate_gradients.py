@@ -1,4 +1,4 @@
-"""Conjugate gradients, preconditioned and truncated, and what a preconditioner is.
+"""Conjugate gradients, preconditioned and truncated, and the curvatures that they make exact.
 
 With A = JᵀJ + λ symmetric positive definite, the iterates x_i lower the quadratic model
 φ(x) = ½ xᵀA x − bᵀx, which is the predicted change of the loss for b = −∇loss.
@@ -8,73 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Annotated, Any
 
-from torch import Generator
-
+from pinnkfac.common.settings import Count, NonNegative, Range
+from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.kfac import KroneckerFactors
 from pinnkfac.linearisation.direction import Direction, combine, inner
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
 from pinnkfac.linearisation.products import gramian_products
-from pinnkfac.linearisation.system import Linearisation, System
 
 Map = Callable[[Direction], Direction]
 """A linear map of directions, or of lists with one residual-space vector."""
 
 SPACING = 1.3
 """Iterates number ⌈SPACING^j⌉ are stored (Martens 2010, section 4.6)."""
-
-
-class Applicable(Protocol):
-    """What CG needs of a preconditioner P: ``apply(v)`` = P⁻¹ v, symmetric positive definite."""
-
-    def apply(self, v: Direction) -> Direction: ...
-
-
-class ApproximateInverse:
-    """P⁻¹ ≈ (JᵀJ + λ)⁻¹ in the course of a run.
-
-    A new one overrides ``apply``, and the rest where it learns from linearisations.
-    """
-
-    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
-        """Take in the linearisation of step number ``step``."""
-
-    def apply(self, v: Direction) -> Direction:
-        """P⁻¹ v: symmetric and positive definite."""
-        raise NotImplementedError
-
-    def restart(self) -> str:
-        """Forget what was kept, after a divergence; returns its name, such as 'factors'."""
-        return ""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class Preconditioning(Protocol):
-    """The settings of a preconditioner; ``start`` gives it a system to work on. A new one is a
-    dataclass anywhere and an option in conf/preconditioner."""
-
-    def start(self, system: System, generator: Generator) -> ApproximateInverse: ...
-
-
-class Nothing(ApproximateInverse):
-    """P = I."""
-
-    def apply(self, v: Direction) -> Direction:
-        return [x.clone() for x in v]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """No preconditioner."""
-
-    def start(self, system: System, generator: Generator) -> ApproximateInverse:
-        return Nothing()
+REACH = 2
+FEWEST = 10
+"""With backtracking, CG makes at most ``REACH`` times the iterations of the iterate that the last
+step took (and at least ``FEWEST``): far beyond it, iterates are too long for the loss anyway."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +82,7 @@ def iterates(
 def conjugate_gradients(
     linearisation: Linearisation,
     right: Direction,
-    preconditioner: Applicable,
+    preconditioner: Solver,
     damping: float,
     iterations: int,
 ) -> Direction:
@@ -180,3 +134,119 @@ def best_of(kept: Sequence[Iterate], loss: Callable[[Direction], float]) -> Iter
         if value < lowest:
             best, lowest = iterate, value
     return best
+
+
+# -- curvatures ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Identity(Curvature[None]):
+    """C + λ = I: no preconditioner."""
+
+    def at(self, situation: Situation, state: None) -> Solver:
+        return Unchanged(situation)
+
+
+class Unchanged(Solver):
+    def apply(self, v: Direction) -> Direction:
+        return [x.clone() for x in v]
+
+
+@dataclass(frozen=True)
+class Refined(Curvature[Any]):
+    """The exact Gramian, solved with by so many conjugate-gradient iterations that another
+    curvature preconditions."""
+
+    by: Curvature[Any]
+    iterations: Count
+
+    @property
+    def kept(self) -> str:
+        return self.by.kept
+
+    def start(self, objective: Objective) -> Any:
+        return self.by.start(objective)
+
+    def at(self, situation: Situation, state: Any) -> Solver:
+        return RefinedSolver(situation, self.by.at(situation, state), self.iterations)
+
+
+class RefinedSolver(Solver):
+    def __init__(self, situation: Situation, by: Solver, iterations: int) -> None:
+        super().__init__(situation, by.state)
+        self.by = by
+        self.iterations = iterations
+
+    def apply(self, v: Direction) -> Direction:
+        return conjugate_gradients(self.linearisation, v, self.by, self.damping, self.iterations)
+
+
+@dataclass(frozen=True)
+class TruncatedState:
+    """The last solution of CG, the number of the iterate that was taken (None: none was chosen),
+    and what the preconditioner keeps."""
+
+    preconditioner: Any
+    solution: Direction | None = None
+    taken: int | None = None
+
+
+@dataclass(frozen=True)
+class Truncated(Curvature[TruncatedState]):
+    """The exact Gramian, solved with by at most ``iterations`` of preconditioned CG.
+
+    CG starts from ``decay`` times its last solution (0: from 0) and stops where it has stalled for
+    ``progress`` (see ``has_stalled``; 0: never). With ``backtracking`` the loss is evaluated at
+    stored iterates, from half to twice as far as the last step went, and the best is δ (Martens
+    2010).
+    """
+
+    preconditioner: Curvature[Any] = field(default_factory=KroneckerFactors)
+    iterations: Count = 20
+    progress: NonNegative = 5e-4
+    decay: Annotated[float, Range(least=0, most=1)] = 0.95
+    backtracking: bool = True
+
+    @property
+    def kept(self) -> str:
+        return self.preconditioner.kept
+
+    def start(self, objective: Objective) -> TruncatedState:
+        return TruncatedState(self.preconditioner.start(objective))
+
+    def at(self, situation: Situation, state: TruncatedState) -> Solver:
+        solver = self.preconditioner.at(situation, state.preconditioner)
+        return TruncatedSolver(self, situation, solver, state)
+
+
+class TruncatedSolver(Solver):
+    """Its state is the one before, until a direction was computed."""
+
+    def __init__(
+        self, settings: Truncated, situation: Situation, by: Solver, state: TruncatedState
+    ) -> None:
+        super().__init__(situation, state)
+        self.settings = settings
+        self.situation = situation
+        self.by = by
+
+    def apply(self, v: Direction) -> Direction:
+        settings, situation, last = self.settings, self.situation, self.state
+        product = damped_gramian(situation.linearisation, situation.damping)
+        start = None
+        if settings.decay and last.solution is not None:
+            start = [settings.decay * x for x in last.solution]
+        fewest, most = self._window(last.taken)
+        iterations = iterates(product, v, self.by.apply, start)
+        kept = truncated(iterations, most, settings.progress)
+        best, taken = kept[-1], last.taken
+        if settings.backtracking:
+            best = best_of([i for i in kept if i.number >= fewest] or kept[-1:], situation.loss)
+            taken = best.number
+        self.state = TruncatedState(self.by.state, kept[-1].solution, taken)
+        return best.solution
+
+    def _window(self, taken: int | None) -> tuple[int, int]:
+        """The numbers of the first iterate whose loss is evaluated and of the last one made."""
+        most = self.settings.iterations
+        if not self.settings.backtracking or taken is None:
+            return 0, most
+        return taken // REACH, min(most, max(FEWEST, REACH * taken))

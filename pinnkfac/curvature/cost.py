@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pinnkfac.curvature.kernel import plan_kernel
-from pinnkfac.linearisation.jacobian import PIECE
-from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.block import PIECE
+from pinnkfac.linearisation.workload import Workload
 
 TRIALS = 3.0
 """Losses that a line search evaluates."""
 REFINED, CORRECTED = 8.0, 4.0
 """Products with J or Jᵀ, and losses, that exact steps take besides near a solution: between none
-and three times as many (curvature/least_squares.py, step/path.py)."""
+and three times as many (least_squares.py, step/path.py)."""
 ACTIVATION = 150.0
 """One entry of a layer's output in a forward pass, beside its products."""
 ENTRY = 90.0
@@ -33,54 +33,41 @@ JACOBIAN_ENTRY = 130.0
 """One entry of all rows of J."""
 
 
-def residual_number(system: System, numbers: Sequence[int]) -> int:
-    """Residuals of so many points of every term."""
-    return sum(n * t.residual.equations for n, t in zip(numbers, system.terms, strict=True))
+def forward(workload: Workload, points: Sequence[int]) -> float:
+    """One evaluation of the residuals at so many points of every term."""
+    return workload.rows(points) * _layers(workload, ACTIVATION)
 
 
-def forward(system: System, numbers: Sequence[int]) -> float:
-    """One evaluation of the residuals."""
-    rows = sum(n * t.rows for n, t in zip(numbers, system.terms, strict=True))
-    return rows * _layers(system, ACTIVATION)
-
-
-def product(system: System, numbers: Sequence[int]) -> float:
+def product(workload: Workload, points: Sequence[int]) -> float:
     """One product with J, or with Jᵀ."""
-    return _rows(system, numbers) * _layers(system, ENTRY)
+    return workload.adjoints(points) * _layers(workload, ENTRY)
 
 
-def _rows(system: System, numbers: Sequence[int]) -> int:
-    """Rows of the shared axis, once for every point and equation."""
-    pairs = zip(numbers, system.terms, strict=True)
-    return sum(n * t.rows * t.residual.equations for n, t in pairs)
+def _layers(workload: Workload, entry: float) -> float:
+    """Multiplications of one row with the weights of all linear layers, once for every use."""
+    return sum(uses * (inputs + entry) * outputs for inputs, outputs, uses in workload.layers)
 
 
-def _layers(system: System, entry: float) -> float:
-    """Multiplications of one row with the weights of all Linear layers, once for every use."""
-    pairs = zip(system.graph.linears, system.graph.uses, strict=True)
-    return sum(uses * (m.in_features + entry) * m.out_features for m, uses in pairs)
-
-
-def exact_step(system: System, numbers: Sequence[int]) -> float:
-    """A step through the kernel, or through J where parameters are fewer (step/spring.py), with
+def exact_step(workload: Workload, points: Sequence[int]) -> float:
+    """A step through the kernel, or through J where parameters are fewer (least_squares.py), with
     geodesic acceleration."""
-    residuals, parameters = residual_number(system, numbers), system.parameter_number
+    residuals, parameters = workload.residuals(points), workload.parameters
     products = 6 + BACKWARD + REFINED
-    once = (2 + TRIALS + CORRECTED) * forward(system, numbers) + products * product(system, numbers)
+    once = (2 + TRIALS + CORRECTED) * forward(workload, points)
+    once += products * product(workload, points)
     if parameters < residuals:
         factor = residuals * parameters**2 + parameters**3 / 6 + CHOLESKY_ENTRY * parameters**2
         return once + JACOBIAN_ENTRY * residuals * parameters + factor
     factor = residuals**3 / 6 + CHOLESKY_ENTRY * residuals**2
-    return once + plan_kernel(system, numbers).multiplications + factor
+    return once + plan_kernel(workload, points).multiplications + factor
 
 
-def conjugate_gradient_step(system: System, numbers: Sequence[int], iterations: int) -> float:
-    """A step of KFAC with so many conjugate-gradient iterations (step/kfac.py)."""
+def conjugate_gradient_step(workload: Workload, points: Sequence[int], iterations: int) -> float:
+    """A step of KFAC with so many conjugate-gradient iterations."""
     products = 3 + BACKWARD + 2 * iterations
-    total = (1 + TRIALS) * forward(system, numbers) + products * product(system, numbers)
-    rows = _rows(system, numbers)
-    for layer, uses in zip(system.graph.linears, system.graph.uses, strict=True):
-        inputs, outputs = layer.in_features, layer.out_features
+    total = (1 + TRIALS) * forward(workload, points) + products * product(workload, points)
+    rows = workload.adjoints(points)
+    for inputs, outputs, uses in workload.layers:
         for n in (inputs, outputs):
             total += uses * rows * (0.75 * n**2 + ENTRY * n)
             total += EIGEN * n**3 + EIGEN_ENTRY * n**2
@@ -88,9 +75,9 @@ def conjugate_gradient_step(system: System, numbers: Sequence[int], iterations: 
     return total
 
 
-def exact_bytes(system: System, numbers: Sequence[int]) -> float:
+def exact_bytes(workload: Workload, points: Sequence[int]) -> float:
     """What the kernel and its factor, or JᵀJ, its factor and a piece of J, take at most."""
-    residuals, parameters = residual_number(system, numbers), system.parameter_number
+    residuals, parameters = workload.residuals(points), workload.parameters
     if parameters < residuals:
         return 8.0 * (3 * parameters**2 + min(PIECE, residuals * parameters))
     return 24.0 * residuals**2

@@ -5,37 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from torch import Generator
-
 from pinnkfac.common.settings import Range
-from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
+from pinnkfac.curvature.base import Curvature, Situation, Solver
 from pinnkfac.curvature.gramian import diagonal_gramian
 from pinnkfac.curvature.kronecker import floored
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.system import Linearisation, System
 
 
 @dataclass(frozen=True)
-class Diagonal:
-    """P = (diag(JᵀJ) + λ)^exponent; Martens 2010, section 4.7, takes the exponent 0.75."""
+class Diagonal(Curvature[None]):
+    """(diag(JᵀJ) + λ)^exponent of the step's own points; Martens 2010, section 4.7, takes the
+    exponent 0.75."""
 
     exponent: Annotated[float, Range(above=0, most=1)] = 0.75
     """power of the diagonal"""
 
-    def start(self, system: System, generator: Generator) -> ApproximateInverse:
-        return DiagonalInverse(self.exponent)
+    def at(self, situation: Situation, state: None) -> Solver:
+        diagonal = diagonal_gramian(situation.linearisation)
+        powers = [floored(v + situation.damping, 0.0) ** self.exponent for v in diagonal]
+        return Divided(situation, powers)
 
 
-class DiagonalInverse(ApproximateInverse):
-    """The diagonal of the step's own Gramian."""
-
-    def __init__(self, exponent: float) -> None:
-        self.exponent = exponent
-        self.diagonal: Direction = []
-
-    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
-        diagonal = diagonal_gramian(linearisation)
-        self.diagonal = [floored(v + damping, 0.0) ** self.exponent for v in diagonal]
+class Divided(Solver):
+    def __init__(self, situation: Situation, diagonal: Direction) -> None:
+        super().__init__(situation)
+        self.diagonal = diagonal
 
     def apply(self, v: Direction) -> Direction:
         return [x / d for x, d in zip(v, self.diagonal, strict=True)]

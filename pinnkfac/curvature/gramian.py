@@ -1,28 +1,36 @@
 """The Gramian JᵀJ: exact, as one matrix, by layer, or its diagonal (arXiv:2302.13163).
 
-Rows of J are made in pieces and never kept. A layer here is one entry of a Direction: a Linear
+Rows of J are made in pieces and never kept. A layer here is one entry of a Direction: a linear
 layer with its bias, and last the parameters outside of layers (scales, unknown coefficients).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from pinnkfac.common.errors import check_choice
+from pinnkfac.common.errors import Diverged, check_choice
+from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Range
-from pinnkfac.curvature.kfac import Start, equal
+from pinnkfac.curvature.averaging import Average, Start, equal
+from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.kernel import layer_kernel
+from pinnkfac.curvature.kfac import dense_gramian
+from pinnkfac.curvature.kronecker import floored
+from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.jacobian import inputs_with_bias, jacobian_rows, pieces, square_sum
-from pinnkfac.linearisation.system import Linearisation, System
+from pinnkfac.linearisation.layout import Layout, flat
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
 
 Approximation = Literal["full", "layerwise", "diagonal"]
+Factorisation = Literal["cholesky", "jacobi", "least-squares"]
 PANEL = 256
 """Rows of a Gramian that one thread adds to at once."""
 
@@ -50,37 +58,30 @@ class GramianSettings:
 
 def gramian(linearisation: Linearisation) -> Tensor:
     """JᵀJ of all parameters, [param, param]."""
-    return _gramians(linearisation, [linearisation.system.parameter_number])[0]
+    return _gramians(linearisation, [linearisation.layout.number])[0]
 
 
 def layer_gramians(linearisation: Linearisation) -> list[Tensor]:
     """The diagonal blocks of JᵀJ, [layer's param, layer's param] each."""
-    return _gramians(linearisation, _sizes(linearisation.system))
+    return _gramians(linearisation, linearisation.layout.sizes)
 
 
-@torch.no_grad()
 def diagonal_gramian(linearisation: Linearisation) -> Direction:
     """The diagonal of JᵀJ, in the form of a direction."""
-    system = linearisation.system
-    groups = system.workers.map(
-        lambda group: _diagonals(system, group), system.workers.groups(linearisation.blocks)
-    )
-    total, *rest = groups
-    for other in rest:
-        for own, value in zip(total, other, strict=True):
-            own += value
-    return total
 
+    def add(total: list[Tensor], block: Block) -> None:
+        for part, layer in zip(total, block.layers, strict=False):
+            layer.add_squares(part, block.weight)
+        if block.dense is not None:
+            total[-1].add_(block.dense.square().sum((0, 1)), alpha=block.weight)
 
-def _sizes(system: System) -> list[int]:
-    return [v.numel() for v in system.get_parameters()]
+    return linearisation.sum(linearisation.layout.zeros, add)
 
 
 @torch.no_grad()
 def _gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tensor]:
     """Diagonal blocks of JᵀJ of the given widths, which cover all parameters."""
-    system = linearisation.system
-    sizes = _sizes(system)
+    layout = linearisation.layout
     totals = [linearisation.residual.new_zeros(n, n) for n in widths]
     starts = [0, *accumulate(widths)]
     panels = [
@@ -90,15 +91,15 @@ def _gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tenso
     ]
 
     for block in linearisation:
-        for piece in pieces(block, sum(sizes)):
-            rows = jacobian_rows(piece, sizes)
+        for piece in block.pieces(layout.number):
+            rows = piece.jacobian(layout)
 
             def add(panel: tuple[Tensor, int, int, int], rows: Tensor = rows) -> None:
                 total, start, low, high = panel
-                own = rows[:, start + low : start + high]
-                total[low:high, :high].addmm_(own.T, rows[:, start : start + high])
+                left = rows[:, start + low : start + high]
+                total[low:high, :high].addmm_(left.T, rows[:, start : start + high])
 
-            system.workers.map(add, reversed(panels))
+            linearisation.workers.map(add, reversed(panels))
     for total, _, low, high in panels:
         corner = total[low:high, low:high]
         corner.copy_(corner.tril() + corner.tril(-1).T)  # symmetric to the last bit
@@ -106,77 +107,214 @@ def _gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tenso
     return totals
 
 
-@torch.no_grad()
-def _diagonals(system: System, group: Sequence[Callable[[], Block]]) -> Direction:
-    total = system.zeros()
-    for make in group:
-        block = make()
-        for own, layer in zip(total, block.layers, strict=False):
-            for e, g in enumerate(layer.gradients):
-                if len(g):
-                    own.add_(square_sum(g, inputs_with_bias(layer, e)), alpha=block.weight)
-        if block.dense is not None:
-            total[-1].add_(block.dense.square().sum((0, 1)), alpha=block.weight)
-    return total
+# -- the curvature ---------------------------------------------------------------------------------
+class Full:
+    """JᵀJ as one matrix."""
+
+    cheaper = "layerwise"
+    diagonals = False
+
+    def matrices(self, linearisation: Linearisation) -> list[Tensor]:
+        return [gramian(linearisation)]
+
+    def numbers(self, layout: Layout) -> list[int]:
+        """How many numbers the matrices have that are factorised."""
+        return [layout.number**2]
+
+    def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
+        """(G + λ)⁻¹ v."""
+        return solver.linearisation.layout.unflat(solver.solve(matrices[0], flat(v)))
 
 
-class GramianAverage:
-    """The exponential average of a Gramian, as ``settings`` say.
+class Layerwise(Full):
+    """The blocks of layers."""
 
-    It begins anew where the scales of equations change (balance.py). Without decay it is the
-    Gramian of the last update, and no part of the state.
-    """
+    cheaper = "diagonal"
 
-    def __init__(self, settings: GramianSettings) -> None:
-        self.settings = settings
-        self.total: list[Tensor] = []
-        self.updates = 0
-        self.scales: list[Tensor] | None = None
+    def matrices(self, linearisation: Linearisation) -> list[Tensor]:
+        return layer_gramians(linearisation)
 
-    def update(self, linearisation: Linearisation) -> None:
-        if not equal(linearisation.system.scales, self.scales):
-            self.total, self.updates = [], 0
-            self.scales = linearisation.system.scales
-        decay = self.settings.decay
-        if not decay:
-            self.total = []  # before the next is made: it may be large
-        new = self._new(linearisation)
-        self.updates += 1
-        if not decay:
-            self.total = new
-            return
-        if not self.total:
-            self.total = [self._first(value) for value in new]
-        for own, value in zip(self.total, new, strict=True):
-            own.mul_(decay).add_(value, alpha=1.0 - decay)
+    def numbers(self, layout: Layout) -> list[int]:
+        return [n * n for n in layout.sizes]
 
-    @property
-    def values(self) -> list[Tensor]:
-        """One matrix ('full'), one a layer ('layerwise'), or a direction ('diagonal')."""
-        if self.settings.decay == 0.0 or self.settings.start != "bias-corrected":
-            return self.total
-        return [value / (1.0 - self.settings.decay**self.updates) for value in self.total]
+    def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
+        pairs = list(zip(matrices, v, strict=True))
+        return solver.linearisation.workers.map(lambda pair: solver.solve(*pair), pairs)
 
-    def _new(self, linearisation: Linearisation) -> list[Tensor]:
-        if self.settings.approximation == "full":
-            return [gramian(linearisation)]
-        if self.settings.approximation == "layerwise":
-            return layer_gramians(linearisation)
+
+class OnlyDiagonal(Full):
+    """The diagonal; entries of the sum with λ not below ε times the largest."""
+
+    diagonals = True
+
+    def matrices(self, linearisation: Linearisation) -> list[Tensor]:
         return diagonal_gramian(linearisation)
 
-    def _first(self, value: Tensor) -> Tensor:
-        first = torch.zeros_like(value)
-        if self.settings.start == "identity":
-            diagonal = self.settings.approximation == "diagonal"
-            (first if diagonal else first.diagonal()).fill_(1.0)
-        return first
+    def numbers(self, layout: Layout) -> list[int]:
+        return []
 
-    def state_dict(self) -> dict[str, Any]:
-        names = self._state if self.settings.decay else ()
-        return {name: getattr(self, name) for name in names}
+    def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
+        for pair in zip(matrices, v, strict=True):
+            _check_finite(*pair)
+        sums = [d + solver.damping for d in matrices]
+        return [g / floored(s, torch.finfo(s.dtype).eps) for g, s in zip(v, sums, strict=True)]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self._state if self.settings.decay else ():
-            setattr(self, name, state[name])
 
-    _state: ClassVar[tuple[str, ...]] = ("total", "updates", "scales")
+APPROXIMATIONS: dict[str, Full] = {
+    "full": Full(),
+    "layerwise": Layerwise(),
+    "diagonal": OnlyDiagonal(),
+}
+
+
+@dataclass(frozen=True)
+class GramianState:
+    """The average, and the scales of the equations that it is for."""
+
+    average: Average = field(default_factory=Average)
+    scales: list[Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ExactGramian(Curvature[GramianState]):
+    """C = JᵀJ or its layers or diagonal, averaged as the settings say; the average begins anew
+    where the scales of equations change (balance.py).
+
+    ``solver``: 'cholesky'; 'jacobi', the same after scaling to a unit diagonal; or the
+    minimum-norm 'least-squares' of the code behind arXiv:2405.15603 (LAPACK's gelsd). Blocks of
+    layers that are not averaged are solved through their kernels where residuals are fewer.
+
+    Raises UserError where the Gramian does not fit into memory.
+    """
+
+    gramian: GramianSettings = field(default_factory=GramianSettings)
+    solver: Factorisation = "jacobi"
+
+    def __post_init__(self) -> None:
+        check_choice("step.solver", self.solver, Factorisation)
+
+    @property
+    def kept(self) -> str:
+        return "Gramian" if self.gramian.decay else ""
+
+    def start(self, objective: Objective) -> GramianState:
+        if self.gramian.approximation == "full":
+            self._check_memory(objective.layout)
+        return GramianState()
+
+    def _check_memory(self, layout: Layout) -> None:
+        approximation = APPROXIMATIONS[self.gramian.approximation]
+        numbers, copies = approximation.numbers(layout), 2 if self.gramian.decay else 1
+        check_fits(
+            (copies * sum(numbers) + max(numbers, default=0)) * torch.finfo(layout.dtype).bits / 8,
+            f"the Gramian of {layout.number} parameters and its factor",
+            f"net.widths, or set step.gramian.approximation={approximation.cheaper}",
+            layout.device,
+        )
+
+    def at(self, situation: Situation, state: GramianState) -> Solver:
+        linearisation, settings = situation.linearisation, self.gramian
+        if self._by_kernels(linearisation):
+            return LayerKernels(situation, self.solver, state)
+        if settings.approximation != "full":  # that is checked at the start
+            self._check_memory(linearisation.layout)
+        average = state.average
+        if not equal(linearisation.scales, state.scales):
+            average = Average()
+        with making("the Gramian", "net.widths"):
+            approximation = APPROXIMATIONS[settings.approximation]
+            average = average.updated(
+                approximation.matrices(linearisation),
+                settings.decay,
+                settings.start,
+                diagonals=approximation.diagonals,
+            )
+        # without decay it is that of this step alone
+        after = GramianState(average, linearisation.scales) if settings.decay else GramianState()
+        return GramianSolver(situation, self, average, after)
+
+    def _by_kernels(self, linearisation: Linearisation) -> bool:
+        """Whether factorising a kernel a layer is cheaper than factorising the blocks."""
+        if self.gramian.approximation != "layerwise" or self.gramian.decay:
+            return False
+        layout = linearisation.layout
+        layers = layout.sizes[: len(layout.layers)]
+        fewer = len(layers) * len(linearisation.residual) ** 3 < sum(n**3 for n in layers)
+        return fewer and self.solver != "least-squares"
+
+
+class GramianSolver(Solver):
+    """Solves with averaged matrices.
+
+    Raises Diverged where the Gramian or the gradient is not finite.
+    """
+
+    def __init__(
+        self, situation: Situation, settings: ExactGramian, average: Average, state: GramianState
+    ) -> None:
+        super().__init__(situation, state)
+        self.settings = settings
+        self.average = average
+
+    def apply(self, v: Direction) -> Direction:
+        settings = self.settings.gramian
+        matrices = self.average.values(settings.decay, settings.start)
+        with making("the factor of the Gramian", "net.widths"):
+            return APPROXIMATIONS[settings.approximation].solve(matrices, v, self)
+
+    def solve(self, matrix: Tensor, v: Tensor) -> Tensor:
+        """(matrix + λ)⁻¹ v, in the form of v."""
+        right, solver = v.reshape(-1), self.settings.solver
+        if solver == "least-squares":
+            return _minimum_norm(matrix, right, self.damping).view_as(v)
+        return solve_damped(matrix, right, self.damping, jacobi=solver == "jacobi").view_as(v)
+
+
+class LayerKernels(Solver):
+    """Blocks of layers through their kernels, for fewer residuals than a layer has parameters.
+
+    With J_l the columns of a layer, (J_lᵀJ_l + λ)⁻¹ J_lᵀ r = J_lᵀ (J_l J_lᵀ + λ)⁻¹ r: a system of
+    as many equations as there are residuals, however wide the layer.
+    """
+
+    def __init__(self, situation: Situation, solver: Factorisation, state: GramianState) -> None:
+        super().__init__(situation, state)
+        self.jacobi = solver == "jacobi"
+
+    def direction(self, gradient: Direction) -> Direction:
+        right, layers = -self.linearisation.residual, self.linearisation.layout.layers
+        result = [self.solve(n, right) for n in range(len(layers))]
+        if len(gradient) > len(result):
+            block = dense_gramian(self.linearisation)
+            result.append(solve_damped(block, -gradient[-1], self.damping, jacobi=self.jacobi))
+        return result
+
+    def solve(self, number: int, right: Tensor) -> Tensor:
+        """(J_lᵀJ_l + λ)⁻¹ J_lᵀ right of one layer, [out, in + bias], for right [residual]."""
+        matrix = layer_kernel(self.linearisation, number)
+        return self._vjp(number, solve_damped(matrix, right, self.damping, jacobi=self.jacobi))
+
+    def _vjp(self, number: int, w: Tensor) -> Tensor:
+        linearisation = self.linearisation
+
+        def add(total: list[Tensor], block: Block, part: Tensor) -> None:
+            weights = block.weight**0.5 * part.view(block.batch, block.equations)
+            block.layers[number].vjp(weights, total[0])
+
+        shape = linearisation.layout.layers[number]
+        zeros = lambda: [linearisation.residual.new_zeros(shape)]  # noqa: E731
+        return linearisation.sum(zeros, add, linearisation.split(w))[0]
+
+
+def _minimum_norm(matrix: Tensor, right: Tensor, damping: float) -> Tensor:
+    """The minimum-norm solution, on the CPU: other devices have no such driver."""
+    _check_finite(matrix, right)
+    damped = matrix.detach().clone().cpu()
+    damped.diagonal().add_(damping)
+    solution = torch.linalg.lstsq(damped, right.cpu()[:, None], driver="gelsd").solution
+    return solution[:, 0].to(right)
+
+
+def _check_finite(*values: Tensor) -> None:
+    if not all(bool(torch.isfinite(v).all()) for v in values):
+        raise Diverged("the Gramian or the gradient is NaN or infinite: training diverged")

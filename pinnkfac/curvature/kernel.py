@@ -1,12 +1,12 @@
 """The kernel J Jᵀ of all residuals, without ever forming J where that is cheaper.
 
-With the rows s, t of the shared axis, summed over layers l (design of the linearisation: block.py),
+With the rows s, t of the shared axis, summed over layers l (z̃ and g: linearisation/layer.py),
 
-    (J Jᵀ)_nm = √(w_n w_m) Σ_l Σ_st (z_ns · z_mt + 1_{s, t are value rows}) (g_ns · g_mt),
+    (J Jᵀ)_nm = √(w_n w_m) Σ_l Σ_st (z̃_ns · z̃_mt) (g_ns · g_mt),
 
 so that a layer costs (N S)² (in + out) instead of N² · in · out for its dense rows of J. Which is
 less depends on widths and rows: every layer goes the cheaper way, in tiles, within the memory of
-the system.
+the workload.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from pinnkfac.common.memory import check_fits, making
-from pinnkfac.linearisation.block import Block, Layer
-from pinnkfac.linearisation.system import Linearisation, System
+from pinnkfac.common.parallel import Workers
+from pinnkfac.linearisation.block import Block
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.workload import Workload
 
 TILE_ROWS = 512
 """Rows of a tile, points times rows of the shared axis: its products stay in the cache."""
@@ -34,7 +37,7 @@ FORMING = 60.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class KernelPlan:
     """How the kernel is computed: per layer by rows (True) or by dense rows of J (False), with
     the multiplications of both ways."""
 
@@ -50,62 +53,58 @@ class Plan:
         )
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """One equation at some points of one block: the unit of tiles by rows.
-
-    ``where`` are its places among all residuals.
-    """
-
-    make: Callable[[], Block]
-    points: slice
-    equation: int
-    where: slice
-
-
-def plan_kernel(system: System, numbers: Sequence[int], *, products_only: bool = False) -> Plan:
+def plan_kernel(
+    workload: Workload, points: Sequence[int], *, products_only: bool = False
+) -> KernelPlan:
     """The cheaper way for every layer, for so many points of every term; ``products_only`` counts
     nothing but matrix products."""
     overhead, forming = (0.0, 0.0) if products_only else (OVERHEAD, FORMING)
-    shapes = [(t.rows, t.residual.equations) for t in system.terms]
-    residuals = sum(n * e for n, (_, e) in zip(numbers, shapes, strict=True))
-    total = sum(n * e * rows for n, (rows, e) in zip(numbers, shapes, strict=True))
+    residuals, total = workload.residuals(points), workload.adjoints(points)
     rows, dense = [], []
-    for layer, uses in zip(system.graph.linears, system.graph.uses, strict=True):
-        inputs, outputs, own = layer.in_features, layer.out_features, uses * total
-        rows.append(own**2 / 2 * (inputs + outputs + overhead))
-        per_row = inputs * outputs
-        dense.append((residuals**2 / 2 + own + forming * residuals) * per_row)
+    for inputs, outputs, uses in workload.layers:
+        adjoints = uses * total
+        rows.append(adjoints**2 / 2 * (inputs + outputs + overhead))
+        dense.append((residuals**2 / 2 + adjoints + forming * residuals) * inputs * outputs)
     by_rows = tuple(r <= d for r, d in zip(rows, dense, strict=True))
-    return Plan(by_rows, tuple(rows), tuple(dense))
+    return KernelPlan(by_rows, tuple(rows), tuple(dense))
 
 
-def points_by_term(linearisation: Linearisation) -> list[int]:
-    """How many points every term has."""
-    numbers = [0] * len(linearisation.system.terms)
-    for term, (batch, _) in zip(linearisation.terms, linearisation.sizes, strict=True):
-        numbers[term] += batch
-    return numbers
-
-
-@torch.no_grad()
-def kernel(linearisation: Linearisation, plan: Plan | None = None) -> Tensor:
+def kernel(linearisation: Linearisation, plan: KernelPlan | None = None) -> Tensor:
     """J Jᵀ [residual, residual], in the order of ``linearisation.residual``.
 
     ``plan`` decides for every layer; None takes the cheaper way. Raises UserError where the kernel
     itself does not fit into memory.
     """
-    plan = plan or plan_kernel(linearisation.system, points_by_term(linearisation))
-    total = len(linearisation.residual)
-    settings = "points.scale, points.interior or points.lower"
-    size = torch.finfo(linearisation.residual.dtype).bits // 8
-    check_fits(2 * size * total**2, f"the kernel of {total} residuals", settings)
-    with making(f"the kernel of {total} residuals", settings):
-        result = linearisation.residual.new_zeros(total, total)
-        _add_by_rows(result, linearisation, plan)
-        for number, by_rows in enumerate(plan.by_rows):
-            if not by_rows:
-                _add_dense(result, linearisation, number)
+    plan = plan or plan_kernel(linearisation.workload, linearisation.points)
+    return _kernel(linearisation, plan, range(len(plan.by_rows)), dense=True)
+
+
+def layer_kernel(linearisation: Linearisation, layer: int) -> Tensor:
+    """J_l J_lᵀ [residual, residual] with the columns J_l of one layer."""
+    plan = plan_kernel(linearisation.workload, linearisation.points)
+    return _kernel(linearisation, plan, [layer], dense=False)
+
+
+@torch.no_grad()
+def _kernel(
+    linearisation: Linearisation, plan: KernelPlan, layers: Sequence[int], *, dense: bool
+) -> Tensor:
+    """The sum over some layers, and over the parameters outside of layers where ``dense``."""
+    like = linearisation.residual
+    total = len(like)
+    what, settings = (
+        f"the kernel of {total} residuals",
+        "points.scale, points.interior or points.lower",
+    )
+    check_fits(2 * like.element_size() * total**2, what, settings, like.device)
+    with making(what, settings):
+        result = like.new_zeros(total, total)
+        by_rows = [layer for layer in layers if plan.by_rows[layer]]
+        if by_rows or (dense and linearisation.layout.dense):
+            _add_by_rows(result, linearisation, by_rows, dense)
+        for layer in layers:
+            if not plan.by_rows[layer]:
+                _add_dense(result, linearisation, layer)
     return _mirrored(result)
 
 
@@ -121,11 +120,36 @@ def _mirrored(upper: Tensor) -> Tensor:
 
 
 # -- by rows -------------------------------------------------------------------------------------
-def _pieces(linearisation: Linearisation, rows: int) -> list[_Piece]:
+@dataclass(frozen=True)
+class _Piece:
+    """One equation at some points of one block: the unit of tiles by rows.
+
+    ``where`` are its places among all residuals.
+    """
+
+    make: Callable[[], Block]
+    points: slice
+    equation: int
+    where: slice
+
+    @property
+    def number(self) -> int:
+        return self.points.stop - self.points.start
+
+
+def _starts(linearisation: Linearisation) -> list[int]:
+    """The place of the first residual of every block."""
+    lengths = [batch * equations for batch, equations in linearisation.sizes]
+    return list(accumulate(lengths, initial=0))[:-1]
+
+
+def _pieces(linearisation: Linearisation) -> list[_Piece]:
     """All residuals in pieces of about TILE_ROWS rows, in the order of the residuals."""
+    rows = max(rows for rows, _ in linearisation.workload.terms)
     result = []
-    start = 0
-    for make, (batch, equations) in zip(linearisation.blocks, linearisation.sizes, strict=True):
+    for make, (batch, equations), start in zip(
+        linearisation.blocks, linearisation.sizes, _starts(linearisation), strict=True
+    ):
         number = max(1, math.ceil(batch * rows / TILE_ROWS))
         step = math.ceil(batch / number)
         for first in range(0, batch, step):
@@ -133,14 +157,13 @@ def _pieces(linearisation: Linearisation, rows: int) -> list[_Piece]:
             for e in range(equations):
                 where = slice(start + first * equations + e, start + last * equations, equations)
                 result.append(_Piece(make, slice(first, last), e, where))
-        start += batch * equations
     return result
 
 
-def _add_by_rows(result: Tensor, linearisation: Linearisation, plan: Plan) -> None:
-    """Layers by rows, and biases and dense blocks of all layers, into the upper tiles."""
-    system = linearisation.system
-    pieces = _pieces(linearisation, max(term.rows for term in system.terms))
+def _add_by_rows(
+    result: Tensor, linearisation: Linearisation, layers: Sequence[int], dense: bool
+) -> None:
+    """Layers by rows, and dense blocks, into the upper tiles."""
 
     def add(task: tuple[Sequence[_Piece], Sequence[_Piece]]) -> None:
         left, right = task
@@ -148,11 +171,12 @@ def _add_by_rows(result: Tensor, linearisation: Linearisation, plan: Plan) -> No
         made_right = made_left if left is right else right[0].make()
         for a in left:
             for b in right:
-                values = _tile(a, made_left, b, made_right, plan.by_rows)
+                values = _tile(a, made_left, b, made_right, layers, dense)
                 result[a.where, b.where] = values
                 result[b.where, a.where] = values.T
 
-    system.workers.map(add, _tasks(pieces, linearisation.kept))
+    linearisation.place()
+    linearisation.workers.map(add, _tasks(_pieces(linearisation), linearisation.kept))
 
 
 def _tasks(pieces: list[_Piece], kept: bool) -> Iterator[tuple[Sequence[_Piece], Sequence[_Piece]]]:
@@ -169,49 +193,24 @@ def _tasks(pieces: list[_Piece], kept: bool) -> Iterator[tuple[Sequence[_Piece],
             yield left, right
 
 
-def _tile(a: _Piece, left: Block, b: _Piece, right: Block, by_rows: tuple[bool, ...]) -> Tensor:
-    """The kernel between two pieces of blocks, without the layers that are computed densely."""
-    shape = (a.points.stop - a.points.start, b.points.stop - b.points.start)
-    total = left.residual.new_zeros(shape)
-    for number, own in enumerate(by_rows):
-        x, y = _rows_of(left.layers[number], a), _rows_of(right.layers[number], b)
-        if x is None or y is None:
-            continue
-        if own:
-            _add_products(total, x, y)
-        if left.layers[number].has_bias and x.value is not None and y.value is not None:
-            total.addmm_(x.value, y.value.T)
-    if left.dense is not None and right.dense is not None:
+def _tile(
+    a: _Piece, left: Block, b: _Piece, right: Block, layers: Sequence[int], dense: bool
+) -> Tensor:
+    """The kernel between two pieces of blocks, summed over some layers."""
+    total = left.residual.new_zeros(a.number, b.number)
+    for number in layers:
+        x, y = left.layers[number].rows(a.equation), right.layers[number].rows(b.equation)
+        if len(x[1]) and len(y[1]):
+            _add_products(total, [v[:, a.points] for v in x], [v[:, b.points] for v in y])
+    if dense and left.dense is not None and right.dense is not None:
         total.addmm_(left.dense[a.equation, a.points], right.dense[b.equation, b.points].T)
     return total.mul_(math.sqrt(left.weight * right.weight))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """(Z, G) of one layer at the points of a piece: z [active, batch, in], g [active, batch, out],
-    and Σ g over the value rows, [batch, out]."""
-
-    z: Tensor
-    g: Tensor
-    value: Tensor | None
-
-
-def _rows_of(layer: Layer, piece: _Piece) -> _Rows | None:
-    g = layer.gradients[piece.equation][:, piece.points]
-    if not len(g):
-        return None
-    z = layer.inputs_of(piece.equation)[:, piece.points]
-    bias = layer.bias_rows(piece.equation)
-    value = None if not bias else g[bias[0]] if len(bias) == 1 else g[bias].sum(0)
-    return _Rows(z, g, value)
-
-
-def _add_products(total: Tensor, x: _Rows, y: _Rows) -> None:
-    """total [n, m] += Σ_st (z_ns · z_mt)(g_ns · g_mt)."""
-    s, n, _ = x.z.shape
-    t, m, _ = y.z.shape
-    inputs = _flat(x.z) @ _flat(y.z).T
-    outputs = _flat(x.g) @ _flat(y.g).T
+def _add_products(total: Tensor, x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
+    """total [n, m] += Σ_st (z̃_ns · z̃_mt)(g_ns · g_mt), for (z̃, g) of n and of m points."""
+    (s, n, _), (t, m, _) = x[0].shape, y[0].shape
+    inputs, outputs = (_flat(u) @ _flat(v).T for u, v in zip(x, y, strict=True))
     if s * t == 1:
         total.addcmul_(inputs, outputs)
         return
@@ -230,51 +229,46 @@ def _flat(x: Tensor) -> Tensor:
 
 
 # -- by dense rows of J --------------------------------------------------------------------------
-def _add_dense(result: Tensor, linearisation: Linearisation, number: int) -> None:
-    """result += J_l J_lᵀ of one layer without its bias, in slices of outputs that fit."""
-    system = linearisation.system
-    layer = system.graph.linears[number]
+def _add_dense(result: Tensor, linearisation: Linearisation, layer: int) -> None:
+    """result += J_l J_lᵀ of one layer, in slices of outputs that fit."""
     residuals = len(result)
-    per_output = residuals * layer.in_features * result.element_size()
-    width = max(1, min(layer.out_features, int(0.25 * system.memory // per_output)))
-    buffer = result.new_empty(residuals, width * layer.in_features)
-    for start in range(0, layer.out_features, width):
-        outputs = slice(start, min(start + width, layer.out_features))
-        jacobian = buffer[:, : (outputs.stop - outputs.start) * layer.in_features]
-        fill_jacobian(jacobian, linearisation, number, outputs)
-        _add_gram(result, jacobian, system)
+    out, inputs = linearisation.layout.layers[layer]
+    per_output = residuals * inputs * result.element_size()
+    width = max(1, min(out, int(0.25 * linearisation.workload.memory // per_output)))
+    buffer = result.new_empty(residuals, width * inputs)
+    for start in range(0, out, width):
+        outputs = slice(start, min(start + width, out))
+        jacobian = buffer[:, : (outputs.stop - outputs.start) * inputs]
+        fill_jacobian(jacobian, linearisation, layer, outputs)
+        _add_gram(result, jacobian, linearisation.workers)
 
 
 def fill_jacobian(
     jacobian: Tensor, linearisation: Linearisation, number: int, outputs: slice
 ) -> None:
-    """Dense rows of J [residual, outputs · in] of one layer for some outputs, without the bias."""
-    system = linearisation.system
-    starts, start = [], 0
-    for batch, equations in linearisation.sizes:
-        starts.append(start)
-        start += batch * equations
+    """Dense rows of J [residual, outputs · (in + bias)] of one layer for some outputs."""
 
     def fill(task: tuple[int, Callable[[], Block]]) -> None:
         begin, make = task
         block = make()
-        layer = block.layers[number]
-        root = math.sqrt(block.weight)
-        for e, g in enumerate(layer.gradients):
-            stop = begin + block.batch * block.equations
-            own = jacobian[begin + e : stop : block.equations]
+        layer, root = block.layers[number], math.sqrt(block.weight)
+        stop = begin + block.batch * block.equations
+        for e in range(block.equations):
+            rows = jacobian[begin + e : stop : block.equations]
+            z, g = layer.rows(e)
             if not len(g):
-                own.zero_()
+                rows.zero_()
                 continue
-            z = layer.inputs_of(e)
             left = (root * g[:, :, outputs]).permute(1, 2, 0)
-            entries = own.unflatten(1, (left.shape[1], z.shape[-1]))
+            entries = rows.unflatten(1, (left.shape[1], z.shape[-1]))
             torch.bmm(left, z.transpose(0, 1), out=entries)
 
-    system.workers.map(fill, zip(starts, linearisation.blocks, strict=True))
+    linearisation.place()
+    tasks = zip(_starts(linearisation), linearisation.blocks, strict=True)
+    linearisation.workers.map(fill, tasks)
 
 
-def _add_gram(result: Tensor, jacobian: Tensor, system: System) -> None:
+def _add_gram(result: Tensor, jacobian: Tensor, workers: Workers) -> None:
     """result += jacobian jacobianᵀ, tiles on and above the diagonal."""
     size = len(result)
     step = max(TILE_ROWS, math.ceil(size / 8))
@@ -284,5 +278,4 @@ def _add_gram(result: Tensor, jacobian: Tensor, system: System) -> None:
         tile = result[i : i + step, j : j + step]
         tile.addmm_(jacobian[i : i + step], jacobian[j : j + step].T)
 
-    corners = [(i, j) for i in range(0, size, step) for j in range(i, size, step)]
-    system.workers.map(add, corners)
+    workers.map(add, [(i, j) for i in range(0, size, step) for j in range(i, size, step)])

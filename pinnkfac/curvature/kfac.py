@@ -2,11 +2,11 @@
 
 Per term with N points and a layer with rows s (arXiv:2405.15603, eqs. 10–13; arXiv:2311.00636):
 
-    expand:  A = 1/(N S) Σ_ns z_ns z_nsᵀ,      B = 1/N Σ_ns g_ns g_nsᵀ,
-    reduce:  A = 1/N Σ_n z̄_n z̄_nᵀ (mean over s),  B = 1/N Σ_n g̃_n g̃_nᵀ (sum over s),
+    expand:  A = 1/(N S) Σ_ns z̃_ns z̃_nsᵀ,     B = 1/N Σ_ns g_ns g_nsᵀ,
+    reduce:  A = 1/N Σ_n z̄_n z̄_nᵀ (mean over s),  B = 1/N Σ_n ḡ_n ḡ_nᵀ (sum over s),
 
-where z carries a last entry 1 on value rows (0 on others) for the bias. The Gramian block is
-approximated by weight · A ⊗ B. Beyond the paper,
+with the inputs z̃ and their bias entry of linearisation/layer.py. The Gramian block is approximated
+by weight · A ⊗ B. Beyond the paper,
 
     weighted:  A = Σ_s tr(B_s) A_s / √τ,  B = Σ_s tr(A_s) B_s / √τ,  τ = Σ_s tr(A_s) tr(B_s),
 
@@ -21,20 +21,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.common.errors import check_choice
+from pinnkfac.common.errors import UserError, check_choice
+from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Range
-from pinnkfac.curvature.kronecker import Pair
-from pinnkfac.linearisation.block import Block, Layer
-from pinnkfac.linearisation.system import Linearisation
+from pinnkfac.curvature.averaging import Average, Start, equal
+from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.kronecker import DampingKind, EigenInverse, Pair, inverse, merge
+from pinnkfac.linearisation.block import Block
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.layer import Layer
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
 
 Sharing = Literal["expand", "reduce", "weighted"]
 Backpropagated = Literal["type-2", "monte-carlo", "empirical", "forward-only"]
-Start = Literal["bias-corrected", "identity", "zero"]
+Terms = Literal["merged", "sum"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,122 @@ class Factors:
         check_choice("step.factors.start", self.start, Start)
 
 
+@dataclass(frozen=True)
+class InverseSettings:
+    """How factors of several terms become one inverse.
+
+    ``terms``: 'merged' makes one trace-weighted Kronecker product of all terms; 'sum' inverts the
+    sum of at most two, as published. ``damping`` is 'exact' (merged only), 'same' or
+    'trace-norm'. ``every``: steps between inversions. ``floor``: relative eigenvalue floor, at
+    least ε of the dtype (0: none).
+    """
+
+    terms: Terms = "merged"
+    """merged: one Kronecker product for all terms; sum: the sum of those of at most two, as
+    published"""
+    damping: DampingKind = "exact"
+    """exact (merged only), same or trace-norm"""
+    every: Count = 1
+    """steps between inversions"""
+    floor: Annotated[float, Range(least=0, below=1)] = 1e-15
+    """smallest eigenvalue that is kept, relative to the largest; 0: none"""
+
+    def __post_init__(self) -> None:
+        check_choice("step.inverse.terms", self.terms, Terms)
+        check_choice("step.inverse.damping", self.damping, DampingKind)
+
+
+# -- which rows are a sample, and of what ----------------------------------------------------------
+class Expand:
+    """Every row is a sample of its own."""
+
+    weighs_rows = False
+
+    def samples_of(self, rows: Tensor) -> Tensor:
+        """[row, batch, feature] to [sample, feature]."""
+        return rows.reshape(-1, rows.shape[-1])
+
+    def inputs(self, z: Tensor) -> Tensor:
+        return self.samples_of(z)
+
+    def outputs(self, g: Tensor) -> Tensor:
+        return self.samples_of(g)
+
+    def number(self, rows: int, batch: int) -> int:
+        """What the sum over inputs is divided by."""
+        return batch * rows
+
+
+class Reduce(Expand):
+    """Every point is a sample: the mean of its inputs, the sum of its derivatives."""
+
+    def inputs(self, z: Tensor) -> Tensor:
+        return z.mean(0)
+
+    def outputs(self, g: Tensor) -> Tensor:
+        return g.sum(0)
+
+    def number(self, rows: int, batch: int) -> int:
+        return batch
+
+
+class Weighted(Expand):
+    """Every row is a sample, that weighs as much as the trace of the other factor of it."""
+
+    weighs_rows = True
+
+    def number(self, rows: int, batch: int) -> int:
+        return batch
+
+
+SHARING: dict[str, Expand] = {"expand": Expand(), "reduce": Reduce(), "weighted": Weighted()}
+
+Vectors = list[tuple[Sequence[int], Tensor]]
+"""Backpropagated vectors [row, batch, out] with their rows, one for each sum of products."""
+
+
+def every_equation(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
+    return [(layer.active[e], g) for e, _, g in layer.equations()]
+
+
+def sampled(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
+    """Σ_e noise_e g_e, for standard normal noise [batch, equation]."""
+    assert noise is not None
+    return _combined(layer, noise)
+
+
+def gradients(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
+    """Σ_e r_e g_e, the gradient of half the squared residual."""
+    return _combined(layer, block.residual)
+
+
+def nothing(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
+    return []
+
+
+BACKPROPAGATED: dict[str, Callable[[Layer, Block, Tensor | None], Vectors]] = {
+    "type-2": every_equation,
+    "monte-carlo": sampled,
+    "empirical": gradients,
+    "forward-only": nothing,
+}
+
+
+def _combined(layer: Layer, weights: Tensor) -> Vectors:
+    """The sum over equations with weights [batch, equation]."""
+    rows = layer.all_active
+    if not rows:
+        return []
+    if len(layer.gradients) == 1:
+        return [(rows, layer.gradients[0] * weights[:, 0, None])]
+    total = layer.gradients[0].new_zeros(len(rows), *layer.gradients[0].shape[1:])
+    for e, g in enumerate(layer.gradients):
+        for i, s in enumerate(layer.active[e]):
+            total[rows.index(s)] += g[i] * weights[:, e, None]
+    return [(rows, total)]
+
+
+# -- factors ---------------------------------------------------------------------------------------
 def gram(x: Tensor) -> Tensor:
     """xᵀ x for x [rows, features], without computing the upper half twice where that pays."""
     features = x.shape[1]
@@ -82,94 +204,27 @@ def gram(x: Tensor) -> Tensor:
     return result
 
 
-@dataclass
-class _Sums:
-    """Σ z zᵀ, Σ g gᵀ and what they are divided by, over the blocks of one term and layer.
+def row_weights(linearisation: Linearisation) -> list[tuple[Tensor, Tensor]]:
+    """√(N tr A_s) and √(N tr B_s) of all rows s, [shared] each, by term and layer."""
+    like, workload = linearisation.residual, linearisation.workload
 
-    ``root_a`` and ``root_b`` [shared] multiply the rows of g and z first ('weighted').
-    """
-
-    a: Tensor
-    b: Tensor
-    count_a: int = 0
-    batch: int = 0
-    root_a: Tensor | None = None
-    root_b: Tensor | None = None
-
-    def like(self) -> _Sums:
-        """Empty sums with the same weights of rows, for another thread."""
-        empty = torch.zeros_like(self.a), torch.zeros_like(self.b)
-        return _Sums(*empty, root_a=self.root_a, root_b=self.root_b)
-
-    def plus(self, other: _Sums) -> None:
-        self.a += other.a
-        self.b += other.b
-        self.count_a += other.count_a
-        self.batch += other.batch
-
-
-def _active(layer: Layer) -> list[int]:
-    """Rows whose output enters some equation of the residual."""
-    return sorted({s for active in layer.active for s in active})
-
-
-def _vectors(
-    block: Block, layer: Layer, kind: Backpropagated, noise: Tensor | None
-) -> list[tuple[list[int], Tensor]]:
-    """Backpropagated vectors [active, batch, out] with their rows, one for each sum of products."""
-    if kind == "forward-only":
-        return []
-    if kind == "type-2":
+    def zeros() -> list[Tensor]:
         return [
-            (list(rows), g) for rows, g in zip(layer.active, layer.gradients, strict=True) if rows
+            like.new_zeros(rows * uses)
+            for rows, _ in workload.terms
+            for _, _, uses in workload.layers
+            for _ in "AB"
         ]
-    weights = block.residual if kind == "empirical" else noise
-    assert weights is not None
-    rows = _active(layer)
-    if not rows:
-        return []
-    if len(layer.gradients) == 1:
-        return [(rows, layer.gradients[0] * weights[:, 0, None])]
-    total = layer.gradients[0].new_zeros(len(rows), block.batch, layer.gradients[0].shape[-1])
-    for e, g in enumerate(layer.gradients):
-        for i, s in enumerate(layer.active[e]):
-            total[rows.index(s)] += g[i] * weights[:, e, None]
-    return [(rows, total)]
 
+    def add(total: list[Tensor], block: Block) -> None:
+        first = 2 * block.term * len(block.layers)
+        for i, layer in enumerate(block.layers):
+            total[first + 2 * i] += _square_norms(layer.inputs)
+            for rows, g in every_equation(layer, block, None):
+                total[first + 2 * i + 1][list(rows)] += _square_norms(g)
 
-def _add_inputs(sums: _Sums, layer: Layer, settings: Factors) -> None:
-    """Add the outer products of the inputs, with their bias entries, on the rows that count."""
-    rows = _active(layer) if settings.active_rows else list(range(len(layer.inputs)))
-    if not rows:
-        return
-    z = layer.inputs if len(rows) == len(layer.inputs) else layer.inputs[_compact(rows)]
-    features, batch = z.shape[-1], z.shape[1]
-    bias = {i: 1.0 for i, s in enumerate(rows) if s in layer.value_rows}
-    if sums.root_b is not None:
-        root = sums.root_b[rows]
-        z = z * root[:, None, None]
-        bias = {i: float(root[i]) for i in bias}
-    has_bias = sums.a.shape[0] > features
-    if settings.sharing == "reduce":
-        mean = z.mean(0)
-        if has_bias:
-            mean = torch.cat([mean, mean.new_full((batch, 1), len(bias) / len(rows))], dim=1)
-        sums.a += gram(mean)
-        sums.count_a += batch
-        return
-    sums.a[:features, :features] += gram(z.reshape(-1, features))
-    sums.count_a += batch * len(rows)
-    for i, entry in bias.items() if has_bias else ():
-        column = entry * z[i].sum(0)
-        sums.a[:features, features] += column
-        sums.a[features, :features] += column
-        sums.a[features, features] += batch * entry**2
-
-
-def _compact(rows: list[int]) -> slice | list[int]:
-    """A slice where the rows are contiguous, so that no copy is made."""
-    contiguous = rows == list(range(rows[0], rows[-1] + 1))
-    return slice(rows[0], rows[-1] + 1) if contiguous else rows
+    roots = [v.sqrt() for v in linearisation.sum(zeros, add)]
+    return list(zip(roots[::2], roots[1::2], strict=True))
 
 
 def _square_norms(x: Tensor) -> Tensor:
@@ -177,198 +232,201 @@ def _square_norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1).square()
 
 
-@torch.no_grad()
-def _row_norms(make: Callable[[], Block]) -> tuple[int, list[tuple[Tensor, Tensor]]]:
-    """Σ ‖z‖² (with the bias entry) and Σ ‖g‖² of every row, layer by layer, of one block."""
-    block = make()
-    result = []
-    for layer in block.layers:
-        a = _square_norms(layer.inputs)
-        if layer.has_bias:
-            a[list(layer.value_rows)] += block.batch
-        b = torch.zeros_like(a)
-        for rows, g in _vectors(block, layer, "type-2", None):
-            b[rows] += _square_norms(g)
-        result.append((a, b))
-    return block.term, result
-
-
-def _weigh_rows(linearisation: Linearisation, sums: list[list[_Sums]]) -> None:
-    """Set ``root_a`` and ``root_b`` to √tr A_s and √tr B_s of every row, over all points."""
-    found = linearisation.system.workers.map(_row_norms, linearisation.blocks)
-    for term, norms in found:
-        for own, (a, b) in zip(sums[term], norms, strict=True):
-            own.root_a = a if own.root_a is None else own.root_a + a
-            own.root_b = b if own.root_b is None else own.root_b + b
-    for layers in sums:
-        for own in layers:
-            assert own.root_a is not None
-            assert own.root_b is not None
-            own.root_a, own.root_b = own.root_a.sqrt(), own.root_b.sqrt()
-
-
-def _noise(linearisation: Linearisation, generator: Generator | None) -> list[Tensor]:
-    """Standard normal weights [batch, equation] for every block, drawn in order."""
-    result = []
-    for shape in linearisation.sizes:
-        draw = torch.randn(shape, dtype=torch.float64, generator=generator)
-        result.append(draw.to(linearisation.residual))
-    return result
-
-
-@torch.no_grad()
-def _add_block(sums: list[_Sums], block: Block, settings: Factors, noise: Tensor | None) -> None:
-    for own, layer in zip(sums, block.layers, strict=True):
-        own.batch += block.batch
-        _add_inputs(own, layer, settings)
-        for rows, g in _vectors(block, layer, settings.backpropagated, noise):
-            scaled = g if own.root_a is None else g * own.root_a[rows][:, None, None]
-            if settings.sharing == "reduce":
-                own.b += gram(scaled.sum(0))
-            else:
-                own.b += gram(scaled.reshape(-1, g.shape[-1]))
-
-
-@torch.no_grad()
 def factors(
     linearisation: Linearisation, settings: Factors, generator: Generator | None = None
 ) -> list[list[Pair]]:
     """The pairs (A, B) of every term and layer, ``result[term][layer]``."""
-    system = linearisation.system
-    sums = [[_empty(v) for v in system.zeros()[: len(system.graph.linears)]] for _ in system.terms]
-    if settings.sharing == "weighted" and settings.backpropagated != "forward-only":
-        _weigh_rows(linearisation, sums)
-    noise = _noise(linearisation, generator) if settings.backpropagated == "monte-carlo" else None
-    workers = system.workers
-    numbered = list(enumerate(linearisation.blocks))
-    groups = workers.groups(numbered)
-    copies = [sums, *([[s.like() for s in layers] for layers in sums] for _ in groups[1:])]
+    sharing, vectors = SHARING[settings.sharing], BACKPROPAGATED[settings.backpropagated]
+    like, layers = linearisation.residual, linearisation.layout.layers
+    one_sided = vectors is nothing
+    weights = row_weights(linearisation) if sharing.weighs_rows and not one_sided else None
+    pairs = len(layers) * len(linearisation.weights)
+    points = linearisation.points
+    noise = [torch.empty(0)] * len(linearisation.blocks)
+    if vectors is sampled:
+        noise = _noise(linearisation, generator)
 
-    def add(task: tuple[list[list[_Sums]], Sequence[tuple[int, Callable[[], Block]]]]) -> None:
-        own, group = task
-        for number, make in group:
-            block = make()
-            _add_block(own[block.term], block, settings, None if noise is None else noise[number])
+    def zeros() -> list[Tensor]:
+        sides = [
+            like.new_zeros(n, n) for _ in points for out, inputs in layers for n in (inputs, out)
+        ]
+        return [*sides, *(like.new_zeros(()) for _ in range(pairs))]
 
-    workers.map(add, list(zip(copies, groups, strict=True)))
-    for other in copies[1:]:
-        for own_layers, layers in zip(sums, other, strict=True):
-            for own, value in zip(own_layers, layers, strict=True):
-                own.plus(value)
-    return [[_finish(s, settings) for s in layers] for layers in sums]
+    def add(total: list[Tensor], block: Block, draw: Tensor) -> None:
+        first = block.term * len(layers)
+        for i, layer in enumerate(block.layers, first):
+            rows = layer.all_active if settings.active_rows else range(len(layer.inputs))
+            z = layer.inputs_on(rows)
+            if len(rows):
+                by_a = z if weights is None else z * weights[i][1][list(rows), None, None]
+                total[2 * i] += gram(sharing.inputs(by_a))
+                total[2 * pairs + i] += sharing.number(len(rows), block.batch)
+            for active, g in vectors(layer, block, draw):
+                by_b = g if weights is None else g * weights[i][0][list(active), None, None]
+                total[2 * i + 1] += gram(sharing.outputs(by_b))
+
+    sides = linearisation.sum(zeros, add, noise)
+    result = []
+    for i in range(pairs):
+        a, b = sides[2 * i] / max(float(sides[2 * pairs + i]), 1.0), sides[2 * i + 1]
+        b = torch.eye(len(b)).to(b) if one_sided else b / points[i // len(layers)]
+        if weights is not None:
+            tau = math.sqrt(float((weights[i][0] * weights[i][1]).square().sum()))
+            a, b = (v / tau if tau > 0 else 0.0 * v for v in (a, b))
+        result.append((a, b))
+    return [result[i : i + len(layers)] for i in range(0, pairs, len(layers))]
 
 
-def _empty(v: Tensor) -> _Sums:
-    out, inputs = v.shape
-    return _Sums(v.new_zeros(inputs, inputs), v.new_zeros(out, out))
+def _noise(linearisation: Linearisation, generator: Generator | None) -> list[Tensor]:
+    """Standard normal weights [batch, equation] for every block, drawn in order."""
+    draws = [torch.randn(s, dtype=torch.float64, generator=generator) for s in linearisation.sizes]
+    return [draw.to(linearisation.residual) for draw in draws]
 
 
-def _finish(sums: _Sums, settings: Factors) -> Pair:
-    if sums.root_a is not None and sums.root_b is not None:
-        tau = float((sums.root_a * sums.root_b).square().sum())
-        scale = 1.0 / (sums.batch * math.sqrt(tau)) if tau > 0 else 0.0
-        pair = sums.a * scale, sums.b * scale
-    else:
-        summed = settings.sharing == "weighted"  # over rows that all weigh the same
-        pair = sums.a / (sums.batch if summed else max(sums.count_a, 1)), sums.b / sums.batch
-    if settings.backpropagated == "forward-only":
-        return pair[0], torch.eye(len(sums.b), dtype=sums.b.dtype, device=sums.b.device)
-    return pair
-
-
-@torch.no_grad()
 def dense_gramian(linearisation: Linearisation) -> Tensor:
-    """The exact Gramian block [param, param] of the parameters outside Linear layers."""
-    size = linearisation.system.dense_size
-    total = linearisation.residual.new_zeros(size, size)
-    for block in linearisation:
+    """The exact Gramian block [param, param] of the parameters outside linear layers."""
+    size = linearisation.layout.dense
+
+    def add(total: list[Tensor], block: Block) -> None:
         if block.dense is not None:
-            total += block.weight * gram(block.dense.reshape(-1, size))
-    return total
+            total[0].add_(gram(block.dense.reshape(-1, size)), alpha=block.weight)
+
+    return linearisation.sum(lambda: [linearisation.residual.new_zeros(size, size)], add)[0]
 
 
-def equal(a: list[Tensor] | None, b: list[Tensor] | None) -> bool:
-    """Equal by value: scales that were loaded are other objects with the same numbers."""
-    if a is None or b is None:
-        return a is b
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+# -- averages --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class FactorAverage:
+    """Averages of factors (A, B of every term and layer, one behind the other) and of the dense
+    block, with the scales of the equations that they are for."""
 
-
-@dataclass
-class Average:
-    """Exponential averages of factors, one pair a term and layer, and of the dense block."""
-
-    settings: Factors
-    pairs: list[list[Pair]] = field(default_factory=list)
-    dense: Tensor | None = None
-    updates: int = 0
-    dense_updates: int = 0
+    factors: Average = field(default_factory=Average)
+    dense: Average = field(default_factory=Average)
     scales: list[Tensor] | None = None
 
-    def rescale(self, scales: list[Tensor] | None) -> None:
-        """Carry the averages over to new scales of the equations (see balance.py).
+    def rescaled(self, scales: list[Tensor] | None) -> FactorAverage:
+        """Carried over to new scales of the equations (see balance.py).
 
         Factors B of a term are multiplied by the mean of s_new²/s_old² over its equations; the
         dense block, a sum over terms, starts anew.
         """
         if equal(scales, self.scales):
-            return
-        for number, layers in enumerate(self.pairs):
-            new = 1.0 if scales is None else scales[number].square()
-            old = 1.0 if self.scales is None else self.scales[number].square()
-            ratio = float(torch.as_tensor(new / old).mean())
-            for _, b in layers:
-                b.mul_(ratio)
-        self.dense, self.dense_updates = None, 0
-        self.scales = scales
+            return self
+        terms = len(scales or self.scales or ())
+        total = list(self.factors.total)
+        each = len(total) // terms
+        for i in range(1, len(total), 2):
+            new, old = (1.0 if s is None else s[i // each].square() for s in (scales, self.scales))
+            total[i] = total[i] * float(torch.as_tensor(new / old).mean())
+        return FactorAverage(Average(total, self.factors.updates), Average(), scales)
 
-    def update(self, linearisation: Linearisation, generator: Generator | None = None) -> None:
-        new = factors(linearisation, self.settings, generator)
-        if not self.pairs:
-            self.pairs = [[self._first(pair) for pair in layers] for layers in new]
-        decay = self.settings.decay
-        for old_layers, new_layers in zip(self.pairs, new, strict=True):
-            for old, fresh in zip(old_layers, new_layers, strict=True):
-                for total, value in zip(old, fresh, strict=True):
-                    total.mul_(decay).add_(value, alpha=1.0 - decay)
-        if linearisation.system.dense_size:
-            value = dense_gramian(linearisation)
-            if self.dense is None:
-                self.dense = torch.zeros_like(value)
-            self.dense.mul_(decay).add_(value, alpha=1.0 - decay)
-            self.dense_updates += 1
-        self.updates += 1
+    def at(self, situation: Situation, settings: Factors) -> FactorAverage:
+        """With the linearisation of a step, where its turn has come."""
+        linearisation = situation.linearisation
+        average = self.rescaled(linearisation.scales)
+        if average.factors.updates and situation.step % settings.every:
+            return average
+        pairs = factors(linearisation, settings, situation.generator)
+        new = [side for layers in pairs for pair in layers for side in pair]
+        dense = average.dense
+        if linearisation.layout.dense:
+            dense = dense.updated([dense_gramian(linearisation)], settings.decay)
+        now = average.factors.updated(new, settings.decay, settings.start)
+        return FactorAverage(now, dense, linearisation.scales)
 
-    def _first(self, pair: Pair) -> Pair:
-        if self.settings.start == "identity":
-            a, b = (torch.eye(len(m), dtype=m.dtype, device=m.device) for m in pair)
-            return a, b
-        a, b = (torch.zeros_like(m) for m in pair)
-        return a, b
-
-    @property
-    def correction(self) -> float:
-        """What averages that started at zero are divided by."""
-        return 1.0 - self.settings.decay**self.updates
-
-    def layer(self, layer: int, weights: list[float]) -> list[Pair]:
-        """The pairs of one layer over terms, B multiplied by the term's weight."""
-        c = self.correction if self.settings.start == "bias-corrected" else 1.0
+    def pairs(self, weights: Sequence[float], settings: Factors) -> list[list[Pair]]:
+        """(A, B) of every layer and term, ``result[layer][term]``, B times the term's weight."""
+        sides = self.factors.values(settings.decay, settings.start)
+        layers = len(sides) // (2 * len(weights))
+        both = list(zip(sides[::2], sides[1::2], strict=True))
         return [
-            (layers[layer][0] / c, layers[layer][1] * (weight / c))
-            for layers, weight in zip(self.pairs, weights, strict=True)
+            [(a, b * weight) for (a, b), weight in zip(both[layer::layers], weights, strict=True)]
+            for layer in range(layers)
         ]
 
-    def dense_block(self) -> Tensor | None:
-        if self.dense is None:
-            return None
-        return self.dense / (1.0 - self.settings.decay**self.dense_updates)
+    def dense_inverse(
+        self, settings: Factors, damping: float, floor: float, last: EigenInverse | None
+    ) -> EigenInverse | None:
+        """Of the dense block; an average that starts anew keeps the last one until its next
+        update."""
+        values = self.dense.values(settings.decay)
+        if not values:
+            return last
+        return inverse([(values[0].new_ones(1, 1), values[0])], damping, "exact", floor)
 
-    def state_dict(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self._state}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        for name in self._state:
-            setattr(self, name, state[name])
+@dataclass(frozen=True)
+class Inverses:
+    """C⁻¹, layer by layer, and that of the dense block, where there is one."""
 
-    _state: ClassVar[tuple[str, ...]] = ("pairs", "dense", "updates", "dense_updates", "scales")
+    layers: list[EigenInverse] = field(default_factory=list)
+    dense: EigenInverse | None = None
+
+    def apply(self, v: Direction) -> Direction:
+        result = [inverse.apply(part) for inverse, part in zip(self.layers, v, strict=False)]
+        if self.dense is not None:
+            result.append(self.dense.apply(v[-1][:, None])[:, 0])
+        return result
+
+
+@dataclass(frozen=True)
+class KfacState:
+    average: FactorAverage = field(default_factory=FactorAverage)
+    inverses: Inverses = field(default_factory=Inverses)
+
+
+@dataclass(frozen=True)
+class KroneckerFactors(Curvature[KfacState]):
+    """C from averaged Kronecker factors; the dense block is inverted exactly.
+
+    Raises UserError where ``inverse.terms`` is 'sum' and there are more than two.
+    """
+
+    factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
+    inverse: InverseSettings = field(default_factory=InverseSettings)
+    """how they become an inverse"""
+
+    @property
+    def kept(self) -> str:
+        return "factors"
+
+    def start(self, objective: Objective) -> KfacState:
+        if self.inverse.terms == "sum" and len(objective.terms) > 2:
+            names = ", ".join(term.name for term in objective.terms)
+            raise UserError(
+                f"step.inverse.terms=sum inverts at most two terms, but there are "
+                f"{len(objective.terms)} ({names}): use step.inverse.terms=merged"
+            )
+        return KfacState()
+
+    def at(self, situation: Situation, state: KfacState) -> Solver:
+        with making("the Kronecker factors and their eigenvectors", "net.widths"):
+            average, inverses = state.average.at(situation, self.factors), state.inverses
+            if not inverses.layers or situation.step % self.inverse.every == 0:
+                inverses = self._inverted(situation, average, inverses)
+        return ByInverses(situation, inverses, KfacState(average, inverses))
+
+    def _inverted(self, situation: Situation, average: FactorAverage, last: Inverses) -> Inverses:
+        settings, linearisation = self.inverse, situation.linearisation
+
+        def one(pairs: list[Pair]) -> EigenInverse:
+            merged = [merge(pairs)] if settings.terms == "merged" else pairs
+            return inverse(merged, situation.damping, settings.damping, settings.floor)
+
+        pairs = average.pairs(linearisation.weights, self.factors)
+        return Inverses(
+            linearisation.workers.map(one, pairs),
+            average.dense_inverse(self.factors, situation.damping, settings.floor, last.dense),
+        )
+
+
+class ByInverses(Solver):
+    """Applies inverses, whatever made them."""
+
+    def __init__(self, situation: Situation, inverses: Inverses, state: object) -> None:
+        super().__init__(situation, state)
+        self.inverses = inverses
+
+    def apply(self, v: Direction) -> Direction:
+        return self.inverses.apply(v)

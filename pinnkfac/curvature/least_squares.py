@@ -9,18 +9,21 @@ doi:10.1016/0024-3795(87)90101-7, iterated).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import Diverged
 from pinnkfac.common.memory import check_fits, making
+from pinnkfac.curvature.base import Curvature, Situation, Solver
 from pinnkfac.curvature.gramian import gramian
 from pinnkfac.curvature.kernel import kernel
 from pinnkfac.curvature.solve import Damped
+from pinnkfac.linearisation.block import PIECE
 from pinnkfac.linearisation.direction import Direction, combine, inner
-from pinnkfac.linearisation.jacobian import PIECE
-from pinnkfac.linearisation.system import Linearisation
+from pinnkfac.linearisation.layout import flat
+from pinnkfac.linearisation.linearisation import Linearisation
 
 POINTS = "points.scale, points.interior or points.lower"
 ROUNDING = 4.0
@@ -29,6 +32,9 @@ REACH = 64.0
 """How many times smaller λ may be than what is factorised."""
 ITERATIONS = 24
 """Of conjugate gradients, at most."""
+NEAR = 1e-7
+"""Dampings near a solution, in units of the mean diagonal entry of J Jᵀ: far from one, steps that
+lower the loss as far as it goes lead to where it is low without a solution."""
 
 
 class DampedLeastSquares:
@@ -113,11 +119,12 @@ class Primal(DampedLeastSquares):
     accuracy = 0.001  # what J hardly sees counts little in the norm of JᵀJ + λ
 
     def __init__(self, linearisation: Linearisation) -> None:
-        number, columns = len(linearisation.residual), linearisation.system.parameter_number
+        number, columns = len(linearisation.residual), linearisation.layout.number
         check_fits(
             linearisation.residual.element_size() * (3 * columns**2 + PIECE),
             f"the Gramian of {columns} parameters, from {number} residuals",
             POINTS,
+            linearisation.residual.device,
         )
         with making("the Gramian", POINTS):
             matrix = gramian(linearisation)
@@ -149,10 +156,42 @@ class Primal(DampedLeastSquares):
 
     def _apply(self, gradient: Direction, damping: float) -> Direction:
         """(JᵀJ + λ)⁻¹ gradient, by the factor."""
-        flat = self._by_factor(torch.cat([g.reshape(-1) for g in gradient]), damping)
-        parts = flat.split([g.numel() for g in gradient])
-        return [part.view_as(g) for part, g in zip(parts, gradient, strict=True)]
+        return self.linearisation.layout.unflat(self._by_factor(flat(gradient), damping))
 
 
 def _ratio(size: float, curvature: float) -> float:
     return size / curvature if curvature > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Exact(Curvature[None]):
+    """C = JᵀJ, through the kernel J Jᵀ, or itself where parameters are fewer than residuals
+    (Woodbury; arXiv:2505.12149). ``relative``: λ counts in units of the mean diagonal entry of
+    J Jᵀ."""
+
+    relative: bool = True
+
+    def at(self, situation: Situation, state: None) -> Solver:
+        return ExactSolver(situation, relative=self.relative)
+
+
+class ExactSolver(Solver):
+    def __init__(self, situation: Situation, *, relative: bool) -> None:
+        super().__init__(situation)
+        linearisation = situation.linearisation
+        primal = linearisation.layout.number < len(linearisation.residual)
+        self.solver = Primal(linearisation) if primal else Dual(linearisation)
+        diagonal = self.solver.mean_diagonal()
+        self.unit = diagonal if relative else 1.0
+        self.damping *= self.unit
+        self.near = self.damping <= max(NEAR * diagonal, 2.0 * self.solver.least_damping)
+
+    @property
+    def least_damping(self) -> float:  # type: ignore[override]
+        return self.solver.least_damping
+
+    def direction(self, gradient: Direction) -> Direction:
+        return self.least_squares(-self.linearisation.residual)
+
+    def least_squares(self, right: Tensor, *, refined: bool = True) -> Direction:
+        return self.solver.solve(right, self.damping, refined=refined)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from pinnkfac.common.memory import making
-from pinnkfac.common.settings import Count
-from pinnkfac.curvature.conjugate_gradients import ApproximateInverse
+from pinnkfac.common.settings import Count, NonNegative, Number
+from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.conjugate_gradients import iterates, truncated
 from pinnkfac.curvature.kronecker import symmetric_eigen
-from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.products import flat, gramian_times, unflat
-from pinnkfac.linearisation.system import Linearisation, System
+from pinnkfac.linearisation.direction import Direction, combine
+from pinnkfac.linearisation.layout import flat
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.linearisation.products import gramian_times, kernel_products, vjps
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,14 @@ def nystrom(
 
 
 @dataclass(frozen=True)
-class NystromSketch:
-    """P = U (λ̂ + λ) Uᵀ + (λ̂_rank + λ)(I − UUᵀ) from a sketch of JᵀJ with ``rank`` vectors, up to
-    a factor the preconditioner of arXiv:2110.02820, eq. 5.3.
+class SketchState:
+    sketch: Sketch | None = None
+
+
+@dataclass(frozen=True)
+class NystromSketch(Curvature[SketchState]):
+    """C + λ = U (λ̂ + λ) Uᵀ + (λ̂_rank + λ)(I − UUᵀ) from a sketch of JᵀJ with ``rank`` vectors, up
+    to a factor the preconditioner of arXiv:2110.02820, eq. 5.3.
 
     A sketch costs ``rank`` products with J and Jᵀ; it is drawn anew every ``every`` steps.
     """
@@ -93,44 +100,92 @@ class NystromSketch:
     every: Count = 5
     """steps between sketches"""
 
-    def start(self, system: System, generator: Generator) -> ApproximateInverse:
-        return NystromInverse(self, system, generator)
-
-
-class NystromInverse(ApproximateInverse):
-    """A sketch of JᵀJ that serves for some steps, with the damping of each."""
-
-    def __init__(self, settings: NystromSketch, system: System, generator: Generator) -> None:
-        self.settings = settings
-        self.system = system
-        self.generator = generator
-        self.damping = 0.0
-        self.restart()
-
-    def restart(self) -> str:
-        self.sketch: Sketch | None = None
+    @property
+    def kept(self) -> str:
         return "sketch"
 
-    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
-        self.damping = damping
-        if self.sketch is not None and step % self.settings.every:
-            return
-        with making("the sketch of the Gramian", "step.preconditioner.rank"):
-            self.sketch = nystrom(
-                lambda columns: gramian_times(linearisation, columns),
-                self.system.parameter_number,
-                self.settings.rank,
-                linearisation.residual,
-                self.generator,
-            )
+    def start(self, objective: Objective) -> SketchState:
+        return SketchState()
+
+    def at(self, situation: Situation, state: SketchState) -> Solver:
+        sketch, linearisation = state.sketch, situation.linearisation
+        if sketch is None or situation.step % self.every == 0:
+            with making("the sketch of the Gramian", "step.preconditioner.rank"):
+                sketch = nystrom(
+                    lambda columns: gramian_times(linearisation, columns),
+                    linearisation.layout.number,
+                    self.rank,
+                    linearisation.residual,
+                    situation.generator,
+                )
+        return Sketched(sketch, situation)
+
+
+class Sketched(Solver):
+    def __init__(self, sketch: Sketch, situation: Situation) -> None:
+        super().__init__(situation, SketchState(sketch))
+        self.sketch = sketch
 
     def apply(self, v: Direction) -> Direction:
-        assert self.sketch is not None
-        return unflat(self.sketch.inverse(flat(v), self.damping, self.sketch.smallest), v)
+        return self.linearisation.layout.unflat(
+            self.sketch.inverse(flat(v), self.damping, self.sketch.smallest)
+        )
 
-    def state_dict(self) -> dict[str, Any]:
-        sketch = self.sketch
-        return {"sketch": None if sketch is None else (sketch.vectors, sketch.values)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sketch = None if state["sketch"] is None else Sketch(*state["sketch"])
+@dataclass(frozen=True)
+class SketchedKernel(Curvature[None]):
+    """JᵀJ in the space of residuals, where a vector is one number a residual (Woodbury):
+
+        δ = −Jᵀ y,   (JJᵀ + λ) y = r.
+
+    A sketch K̂ of JJᵀ with ``rank`` vectors, drawn anew in every step, either stands in for it,
+    y = (K̂ + λ)⁻¹ r, as in the randomised variant of arXiv:2505.12149 (``iterations`` = 0), or
+    preconditions at most so many iterations of conjugate gradients on JJᵀ itself, as in
+    arXiv:2505.21404, stopped where they have stalled for ``progress`` (see ``has_stalled``).
+    """
+
+    rank: Count = 100
+    iterations: Number = 20
+    progress: NonNegative = 5e-4
+
+    def at(self, situation: Situation, state: None) -> Solver:
+        return KernelSolver(self, situation)
+
+
+class KernelSolver(Solver):
+    def __init__(self, settings: SketchedKernel, situation: Situation) -> None:
+        super().__init__(situation)
+        self.settings = settings
+        self.generator = situation.generator
+
+    def direction(self, gradient: Direction) -> Direction:
+        linearisation = self.linearisation
+        with making("the sketch of the kernel", "step.rank"):
+            y = self._solve(linearisation, self._sketch(linearisation))
+        return [-v for v in vjps(linearisation, y[None])[0]]
+
+    def _sketch(self, linearisation: Linearisation) -> Sketch:
+        residual = linearisation.residual
+        return nystrom(
+            lambda columns: kernel_products(linearisation, columns.T.contiguous()).T,
+            len(residual),
+            self.settings.rank,
+            residual,
+            self.generator,
+        )
+
+    def _solve(self, linearisation: Linearisation, sketch: Sketch) -> Tensor:
+        """y [residual], ≈ (JJᵀ + λ)⁻¹ r."""
+        residual, damping = linearisation.residual, self.damping
+        if self.settings.iterations == 0:
+            return sketch.inverse(residual, damping, 0.0)
+
+        def product(w: list[Tensor]) -> list[Tensor]:
+            image = kernel_products(linearisation, w[0][None])[0]
+            return combine((1.0, [image]), (damping, w))
+
+        def precondition(w: list[Tensor]) -> list[Tensor]:
+            return [sketch.inverse(w[0], damping, sketch.smallest)]
+
+        run = iterates(product, [residual], precondition)
+        return truncated(run, self.settings.iterations, self.settings.progress)[-1].solution[0]

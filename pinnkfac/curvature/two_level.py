@@ -16,21 +16,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Number
-from pinnkfac.curvature.conjugate_gradients import ApproximateInverse, Preconditioning
+from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.kfac import KroneckerFactors
 from pinnkfac.curvature.kronecker import symmetric_eigen
 from pinnkfac.curvature.nystrom import random_columns
-from pinnkfac.curvature.preconditioner import KroneckerFactors
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.products import flat, gramian_times, unflat
-from pinnkfac.linearisation.system import Linearisation, System
+from pinnkfac.linearisation.layout import flat, flat_columns
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.linearisation.products import gramian_times
 
 
 @dataclass(frozen=True)
-class TwoLevel:
+class TwoLevelState:
+    """Coarse vectors V [param, coarse], the oldest first, and what the smoother keeps."""
+
+    smoother: Any
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class TwoLevel(Curvature[TwoLevelState]):
     """A ``smoother`` and a sketched space of ``coarse`` vectors, of which every step replaces the
     oldest ``refresh``.
 
@@ -38,72 +47,59 @@ class TwoLevel:
     A step costs ``coarse + refresh`` products with J and Jᵀ, in two passes.
     """
 
-    smoother: Preconditioning = field(default_factory=KroneckerFactors)
+    smoother: Curvature[Any] = field(default_factory=KroneckerFactors)
     """a preconditioner for all but the coarse space"""
     coarse: Count = 30
     """vectors of the coarse space; each costs two products with the Jacobian a step"""
     refresh: Number = 3
     """of them drawn anew in every step; each costs two products more"""
 
-    def start(self, system: System, generator: Generator) -> ApproximateInverse:
-        return TwoLevelInverse(self, system, generator)
+    @property
+    def kept(self) -> str:
+        return " and ".join(filter(None, (self.smoother.kept, "coarse space")))
 
+    def start(self, objective: Objective) -> TwoLevelState:
+        layout = objective.layout
+        vectors = torch.zeros(layout.number, 0, dtype=layout.dtype, device=layout.device)
+        return TwoLevelState(self.smoother.start(objective), vectors)
 
-class TwoLevelInverse(ApproximateInverse):
-    """A smoother and a coarse space in the course of a run.
-
-    ``vectors`` V [param, coarse], the oldest first, are kept over steps. Of the step are
-    ``images`` JᵀJ V and ``solver`` F [coarse, kept] with F Fᵀ = E⁻¹.
-    """
-
-    def __init__(self, settings: TwoLevel, system: System, generator: Generator) -> None:
-        self.settings = settings
-        self.system = system
-        self.generator = generator
-        self.smoother = settings.smoother.start(system, generator)
-        self._forget()
-
-    def _forget(self) -> None:
-        size = self.system.parameter_number
-        self.damping = 0.0
-        self.vectors, self.images, self.solver = (
-            torch.zeros(n, 0, dtype=self.system.dtype, device=self.system.device)
-            for n in (size, size, 0)
-        )
-
-    def restart(self) -> str:
-        self._forget()
-        return " and ".join(filter(None, (self.smoother.restart(), "coarse space")))
-
-    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
-        self.smoother.prepare(linearisation, damping, step)
-        self.damping = damping
+    def at(self, situation: Situation, state: TwoLevelState) -> Solver:
+        smoother = self.smoother.at(situation, state.smoother)
         with making("the coarse space", "step.preconditioner.coarse"):
-            self._refresh(linearisation)
-        self._factorise()
+            vectors = self._refreshed(situation, smoother, state.vectors)
+            return TwoLevelSolver(situation, smoother, vectors)
 
     @torch.no_grad()
-    def _refresh(self, linearisation: Linearisation) -> None:
-        """Put new vectors, orthonormal to each other and to those that stay, behind these."""
-        size = self.system.parameter_number
-        most = min(self.settings.coarse, size)
-        number = min(self.settings.refresh, most) if self.vectors.shape[1] else most
-        if number:
-            old = self.vectors[:, self.vectors.shape[1] - (most - number) :]
-            random = random_columns(size, number, linearisation.residual, self.generator)
-            new = self._smoothed(gramian_times(linearisation, random))
-            for _ in range(2):  # once is not enough where little is left
-                new = torch.linalg.qr(new - old @ (old.T @ new))[0]
-            self.vectors = torch.cat([old, new], dim=1)
-        self.images = gramian_times(linearisation, self.vectors)
+    def _refreshed(self, situation: Situation, smoother: Solver, vectors: Tensor) -> Tensor:
+        """New vectors, orthonormal to each other and to those that stay, behind these."""
+        linearisation = situation.linearisation
+        size, held = vectors.shape
+        most = min(self.coarse, size)
+        number = min(self.refresh, most) if held else most
+        if not number:
+            return vectors
+        stay = vectors[:, held - (most - number) :]
+        random = random_columns(size, number, linearisation.residual, situation.generator)
+        images = linearisation.layout.unflat_columns(gramian_times(linearisation, random))
+        new = flat_columns([smoother.apply(v) for v in images])
+        for _ in range(2):  # once is not enough where little is left
+            new = torch.linalg.qr(new - stay @ (stay.T @ new))[0]
+        return torch.cat([stay, new], dim=1)
 
-    def _smoothed(self, columns: Tensor) -> Tensor:
-        like = self.system.zeros()
-        smoothed = [self.smoother.apply(unflat(v, like)) for v in columns.T.contiguous()]
-        return torch.stack([flat(v) for v in smoothed], dim=1)
+
+class TwoLevelSolver(Solver):
+    """``images`` are JᵀJ V, and ``factor`` is F [coarse, kept] with F Fᵀ = E⁻¹."""
+
+    def __init__(self, situation: Situation, smoother: Solver, vectors: Tensor) -> None:
+        super().__init__(situation, TwoLevelState(smoother.state, vectors))
+        self.layout = situation.linearisation.layout
+        self.smoother = smoother
+        self.vectors = vectors
+        self.images = gramian_times(situation.linearisation, vectors)
+        self.factor = self._factorised()
 
     @torch.no_grad()
-    def _factorise(self) -> None:
+    def _factorised(self) -> Tensor:
         """F from the eigenvalues of VᵀJᵀJV + λ; directions in which it is not positive beyond
         rounding are left to the smoother."""
         coarse = self.vectors.T @ self.images
@@ -111,20 +107,14 @@ class TwoLevelInverse(ApproximateInverse):
         values = values + self.damping
         rounding = len(values) * torch.finfo(values.dtype).eps
         keep = values > rounding * values.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
-        self.solver = vectors[:, keep] * values[keep].rsqrt()
+        return vectors[:, keep] * values[keep].rsqrt()
 
     @torch.no_grad()
     def apply(self, v: Direction) -> Direction:
         fine, vectors, images, damping = flat(v), self.vectors, self.images, self.damping
-        coarse = self.solver @ (self.solver.T @ (vectors.T @ fine))
+        coarse = self.factor @ (self.factor.T @ (vectors.T @ fine))
         left = fine - images @ coarse - damping * (vectors @ coarse)
-        smoothed = flat(self.smoother.apply(unflat(left, v)))
+        smoothed = flat(self.smoother.apply(self.layout.unflat(left)))
         image = images.T @ smoothed + damping * (vectors.T @ smoothed)
-        return unflat(smoothed + vectors @ (coarse - self.solver @ (self.solver.T @ image)), v)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"smoother": self.smoother.state_dict(), "vectors": self.vectors}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.smoother.load_state_dict(state["smoother"])
-        self.vectors = state["vectors"]
+        correction = coarse - self.factor @ (self.factor.T @ image)
+        return self.layout.unflat(smoothed + vectors @ correction)

@@ -13,6 +13,7 @@ from pinnkfac.common.errors import UserError, counted
 from pinnkfac.config.build import build
 from pinnkfac.config.pde_file import find
 from pinnkfac.domain import Points, PointSet, Uniform
+from pinnkfac.domain.domain import left_out
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
 from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
@@ -145,23 +146,22 @@ def _some(points: PointSet, number: int) -> PointSet:
 
 
 def _inside(sample: _Sample, problem: Problem) -> Finding:
-    """Whether the points, and those they are linked to, lie in the box."""
-    box = problem.domain
-    ranges = list(box.ranges.values())
+    """Whether the points, and those they are linked to, lie in the domain."""
+    ranges = list(problem.domain.bounds.ranges.values())
     # A region may be of a larger box than the domain, and says so.
     for i, (a, b) in enumerate(getattr(sample.term.where, "bounds", None) or ranges):
         ranges[i] = min(a, ranges[i][0]), max(b, ranges[i][1])
     low, high = torch.tensor(ranges, dtype=torch.float64).unbind(-1)
     slack = 1e-9 * (high - low)
     for name, x in {"": sample.points.coordinates, **sample.points.links}.items():
-        outside = ((x < low - slack) | (x > high + slack)).any(-1)
+        outside = ((x < low - slack) | (x > high + slack)).any(-1) | left_out(problem.domain, x)
         if outside.any():
             where = place(problem, x[outside][0])
             linked = f" linked as '{name}'" if name else ""
             return failed(
                 sample.subject,
-                f"{int(outside.sum())} of {len(x)} points{linked} lie outside {box}, such as "
-                f"{where}: are the columns in order, the units the same?",
+                f"{int(outside.sum())} of {len(x)} points{linked} lie outside {problem.domain}, "
+                f"such as {where}: are the columns in order, the units the same?",
             )
     return passed(sample.subject, f"{counted(len(sample.points), 'point')} in the box")
 
@@ -226,8 +226,8 @@ def _periods(problem: Problem) -> Iterator[Finding]:
     generator = Generator().manual_seed(0)
     for name in problem.signature.periodic:
         ends = []
-        for value in problem.domain.ranges[name]:
-            region = problem.domain.at(**{name: value})
+        for value in problem.domain.bounds.ranges[name]:
+            region = problem.domain.bounds.at(**{name: value})
             points = region.draw(NUMBER, Uniform(), generator.manual_seed(0))
             ends.append(exact_solution(problem, points.coordinates))
         away = float((ends[0] - ends[1]).abs().max())

@@ -52,7 +52,7 @@ def _facts(given: Given, problem: Problem) -> list[tuple[str, str]]:
         ("arguments", ", ".join(f"pde.{k}={v}" for k, v in given.arguments.items())),
         ("fields", ", ".join(signature.label(name) for name in problem.fields)),
         ("vectors", ", ".join(f"{n} = ({', '.join(c)})" for n, c in signature.vectors.items())),
-        ("coordinates", "; ".join(ranges(problem.domain, signature.shown_units))),
+        ("coordinates", "; ".join(ranges(problem.domain.bounds, signature.shown_units))),
         ("periodic in", ", ".join(signature.periodic)),
         ("unknown", ", ".join(f"{p.name}, at first {p.initial:g}" for p in problem.parameters)),
         ("exact solution", "given" if problem.solution else "not given: no errors are reported"),
@@ -152,7 +152,7 @@ def _run(given: Given, parts: Assembly, full: bool) -> list[tuple[str, str]]:
     kept = "" if needed <= system.memory else ": more than memory allows, so computed anew"
     rows = [
         ("layers", layers(system.net, points[0].points.coordinates[:2])),
-        ("parameters", f"{system.parameter_number}"),
+        ("parameters", f"{system.layout.number}"),
         ("linearisation", f"{_size(needed)}{kept}"),
     ]
     set_by_hand = {word.partition("=")[0].lstrip("+") for word in given.overrides}

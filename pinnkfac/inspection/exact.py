@@ -76,7 +76,7 @@ class ExactSolution:
     def _compare_with_differences(self) -> str:
         """What torch does not see: where central differences of two lengths agree, and autodiff
         says something else at most points, the solution uses a table, or .detach()."""
-        box = self.problem.domain
+        box = self.problem.domain.bounds
         low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
         h = 1e-2 * (high - low)
         points = torch.minimum(torch.maximum(self.points, low + 2 * h), high - 2 * h)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pinnkfac.common.errors import counted
-from pinnkfac.domain import Points
-from pinnkfac.domain.points import Patches
+from pinnkfac.domain import Patches, Points
 from pinnkfac.inspection.finding import Finding, hint
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual
@@ -52,7 +51,8 @@ def free_constants(problem: Problem, residuals: Sequence[Residual]) -> Iterator[
         )
         if mine and not felt:
             arguments = ", ".join((*problem.fields, "at"))
-            point = ", ".join(f"{n}={low:g}" for n, (low, _) in problem.domain.ranges.items())
+            box = problem.domain.bounds
+            point = ", ".join(f"{n}={low:g}" for n, (low, _) in box.ranges.items())
             yield (
                 f"no term fixes the constant of {name}: every term has the same value for "
                 f"{name} + 1; give it at a point, such as Term('level', box.at({point}), "
@@ -84,7 +84,7 @@ def missing_start(
     if time is None or time in periodic:
         return
     t = problem.coordinates.index(time)
-    start, end = problem.domain.ranges[time]
+    start, end = problem.domain.bounds.ranges[time]
     at_start = [
         residual
         for residual in residuals
@@ -135,7 +135,7 @@ def bare_faces(
     bare = []
     # With one coordinate, conditions at one end may be all, as those of a start.
     for name in problem.coordinates.space if len(problem.coordinates.names) > 1 else ():
-        i, bounds = problem.coordinates.index(name), problem.domain.ranges[name]
+        i, bounds = problem.coordinates.index(name), problem.domain.bounds.ranges[name]
         order = max((alpha[i] for alpha in alphas), default=0)
         missing = [f"{name}={bound:g}" for bound in bounds if (i, bound) not in covered]
         if name not in periodic and len(missing) > (0 if order > 1 else 1) and order:
@@ -154,8 +154,8 @@ def outside_domain(problem: Problem) -> Iterator[str]:
     for term in problem.terms:
         for name, (low, high), (a, b) in zip(
             problem.coordinates.names,
-            problem.domain.ranges.values(),
-            getattr(term.where, "bounds", None) or problem.domain.ranges.values(),
+            problem.domain.bounds.ranges.values(),
+            getattr(term.where, "bounds", None) or problem.domain.bounds.ranges.values(),
             strict=True,
         ):
             if a < low or b > high:

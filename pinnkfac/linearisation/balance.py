@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged
 from pinnkfac.common.settings import Number, Range
-from pinnkfac.linearisation.system import Linearisation
+from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.traces import mean_square_norms
 
 
@@ -33,9 +33,9 @@ class Balance:
     def scales(self, linearisation: Linearisation) -> list[Tensor]:
         """s for every term, [equation]."""
         norms = mean_square_norms(linearisation)
-        known = linearisation.system.scales
-        if known is not None:
-            norms = [n / s.square() for n, s in zip(norms, known, strict=True)]
+        if linearisation.scales is not None:
+            pairs = zip(norms, linearisation.scales, strict=True)
+            norms = [n / scale.square() for n, scale in pairs]
         largest = max(float(n.max()) for n in norms)
         if not math.isfinite(largest):
             raise Diverged(

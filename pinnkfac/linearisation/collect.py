@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.linearisation.block import Layer
+from pinnkfac.linearisation.layer import Layer
 from pinnkfac.taylor.graph import Graph, Tape
 from pinnkfac.taylor.plan import Plan
-from pinnkfac.taylor.rules import Adjoint, Sink
+from pinnkfac.taylor.rules import Adjoint, Jet, Sink
 
 
 def seed_of(plan: Plan, by_slot: Tensor, reads: tuple[int, ...], output: Tensor) -> Adjoint | None:
@@ -37,7 +37,7 @@ class Collector:
         self.batch, self.equations = residual.shape
         self.dense_size = dense_size
         self.dense: Tensor | None = None
-        self.found: dict[tuple[int, int], list[tuple[int, int, Adjoint]]] = {}
+        self.adjoints: dict[tuple[int, int], list[tuple[int, int, Adjoint]]] = {}
 
     def dense_of(self) -> Tensor:
         if self.dense is None:
@@ -46,7 +46,7 @@ class Collector:
 
     def sink(self, equation: int, place: int) -> Sink:
         def linear(layer: int, use: int, adjoint: Adjoint) -> None:
-            self.found.setdefault((equation, layer), []).append((place, use, adjoint))
+            self.adjoints.setdefault((equation, layer), []).append((place, use, adjoint))
 
         def dense(parameter: nn.Parameter, derivative: Tensor) -> None:
             start = 0
@@ -59,30 +59,45 @@ class Collector:
 
         return Sink(linear, dense)
 
-    def layers(self, tapes: list[Tape | None]) -> list[Layer]:
-        result = []
-        for layer in range(len(self.graph.linears)):
-            inputs, offsets, value_rows, total = [], {}, [], 0
-            for place, tape in enumerate(tapes):
-                assert tape is not None
-                for use in range(self.graph.uses[layer]):
-                    offsets[place, use] = total
-                    value_rows.append(total)
-                    inputs.append(tape.inputs[layer, use].dense())
-                    total += inputs[-1].shape[0]
-            active, gradients = [], []
-            for equation in range(self.equations):
-                found = sorted(
-                    self.found.get((equation, layer), []), key=lambda f: offsets[f[0], f[1]]
-                )
-                active.append(
-                    tuple(offsets[p, u] + s for p, u, adjoint in found for s in adjoint.rows)
-                )
-                gradients.append(self._join([adjoint.tensor for _, _, adjoint in found], layer))
-            z = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-            bias = self.graph.linears[layer].bias is not None
-            result.append(Layer(z, tuple(value_rows), bias, active, gradients))
-        return result
+    def layers(self, tapes: list[Tape | None]) -> tuple[Layer, ...]:
+        return tuple(self._layer(layer, tapes) for layer in range(len(self.graph.linears)))
+
+    def _layer(self, layer: int, tapes: list[Tape | None]) -> Layer:
+        jets, offsets, total = [], {}, 0
+        for place, tape in enumerate(tapes):
+            assert tape is not None
+            for use in range(self.graph.uses[layer]):
+                jets.append(tape.inputs[layer, use])
+                offsets[place, use] = total
+                total += 1 + len(jets[-1].rows)
+        active, gradients = [], []
+        for equation in range(self.equations):
+            adjoints = sorted(
+                self.adjoints.get((equation, layer), []), key=lambda f: offsets[f[0], f[1]]
+            )
+            active.append(
+                tuple(offsets[p, u] + s for p, u, adjoint in adjoints for s in adjoint.rows)
+            )
+            gradients.append(self._join([adjoint.tensor for _, _, adjoint in adjoints], layer))
+        bias = self.graph.linears[layer].bias is not None
+        return Layer(self._inputs(jets, total, bias), tuple(active), tuple(gradients))
+
+    def _inputs(self, jets: list[Jet], shared: int, bias: bool) -> Tensor:
+        """The rows of all jets, [shared, batch, in + bias]."""
+        if len(jets) == 1 and not bias:
+            return jets[0].dense()
+        features = jets[0].value.shape[-1]
+        inputs = self.residual.new_empty(shared, self.batch, features + bias)
+        start = 0
+        for jet in jets:
+            stop = start + 1 + len(jet.rows)
+            inputs[start, :, :features] = jet.value
+            inputs[start + 1 : stop, :, :features] = jet.rows
+            if bias:
+                inputs[start, :, features] = 1.0
+                inputs[start + 1 : stop, :, features] = 0.0
+            start = stop
+        return inputs
 
     def _join(self, parts: list[Tensor], layer: int) -> Tensor:
         if not parts:

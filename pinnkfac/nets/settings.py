@@ -70,7 +70,7 @@ class MlpSettings:
             )
 
     def _embedding(self, signature: Signature) -> list[nn.Module]:
-        names, domain = signature.coordinates.names, signature.domain
+        names, box = signature.coordinates.names, signature.domain.bounds
         for name in self.periodic:
             if name not in names:
                 raise UserError(
@@ -78,9 +78,9 @@ class MlpSettings:
                 )
         result: list[nn.Module] = []
         features = len(names)
-        lengths = [b - a for a, b in zip(domain.low, domain.high, strict=True)]
+        lengths = [b - a for a, b in zip(box.low, box.high, strict=True)]
         if self.input_scaling:
-            result.append(InputScaling(domain.low, domain.high))
+            result.append(InputScaling(box.low, box.high))
             lengths = [2.0] * len(names)
         wrapped = {*self.periodic, *signature.periodic}
         if wrapped:

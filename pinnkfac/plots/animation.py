@@ -132,8 +132,7 @@ def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
     """The figure at the first time, and what sets it to the others."""
     quantities = sliced.quantities()
     lines = len(sliced.axes) == 2
-    known = sliced.exact is not None
-    columns = (2 if lines else 3) if known else 1
+    columns = 1 if sliced.exact is None else 2 if lines else 3
     plane = tuple(sliced.axes)[1:]
     width, height, _ = (4.4, 3.0, None) if lines else panel_size(sliced.signature, plane)
     size = (width * columns, height * len(quantities) + 0.4)
@@ -182,7 +181,7 @@ def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Up
 
     def values(i: int) -> None:
         now = quantity.at(i)
-        for line, data in zip(lines, (now.own, now.exact), strict=False):
+        for line, data in zip(lines, (now.values, now.exact), strict=False):
             assert data is not None
             line.set_ydata(data)
 
@@ -202,7 +201,7 @@ def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Up
 
 
 def _moving_maps(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Update]:
-    values = (quantity.own, quantity.arrows, value_label(quantity))
+    values = (quantity.values, quantity.arrows, value_label(quantity))
     updates = [_moving_values(row[0], sliced, quantity, *values)]
     if quantity.error is None or quantity.exact is None:
         return updates

@@ -43,7 +43,9 @@ def error_title(quantity: Quantity) -> str:
     assert quantity.exact is not None
     relative = relative_l2(quantity.error, quantity.exact)
     if relative is None:
-        return f"largest error {short(float(np.abs(quantity.error).max()))}"
+        inside = ~np.isnan(quantity.exact)
+        largest = float(np.abs(quantity.error[inside]).max(initial=0.0))
+        return f"largest error {short(largest)}"
     return f"relative L2 error {relative:.1e}"
 
 
@@ -64,7 +66,7 @@ def error_limits(quantity: Quantity) -> Limits:
 # -- lines -----------------------------------------------------------------------------------------
 def value_lines(axes: Axes, x: Array, quantity: Quantity, x_label: str) -> list[Line2D]:
     """The solution as a line and the exact one dashed above it."""
-    lines = axes.plot(x, quantity.own, color=COLOURS[0], linewidth=2.4, label="solution")
+    lines = axes.plot(x, quantity.values, color=COLOURS[0], linewidth=2.4, label="solution")
     if quantity.exact is not None:
         lines += axes.plot(x, quantity.exact, "--", color=BLACK, linewidth=1.2, label="exact")
         axes.legend()

@@ -50,12 +50,13 @@ class ImportanceSampling(Selection):
     square over some neighbours. In the order of a curve that fills space, those are taken where the
     sum of the n passes u, u + 1, …, with a random u, so that points are as even as the density
     allows (systematic sampling; Stevens & Olsen 2004, doi:10.1198/016214504000000250), and each is
-    moved at random within the part of the region that the candidate stands for. So the loss stays
-    an estimate of the mean over the region without bias but for the size of these parts (Horvitz &
-    Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is,
-    which few uniform points hit; no weight becomes much more than 1/``share`` times what it was. On
-    regions of more than DENSE dimensions, points are taken as they are drawn. Importance sampling
-    for PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
+    moved at random within the part of the region that the candidate stands for; where the region
+    does not say how, none is taken twice, and no n_i is above 1. So the loss stays an estimate of
+    the mean over the region without bias but for the size of these parts (Horvitz & Thompson 1952,
+    doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is, which few
+    uniform points hit; no weight becomes much more than 1/``share`` times what it was. On regions
+    of more than DENSE dimensions, points are taken as they are drawn. Importance sampling for
+    PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
     """
 
     faithful: ClassVar[bool] = True
@@ -74,19 +75,21 @@ class ImportanceSampling(Selection):
     ) -> PointSet:
         if number >= len(candidates):
             return candidates
-        own = candidates.weights
-        plain = residual if own is None else residual / own.to(residual).sqrt()[:, None]
+        drawn = candidates.weights
+        plain = residual if drawn is None else residual / drawn.to(residual).sqrt()[:, None]
         order = z_order(candidates.coordinates)
         reach = len(candidates) // number // 2
-        expected = self.numbers(_smooth(plain[order], reach), number)
+        expected = self.numbers(smooth(plain[order], reach), number)
+        if not candidates.movable:
+            expected = at_most_once(expected)
         sums = expected.cumsum(0)
         marks = torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(number)
         taken = torch.searchsorted(sums, marks * (sums[-1] / number)).clamp_max(len(order) - 1)
         rows = order[taken]
         weights = number / (len(candidates) * expected[taken])
-        if own is not None:
-            weights = weights.to(own) * own[rows]
-        return replace(_spread(candidates, rows, generator), weights=weights)
+        if drawn is not None:
+            weights = weights.to(drawn) * drawn[rows]
+        return replace(candidates.spread(rows, generator), weights=weights)
 
     def numbers(self, residual: Tensor, number: int) -> Tensor:
         """n [batch] from the residuals [batch, equation] of all candidates."""
@@ -135,7 +138,20 @@ class ResidualAdaptive(Selection):
         return _relative(residual, self.power) + self.constant
 
 
-def _smooth(residual: Tensor, reach: int) -> Tensor:
+def at_most_once(numbers: Tensor) -> Tensor:
+    """n [batch] with the same sum, of at most as many, and none above 1: where several of a
+    candidate would be one and the same point. Those above 1 are 1, the others larger by a factor.
+    """
+    free = torch.ones_like(numbers, dtype=torch.bool)
+    total, result = numbers.sum(), numbers
+    while bool((result > 1.0).any()):
+        free &= result < 1.0
+        factor = (total - (~free).sum()) / numbers[free].sum()
+        result = torch.where(free, factor * numbers, 1.0)
+    return result
+
+
+def smooth(residual: Tensor, reach: int) -> Tensor:
     """The root mean square over ``reach`` neighbours to each side on the curve, [batch, 1]: zeros
     between the waves of a residual are no reason for fewer points."""
     squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
@@ -143,25 +159,6 @@ def _smooth(residual: Tensor, reach: int) -> Tensor:
     at = torch.arange(len(squares))
     low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
     return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
-
-
-def _spread(candidates: PointSet, rows: Tensor, generator: Generator) -> PointSet:
-    """Chosen candidates, each at a random place in the part of its region that it stands for: so
-    that one that is taken several times is not the same point. All are moved: where only some
-    were, as many would leave a front as enter it no more. Those of one box follow each other."""
-    chosen = candidates[rows]
-    if candidates.ranges is None:
-        return chosen
-    ranges = candidates.ranges.to("cpu", torch.float64)
-    _, which, counts = ranges.unique_consecutive(return_inverse=True, return_counts=True, dim=0)
-    sides = (ranges[..., 1] - ranges[..., 0])[rows]
-    part = 1.0 / counts[which[rows]].to(sides)
-    if chosen.weights is not None:
-        part = part * chosen.weights.to(sides)
-    dimension = (sides > 0).sum(dim=1).clamp_min(1)
-    cells = sides * (part ** (1.0 / dimension))[:, None]
-    move = torch.rand(sides.shape, dtype=torch.float64, generator=generator) - 0.5
-    return chosen.moved((move * cells).to(chosen.coordinates))
 
 
 def z_order(coordinates: Tensor) -> Tensor:

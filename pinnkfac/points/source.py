@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count, Number, Positive, Range
-from pinnkfac.curvature.cost import forward, residual_number
+from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import PointSet, Sampling, Uniform
 from pinnkfac.domain.sampling import Clustered
-from pinnkfac.linearisation.system import System, TermPoints
+from pinnkfac.linearisation.compiled import TermPoints, with_scales
+from pinnkfac.linearisation.system import System
 from pinnkfac.points.numbers import Allocation, Numbered, PointNumbers
 from pinnkfac.points.selection import Selection
 from pinnkfac.problem import Term
@@ -129,6 +130,8 @@ class PointSource:
         self.settings = settings
         self.generator = generator
         self.current: list[TermPoints] = []
+        self.scales: list[Tensor] | None = None
+        """Factors [equation] on the residuals of each term (balance.py); None: all 1."""
         self.exchanged = 0
         self.last_unseen = 0.0
         """The loss on unseen points at the last check: where the loss is a gap below it, the next
@@ -148,12 +151,14 @@ class PointSource:
         self.interval = 1
         self.next_check = 1
         """Steps between checks, and the step of the next one."""
-        names = [t.residual.term.name for t in system.terms]
+        names = [t.name for t in system.terms]
         for name in settings.numbers:
             if name not in names:
                 raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
         numbered = [self._numbered(term) for term in self._terms]
-        self.plan = PointNumbers(numbered, settings.allocation, price or partial(forward, system))
+        self.plan = PointNumbers(
+            numbered, settings.allocation, price or partial(forward, system.workload)
+        )
 
     @property
     def _terms(self) -> list[Term]:
@@ -190,7 +195,7 @@ class PointSource:
         due = settings.every > 0 and step % settings.every == 0
         judged, self.judged = self.judged, False
         if self.drawn == 0 or (due and step == 0):
-            self._take(self.system.prepare(self._draw()), step)
+            self._take(self._prepare(self._draw()), step)
         elif not self.current:
             self._take(self._new(), step)
         elif judged:
@@ -244,8 +249,8 @@ class PointSource:
         never = settings.gap is None and settings.every != 1
         if not self._faithful or never or settings.every > 1:
             return None
-        residuals = residual_number(self.system, list(self.numbers().values()))
-        fits = residuals < self.system.parameter_number
+        workload = self.system.workload
+        fits = workload.residuals(list(self.numbers().values())) < workload.parameters
         if not (fits or settings.every == 1 or self.interval == 1):
             return None
         return self._new()
@@ -274,6 +279,14 @@ class PointSource:
         self.interval = min(interval, self.settings.check)
         self.next_check = step + self.interval
 
+    def balance(self, scales: list[Tensor] | None) -> None:
+        """Have points trained with other scales of the equations from now on."""
+        self.scales = scales
+        self.current = with_scales(self.current, scales)
+
+    def _prepare(self, points: Sequence[PointSet]) -> list[TermPoints]:
+        return with_scales(self.system.prepare(points), self.scales)
+
     def grow(self, factor: float) -> None:
         """Take so many times the points, all of them new, from the next step on."""
         self.plan.size *= factor
@@ -293,7 +306,7 @@ class PointSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         stored = [PointSet(**points) for points in state["points"]]
         same = self.plan.load_state_dict(state["numbers"])
-        self.current = self.system.prepare(stored) if stored and same else []
+        self.current = self._prepare(stored) if stored and same else []
         for name in self._plain:
             setattr(self, name, state.get(name, getattr(self, name)))
 
@@ -309,17 +322,17 @@ class PointSource:
 
     def _fair(self) -> list[TermPoints]:
         """New points, the loss on which is that on the regions, up to chance."""
-        return self._new() if self._faithful else self.system.prepare(self._draw())
+        return self._new() if self._faithful else self._prepare(self._draw())
 
     def _new(self) -> list[TermPoints]:
         """New points; chosen among candidates where that is wanted."""
         adaptive, numbers = self.settings.adaptive, self.plan.now()
         factors = [1] * len(numbers) if adaptive is None else self._candidates(adaptive, numbers)
-        drawn = self.system.prepare(self._draw(factors))
+        drawn = self._prepare(self._draw(factors))
         if adaptive is None or max(factors) == 1:
             return drawn
-        residuals = self.system.scaled(self.system.residuals(drawn))
-        return self.system.prepare(
+        residuals = self.system.trained_residuals(drawn)
+        return self._prepare(
             [
                 adaptive.choose(own.points, residual, number, self.generator)
                 if factor > 1
@@ -336,7 +349,7 @@ class PointSource:
         wanted = [adaptive.candidates(term.where.dimension) for term in self._terms]
         if not self._faithful:
             return wanted
-        once = forward(self.system, numbers)
+        once = forward(self.system.workload, numbers)
         most = PART * (SOME if math.isnan(self.cost) else self.cost / once)
         return [max(1, int(min(most, factor))) for factor in wanted]
 

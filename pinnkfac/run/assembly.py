@@ -84,7 +84,7 @@ class Assembly:
 
     system: System
     source: PointSource
-    start: Callable[[], Stepper]
+    start: Callable[..., Stepper]
     balance: Balance
     stop: Stop
     generators: dict[str, Generator]
@@ -99,7 +99,7 @@ class Assembly:
         return {
             "net": self.system.net.state_dict(),
             "coefficients": self.system.coefficients,
-            "scales": self.system.scales,
+            "scales": self.source.scales,
             "stepper": self.stepper.state_dict(),
             "points": self.source.state_dict(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
@@ -143,7 +143,7 @@ class Assembly:
         self.system.net.load_state_dict(state["net"])
         self.system.coefficients.copy_(state["coefficients"])
         if carried.scales and state["scales"] is not None:
-            self.system.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
+            self.source.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
         if carried.generators:
             for name, generator in self.generators.items():
                 generator.set_state(state["generators"][name])
@@ -152,13 +152,10 @@ class Assembly:
         else:
             self.source.current = []
         if carried.step:
-            stepper = dict(state["stepper"])
-            if not carried.damping and "damping" in stepper:
-                stepper["damping"] = self.damping
-            self.stepper.load_state_dict(_to(stepper, device))
+            damping = None if carried.damping else self.damping
+            self.stepper.load_state_dict(_to(state["stepper"], device), damping)
         else:
-            self.stepper = self.start()  # from the parameters that the net has now
-            self.stepper.fresh = False
+            self.stepper = self.start(fresh=False)
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
@@ -200,24 +197,23 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     )
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
-    price = partial(step.cost, system) if hasattr(step, "cost") else None
+    price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
     source = PointSource(system, build(config.points, "points"), generators["points"], price)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):
-        source.plan.thin(step.share_of_points(system, source.plan.first))
+        source.plan.thin(step.share_of_points(system.workload, source.plan.first))
     search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)
         residuals = system.residuals(first)
     names = problem.coordinates.names
     for term, own, residual in zip(system.terms, first, residuals, strict=True):
-        check_finite(term.residual.term.name, residual, own.points.coordinates, names)
+        check_finite(term.name, residual, own.points.coordinates, names)
     _check_periodic(system, problem)
     balance = build(config.balance, "balance")
     start = partial(step.start, system, search, damping, generators["step"])
-    first_damping = getattr(damping, "start", 0.0)
-    return Assembly(system, source, start, balance, stop, generators, first_damping)
+    return Assembly(system, source, start, balance, stop, generators, damping.start)
 
 
 def _check_periodic(system: System, problem: Problem) -> None:
@@ -225,9 +221,9 @@ def _check_periodic(system: System, problem: Problem) -> None:
     as these may hide what it depends on."""
     if not problem.signature.periodic:
         return
-    domain, own = problem.domain, system.get_parameters()
+    box, own = problem.domain.bounds, system.get_parameters()
     generator = Generator().manual_seed(0)
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
     shape = (16, len(low))
     places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
     noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]

@@ -12,9 +12,9 @@ from pinnkfac.common.errors import Diverged, counted
 from pinnkfac.common.settings import NonNegative, Positive, Range
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.system import System, TermPoints
+from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
-from pinnkfac.step.base import Report, Stepper
+from pinnkfac.step.base import Batch, Report, Stepper
 
 RECOVERIES = 3
 """How often a run that diverges goes back to its best state until it finds a better one."""
@@ -130,10 +130,13 @@ def run(
     while ending is None:
         start = system.get_parameters()
         try:
-            report = _step(system, stepper, source, balance, progress)
+            report = _step(system, stepper, source, balance, progress, start)
         except Diverged as diverged:
+            system.set_parameters(start)
             ending = _recover(system, stepper, progress, str(diverged))
             continue
+        system.set_parameters(report.parameters)
+        request = report.request
         progress.report = report
         progress.loss = system.weighted(report.losses)
         if progress.loss < progress.best.loss:
@@ -144,14 +147,14 @@ def run(
         progress.trained_loss = report.trained_loss
         known = math.isfinite(report.reached)
         progress.reached = report.reached if known else report.trained_loss
-        if report.growth > 1.0:
-            source.grow(report.growth)
-        if report.anew:  # what was reached before is none of this net's
-            progress.best = Best(math.inf, progress.step, progress.step, system.get_parameters())
+        if request.growth > 1.0:
+            source.grow(request.growth)
+        if request.anew:  # what was reached before is none of this net's
+            progress.best = Best(math.inf, progress.step, progress.step, report.parameters)
             progress.reached, progress.attempts = math.inf, 0
-        if report.note:
-            progress.notes.append(f"step {progress.step}: {report.note}")
-        rejected = report.length == 0 and not report.anew
+        if request.note:
+            progress.notes.append(f"step {progress.step}: {request.note}")
+        rejected = report.length == 0 and not request.anew
         progress.rejected = progress.rejected + 1 if rejected else 0
         progress.seconds = time.perf_counter() - begin
         error = watch(progress)
@@ -165,20 +168,28 @@ def run(
 
 
 def _step(
-    system: System, stepper: Stepper, source: PointSource, balance: Balance, progress: Progress
+    system: System,
+    stepper: Stepper,
+    source: PointSource,
+    balance: Balance,
+    progress: Progress,
+    parameters: Direction,
 ) -> Report:
     """One step; raises Diverged where a loss is not finite, or has blown up."""
     points = source.at(progress.step, progress.reached)
     renewed, progress.drawn = source.drawn != progress.drawn, source.drawn
     best = progress.best
     if renewed and best.parameters and progress.step - best.judged >= JUDGE_AGAIN:
-        best.loss, best.judged = _loss_at(system, best.parameters, points), progress.step
+        losses = system.evaluate(points, best.parameters)
+        best.loss, best.judged = losses.written, progress.step
+        system.set_parameters(parameters)
     rebalanced = balance.every > 0 and progress.step % balance.every == 0
     if rebalanced:
-        system.scales = balance.scales(system.linearise(points))
+        source.balance(balance.scales(system.linearise(points, parameters)))
+        points = source.current
     unseen = source.unseen() if stepper.guarded else None
     same = not renewed and not rebalanced
-    report = stepper.update(points, same_loss=same, unseen=unseen)
+    report = stepper.update(parameters, Batch(points, unseen, same))
     if not math.isfinite(report.trained_loss) or not all(map(math.isfinite, report.losses)):
         raise Diverged("the loss is no longer finite")
     source.cost = report.cost
@@ -196,15 +207,6 @@ def _step(
 
 def _blown_up(loss: float, progress: Progress) -> bool:
     return not loss <= BLOWN_UP * max(progress.first_loss, NOTHING)
-
-
-def _loss_at(system: System, parameters: Direction, points: list[TermPoints]) -> float:
-    """The loss of the terms as written with other parameters, which do not stay."""
-    now = system.get_parameters()
-    system.set_parameters(parameters)
-    loss = system.weighted(system.losses(points))
-    system.set_parameters(now)
-    return loss
 
 
 def settled(

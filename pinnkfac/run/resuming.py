@@ -18,7 +18,8 @@ from pinnkfac.run.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.run.display import Display, make_display
 from pinnkfac.run.loop import Progress, ending_of
 from pinnkfac.run.solving import Given, Result, Task, begin, check_given, given_pde, go
-from pinnkfac.store.run_folder import NODES, RunFolder, StoredRun
+from pinnkfac.store.run_folder import NODES, RunFolder
+from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.version import __version__
 
 

@@ -285,7 +285,7 @@ def _headline(task: Task, parts: Assembly, display: Display) -> None:
         where += f" with {counted(system.workers.number, 'thread')}"
     step = OmegaConf.select(task.config, "choices.step")
     display.say(
-        f"{task.name}: {system.parameter_number} parameters, step {step}, {task.config.dtype} on "
+        f"{task.name}: {system.layout.number} parameters, step {step}, {task.config.dtype} on "
         f"{where}; points: {points}"
     )
 

@@ -99,7 +99,7 @@ class Watcher:
         errors = self.meter.measure(self.solution)
         report = progress.report
         assert report is not None
-        names = [t.residual.term.name for t in self.system.terms]
+        names = [term.name for term in self.system.terms]
         pace = self.pace(progress)
         record: dict[str, Any] = {
             "step": progress.step,

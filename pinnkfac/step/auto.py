@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from torch import Generator
 
 from pinnkfac.common.settings import Count, NonNegative, Positive, Range
-from pinnkfac.curvature.cost import (
-    conjugate_gradient_step,
-    exact_bytes,
-    exact_step,
-    residual_number,
-)
+from pinnkfac.common.state import restore, state_of
+from pinnkfac.curvature.cost import conjugate_gradient_step, exact_bytes, exact_step
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.system import System, TermPoints
-from pinnkfac.step.base import Report, Stepper
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.linearisation.workload import Workload
+from pinnkfac.step.base import Batch, Report, Request, Stepper
 from pinnkfac.step.damping import Damping, LevenbergMarquardt
-from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
-from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.gauss_newton import GaussNewtonStepper
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import Kfac, Spring
+from pinnkfac.step.referee import (
+    EXACT,
+    FACTORED,
+    WORDS,
+    Circumstances,
+    Grow,
+    Referee,
+    Restart,
+    Standing,
+    Switch,
+    Window,
+    level,
+    total,
+)
 from pinnkfac.step.search import Search
-from pinnkfac.step.spring import Spring
 
-EXACT, FACTORED = "exact", "factored"
-WORDS = {EXACT: "exact steps", FACTORED: "KFAC with conjugate gradients"}
-"""The methods, as a state and as a user's note name them."""
 TOO_LARGE = "a kernel of all residuals does not fit into memory"
-SLACK = 1.2
-"""Thinned points cost a little more or less than they may, by rounding."""
-RISEN = 1.0
-"""By how many powers of ten the loss has to rise in a trial of exact steps for them to be left:
-where the loss falls no more, its noise says little, and exact steps still lower the error."""
-FITTED, SLOW = 2.0, 0.3
-"""How many times lower than on unseen points the loss is after a step that fitted its own only;
-and powers of ten in ``patience`` steps, below which most of the steps being such is a stall."""
-PART, NOTHING = 1e-8, 1e-300
-"""Terms whose loss is a smaller part of all losses than PART count as that part."""
-FAR, EARLY = 1.0, 4
-"""By how many powers of ten losses have fallen in all where a net is far from a solution still, and
-how many windows long that is looked at."""
-GROWTH, TIMES = 1.5, 3
-"""How many times the points where exact steps stall, and how often."""
+
+
+def _factored() -> Kfac:
+    return Kfac(iterations=10, lengths=Automatic())
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,10 @@ class Auto:
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
     model (curvature/cost.py), its kernel fits into memory, and there are at most ``per_parameter``
-    residuals for each parameter, but not further than to ``fewest`` residuals. A run begins with
-    exact steps, or with the others where these are cheaper and an exact one still costs more than
-    that, as where there are too many given points.
+    residuals for each parameter, but not further than to ``fewest`` residuals, nor to less than
+    half of a fair share beside given points, which are never thinned. A run begins with exact
+    steps, or with the others where these are cheaper and an exact one still costs more than that,
+    as where there are too many given points.
 
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
@@ -75,9 +72,9 @@ class Auto:
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
     """the exact steps, set like spring; their damping is that of the group, the search that of
     both"""
-    factored: Kfac = field(default_factory=lambda: Kfac(iterations=10, lengths=Automatic()))
+    factored: Kfac = field(default_factory=_factored)
     """KFAC with conjugate gradients, set like kfac_cg"""
-    factored_damping: Any = field(default_factory=LevenbergMarquardt)
+    factored_damping: Damping = field(default_factory=LevenbergMarquardt)
     """its damping, set like levenberg_marquardt"""
     multiplications: Positive = 3e10
     """that an exact step may cost: points are thinned to that"""
@@ -89,273 +86,209 @@ class Auto:
     """steps after which progress is judged"""
     stalled: NonNegative = 0.05
     """powers of ten that the loss must fall by in that time"""
+    slack: Annotated[float, Range(least=1)] = 1.2
+    """how much more an exact step may cost at first, as points are whole"""
+    fair: Annotated[float, Range(above=0, most=1)] = 0.5
+    """of the share of points that terms would keep if given points were thinned too, the least"""
+    referee: Referee = field(default_factory=Referee)
+    """when the methods change places"""
 
-    def cost(self, system: System, numbers: Sequence[int]) -> float:
+    def cost(self, workload: Workload, points: Sequence[int]) -> float:
         """Of an exact step on so many points of every term; infinite where it does not fit."""
-        if exact_bytes(system, numbers) > system.memory:
+        if exact_bytes(workload, points) > workload.memory:
             return math.inf
-        return exact_step(system, numbers)
+        return exact_step(workload, points)
 
-    def share_of_points(self, system: System, numbers: Callable[[float], Sequence[int]]) -> float:
+    def share_of_points(
+        self, workload: Workload, numbers: Callable[[float], Sequence[int]]
+    ) -> float:
         """The part of the points that steps are to begin with; ``numbers(share)`` are those of
-        every term."""
-        share, least = 1.0, residual_number(system, numbers(0.0))
-        while True:
-            residuals = residual_number(system, now := numbers(share))
-            if residuals <= max(self.fewest, least):
-                return share
-            enough = self.per_parameter * system.parameter_number
-            if residuals <= enough and self.cost(system, now) <= self.multiplications:
-                return share
+        every term, of which given points are always all.
+
+        No term pays for given points with more than half of its own: the share is at least
+        ``fair`` times the one that would do if those were thinned like all others. Where exact
+        steps are too dear even so, no points are thinned, since KFAC, which then begins, needs no
+        few.
+        """
+        first = numbers(1.0)
+        alike = self._thinned(workload, lambda share: [max(1, round(share * n)) for n in first])
+        share, least = self._thinned(workload, numbers), self.fair * alike
+        if share >= least:
+            return share
+        dear = self.cost(workload, numbers(least)) > self.slack * self.multiplications
+        return 1.0 if dear else least
+
+    def _thinned(self, workload: Workload, numbers: Callable[[float], Sequence[int]]) -> float:
+        """The share at which exact steps are as cheap as they should be, or points the fewest."""
+        share, fewest = 1.0, max(self.fewest, workload.residuals(numbers(0.0)))
+        enough = self.per_parameter * workload.parameters
+        while (residuals := workload.residuals(numbers(share))) > fewest:
+            if residuals <= enough and self.cost(workload, numbers(share)) <= self.multiplications:
+                break
             share *= 0.95
+        return share
 
     def start(
-        self, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
     ) -> AutoStepper:
-        return AutoStepper(self, system, search, damping, generator)
+        return AutoStepper(self, objective, search, damping, generator, fresh)
 
 
-def total(losses: Sequence[float]) -> float:
-    """The logarithm of their sum."""
-    return math.log10(max(sum(losses), NOTHING))
+@dataclass(frozen=True)
+class Contest:
+    """What is known between steps: where the contest stands (None: it has not begun), and the
+    parameters that the run began from, as long as exact steps may have gone astray."""
 
-
-def level(losses: Sequence[float]) -> float:
-    """The mean of the logarithms of all terms' losses, so that none hides the others."""
-    least = max(PART * sum(losses), NOTHING)
-    return statistics.fmean(math.log10(max(v, least)) for v in losses)
-
-
-@dataclass
-class Window:
-    """The progress of one method over some steps: the ``level`` of the losses that each started
-    from (scales do not matter to it, nor how they change), and its cost."""
-
-    levels: list[float] = field(default_factory=list)
-    total: float = 0.0
-    """The logarithm of the sum of the losses that the last one started from."""
-    cost: float = 0.0
-    guarded: bool = False
-    """Whether a step was guarded by unseen points, since it could fit its own only."""
-    fitted: int = 0
-    """How many of the steps did."""
-
-    def add(
-        self, losses: Sequence[float], cost: float, guarded: bool, fitted: bool = False
-    ) -> None:
-        """Count a step that started from these losses of the terms."""
-        self.guarded |= guarded
-        self.fitted += fitted
-        self.levels.append(level(losses))
-        self.total = total(losses)
-        self.cost += cost
-
-    @property
-    def steps(self) -> int:
-        return len(self.levels)
-
-    @property
-    def decades(self) -> float:
-        """By how many powers of ten the losses fell: twice the fall from the mean logarithm of the
-        first half to that of the second, as losses on new points in every step are noisy."""
-        half = len(self.levels) // 2
-        if not half:
-            return 0.0
-        return 2.0 * (statistics.fmean(self.levels[:half]) - statistics.fmean(self.levels[-half:]))
-
-    @property
-    def rate(self) -> float:
-        """Decades per multiplication."""
-        return self.decades / self.cost if self.cost else 0.0
+    standing: Standing | None = None
+    origin: Direction | None = None
 
 
 class AutoStepper(Stepper):
     """Both methods in the course of a run; the one that is not used rests."""
 
     def __init__(
-        self, settings: Auto, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        settings: Auto,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        fresh: bool,
     ) -> None:
         self.settings = settings
-        self.system = system
+        self.objective = objective
         self.parts = search, damping, generator
+        self.fresh = fresh
         self.methods = self._start()
         self.guarded = self.methods[EXACT].guarded
-        self.current = ""
-        self.window = Window()
-        self.rival: float | None = None
-        """During a trial, the rate of the method that it is compared with."""
-        self.stuck = False
-        """Whether that one lowered the loss no more."""
-        self.budget = 0.0
-        """What a trial may cost."""
-        self.waits = {EXACT: 1, FACTORED: 1}
-        """Windows before the next trial of a method, at least."""
-        self.windows = 0
-        """Windows since the last trial."""
-        self.grown = 0
-        """How often exact steps were given more points."""
-        self.first: tuple[float, float] | None = None
-        """The level of the losses that the run began from, and the logarithm of their sum."""
-        self.origin: Direction | None = None
-        """The parameters that it began from, as long as exact steps may have gone astray."""
+        self.contest = Contest()
 
     def _start(self) -> dict[str, GaussNewtonStepper]:
-        own, (search, damping, generator) = self.settings, self.parts
+        settings, (search, damping, generator) = self.settings, self.parts
+        factored_damping = settings.factored_damping
         return {
-            EXACT: own.exact.start(self.system, search, damping, generator),
-            FACTORED: own.factored.start(self.system, search, own.factored_damping, generator),
+            EXACT: settings.exact.start(self.objective, search, damping, generator),
+            FACTORED: settings.factored.start(self.objective, search, factored_damping, generator),
         }
 
-    def update(
-        self,
-        points: Sequence[TermPoints],
-        *,
-        same_loss: bool = True,
-        unseen: Sequence[TermPoints] | None = None,
-    ) -> Report:
-        numbers = [len(own) for own in points]
-        costs = self._costs(numbers)
-        note = self._leave(costs) if self.current else self._begin(costs)
-        report = self.methods[self.current].update(
-            points, same_loss=same_loss and not note, unseen=unseen
-        )
-        report = replace(report, cost=costs[self.current])
-        if not math.isfinite(self.system.weighted(report.losses)):
-            # a divergence, which the loop deals with
-            return replace(report, note=note)
-        self.first = self.first or (level(report.losses), total(report.losses))
-        fitted = report.unseen > FITTED * report.reached  # never where one is not known
-        self.window.add(report.losses, costs[self.current], unseen is not None, fitted)
+    def update(self, parameters: Direction, batch: Batch) -> Report:
+        numbers = self.objective.numbers(batch.points)
+        costs = self.costs(numbers)
+        standing, note = self._entered(parameters, costs)
+        cost = costs[standing.current]
         if note:
-            return replace(report, note=note)
-        methods = self.methods
-        note, growth = self._judge(numbers, costs)
-        return replace(report, note=note, growth=growth, anew=self.methods is not methods)
+            batch = replace(batch, same_loss=False)
+        report = replace(self.methods[standing.current].update(parameters, batch), cost=cost)
+        self.contest = replace(self.contest, standing=standing)
+        if not all(map(math.isfinite, report.losses)):  # a divergence, which the loop deals with
+            return replace(report, request=Request(note=note))
+        referee = self.settings.referee
+        window = standing.window.after(
+            report.losses,
+            cost,
+            guarded=batch.unseen is not None,
+            fitted=report.unseen > referee.fitted * report.reached,  # never where one is not known
+        )
+        first = standing.first or (level(report.losses), total(report.losses))
+        self.contest = replace(self.contest, standing=replace(standing, window=window, first=first))
+        if note:
+            return replace(report, request=Request(note=note))
+        return self._judged(report, numbers, costs)
 
-    def _costs(self, numbers: list[int]) -> dict[str, float]:
+    def costs(self, points: Sequence[int]) -> dict[str, float]:
         """Multiplications of a step of each method; infinite where it cannot be taken."""
         iterations = self.settings.factored.iterations
+        workload = self.objective.workload
         return {
-            EXACT: self.settings.cost(self.system, numbers),
-            FACTORED: conjugate_gradient_step(self.system, numbers, iterations),
+            EXACT: self.settings.cost(workload, points),
+            FACTORED: conjugate_gradient_step(workload, points, iterations),
         }
 
-    def _begin(self, costs: dict[str, float]) -> str:
+    def _entered(self, parameters: Direction, costs: dict[str, float]) -> tuple[Standing, str]:
+        """The standing with which a step begins, and what has been decided for it, in words."""
+        standing = self.contest.standing
+        if standing is None:
+            return self._begun(parameters, costs)
+        if math.isfinite(costs[standing.current]):
+            return standing, ""
+        # exact steps whose kernel no longer fits, since points were added
+        standing = self._exchanged(replace(standing, window=Window(), trial=None).exchanged())
+        return standing, f"{WORDS[standing.current]}: {TOO_LARGE}"
+
+    def _begun(self, parameters: Direction, costs: dict[str, float]) -> tuple[Standing, str]:
         if math.isinf(costs[EXACT]):
-            self.current = FACTORED
-            return f"{WORDS[FACTORED]}: {TOO_LARGE}"
-        cheap = costs[EXACT] <= max(SLACK * self.settings.multiplications, costs[FACTORED])
-        self.current = EXACT if cheap else FACTORED
-        if cheap and self.fresh:
-            self.origin = self.system.get_parameters()
+            return Standing(FACTORED), f"{WORDS[FACTORED]}: {TOO_LARGE}"
+        affordable = self.settings.slack * self.settings.multiplications
+        cheap = costs[EXACT] <= max(affordable, costs[FACTORED])
+        standing = Standing(EXACT if cheap else FACTORED, may_restart=cheap and self.fresh)
+        if standing.may_restart:
+            self.contest = Contest(standing, parameters)
         ratio = costs[EXACT] / costs[FACTORED]
-        return f"{WORDS[self.current]}: an exact step costs about {ratio:.2g} of the other kind"
+        words = f"an exact step costs about {ratio:.2g} of the other kind"
+        return standing, f"{WORDS[standing.current]}: {words}"
 
-    def _leave(self, costs: dict[str, float]) -> str:
-        """Exact steps whose kernel no longer fits, since points were added, end; in words."""
-        if math.isfinite(costs[self.current]):
-            return ""
-        self.window, self.rival, self.budget = Window(), None, 0.0
-        return f"{self._exchange()}: {TOO_LARGE}"
+    def _judged(self, report: Report, numbers: list[int], costs: dict[str, float]) -> Report:
+        """The report with what the referee decides, where a window has ended."""
+        settings, standing = self.settings, self.contest.standing
+        assert standing is not None
+        budget = standing.trial.budget if standing.trial else 0.0
+        enough = max(budget, settings.patience * settings.multiplications / 4)
+        if standing.window.steps < settings.patience or standing.window.cost < enough:
+            return report
+        workload, growth = self.objective.workload, settings.referee.growth
+        circumstances = Circumstances(
+            costs,
+            settings.cost(workload, [round(growth * n) for n in numbers]),
+            workload.residuals(numbers) < 2.0 * settings.per_parameter * workload.parameters,
+        )
+        verdict, standing = settings.referee.judge(standing, circumstances, settings.stalled)
+        origin = self.contest.origin
+        self.contest = Contest(standing, origin if standing.may_restart else None)
+        if isinstance(verdict, Switch):
+            self._exchanged(standing)
+        if isinstance(verdict, Grow):
+            return replace(report, request=Request(growth=verdict.factor, note=verdict.note))
+        if isinstance(verdict, Restart):
+            # KFAC, from where the run began: on few points it does not follow them as far
+            assert origin is not None
+            self.methods = self._start()
+            request = Request(anew=True, note=verdict.note)
+            return replace(report, parameters=origin, request=request)
+        return replace(report, request=Request(note=verdict.note))
 
-    def _judge(self, numbers: list[int], costs: dict[str, float]) -> tuple[str, float]:
-        """Whether to go on, with how many times the points, to try the other method, or to return
-        from a trial; in words first."""
-        window, own = self.window, self.settings
-        enough = max(self.budget, own.patience * own.multiplications / 4)
-        if window.steps < own.patience or window.cost < enough:
-            return "", 1.0
-        self.window = Window()
-        tried, self.rival = self.rival, None
-        if tried is not None:
-            self.budget = 0.0
-            kept = self.current == EXACT and self.stuck and window.decades > -RISEN
-            if kept or window.rate > tried:
-                return f"going on with {WORDS[self.current]}", 1.0
-            self.waits[self.current] *= 2
-            return f"back to {self._exchange()}: their losses fell faster for the cost", 1.0
-        self.windows += 1
-        fallen_in_all = self._fallen(window)
-        if fallen_in_all >= FAR or self.windows > EARLY:
-            self.origin = None
-        other = FACTORED if self.current == EXACT else EXACT
-        due = self.windows >= self.waits[other] and math.isfinite(costs[other])
-        overfit = 2 * window.fitted > window.steps
-        stuck = window.decades < own.stalled
-        fallen = f"losses fell by {max(window.decades, 0.0):.1g} decades in {window.steps} steps"
-        if self.current == EXACT and (stuck or (overfit and window.decades < SLOW)):
-            if overfit and self.origin is not None:
-                self._begin_anew()
-                all_in_all = f"losses fell by {max(fallen_in_all, 0.0):.1g} decades since the start"
-                return f"from the first parameters again, with {WORDS[FACTORED]}: {all_in_all}", 1.0
-            more = self._more(window, numbers)
-            if more and (overfit or not (due and costs[other] < costs[EXACT])):
-                self.grown += 1
-                return f"{GROWTH:g} times the points: {fallen}", GROWTH
-        if not due or not (stuck or other == EXACT):
-            return "", 1.0
-        self.rival, self.stuck = window.rate, stuck
-        self.budget, self.windows = window.cost, 0
-        return f"trying {self._exchange()}: {fallen}", 1.0
-
-    def _fallen(self, window: Window) -> float:
-        """By how many powers of ten the losses have fallen since the run began: their level, or
-        their sum if that is more (a term that began at nothing cannot fall)."""
-        assert self.first is not None
-        now = statistics.fmean(window.levels[-(window.steps // 2) :])
-        return max(self.first[0] - now, self.first[1] - window.total)
-
-    def _begin_anew(self) -> None:
-        """KFAC, from where the run began: on few points it does not follow them as far."""
-        assert self.origin is not None
-        self.system.set_parameters(self.origin)
-        self.methods, self.origin = self._start(), None
-        self.current, self.windows = FACTORED, 0
-
-    def _more(self, window: Window, numbers: list[int]) -> bool:
-        """Whether exact steps that do not get on may take more points."""
-        own, residuals = self.settings, residual_number(self.system, numbers)
-        cost = own.cost(self.system, [round(GROWTH * n) for n in numbers])
-        few = window.guarded or residuals < 2.0 * own.per_parameter * self.system.parameter_number
-        return few and self.grown < TIMES and math.isfinite(cost)
-
-    def _exchange(self) -> str:
-        """Go on with the other method, which knows nothing of the steps since; returns its name."""
-        self.origin = None
-        self.current = FACTORED if self.current == EXACT else EXACT
-        self.methods[self.current].forget_steps()
-        return WORDS[self.current]
+    def _exchanged(self, standing: Standing) -> Standing:
+        """Go on with another method, which knows nothing of the steps since."""
+        self.methods[standing.current].forget_steps()
+        self.contest = Contest(standing)
+        return standing
 
     def recover(self) -> str:
-        tried, self.rival = self.rival is not None, None
-        self.window, self.budget = Window(), 0.0
-        if not self.current:
+        standing = self.contest.standing
+        if standing is None:
             return "nothing was changed"
-        changed = self.methods[self.current].recover()
+        tried = standing.trial is not None
+        changed = self.methods[standing.current].recover()
+        standing = replace(standing, window=Window(), trial=None)
         if tried:
-            self.waits[self.current] *= 2
-            return f"back to {self._exchange()}"
+            standing = self._exchanged(standing.doubled_wait().exchanged())
+            return f"back to {WORDS[standing.current]}"
+        self.contest = replace(self.contest, standing=standing)
         return changed
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "methods": {name: method.state_dict() for name, method in self.methods.items()},
-            "damping": self.methods[EXACT].damping,
-            "window": asdict(self.window),
-            "origin": self.origin,
-            "waits": dict(self.waits),
-            **{name: getattr(self, name) for name in self._plain},
+            "contest": state_of(self.contest),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
+        """``damping`` is that of the group, which exact steps have."""
         for name, method in self.methods.items():
-            method.load_state_dict(state["methods"][name])
-        # Of the group damping, which may be set anew where a run is resumed.
-        self.methods[EXACT].damping = state["damping"]
-        self.origin, self.waits = state.get("origin"), dict(state["waits"])
-        window = state["window"]
-        self.window = Window(**window) if "levels" in window else Window()
-        for name in self._plain:
-            setattr(self, name, state.get(name, getattr(self, name)))
-
-    _plain = ("current", "rival", "stuck", "budget", "windows", "grown", "first")
+            method.load_state_dict(state["methods"][name], damping if name == EXACT else None)
+        self.contest = restore(self.contest, state["contest"], self.objective.layout.device)

@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Generator
 
-from pinnkfac.linearisation.system import System, TermPoints
+from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.step.damping import Damping
+from pinnkfac.step.search import Search
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step is computed from.
+
+    ``points`` are those of the residuals. Where there are ``unseen`` points, a guarded step is not
+    longer than the loss on these allows: one that fits its own points only is found out.
+    ``same_loss`` is False where points or scales differ from those of the last step, so that the
+    two losses cannot be compared.
+    """
+
+    points: Any
+    unseen: Any = None
+    same_loss: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a step asks of the loop.
+
+    ``growth`` is how many times the points it wants from now on, ``anew`` whether it has set the
+    parameters back to those that the run began from, ``note`` what it has decided that a user
+    should know, such as another method.
+    """
+
+    growth: float = 1.0
+    anew: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a step did. ``losses`` are those of the terms before it, as written by the user;
-    ``trained_loss`` is the sum that the step lowers, with weights and scales, and ``reached`` what
-    it is after the step; ``unseen`` is that loss on the points that the step was guarded by (NaN:
-    not evaluated)."""
+    """What a step did.
 
+    ``parameters`` are those after it. ``losses`` are those of the terms before it, as written by
+    the user; ``trained_loss`` is the sum that the step lowers, with weights and scales, and
+    ``reached`` what it is after the step; ``unseen`` is that loss on the points that the step was
+    guarded by (NaN: not evaluated). ``cost`` is what the step costs, in multiplications
+    (curvature/cost.py; NaN: it does not say).
+    """
+
+    parameters: Direction
     losses: list[float]
     trained_loss: float
     length: float
@@ -29,56 +65,50 @@ class Report:
     reached: float = math.nan
     unseen: float = math.nan
     cost: float = math.nan
-    """What the step costs, in multiplications (curvature/cost.py); NaN: it does not say."""
-    growth: float = 1.0
-    """How many times the points the step asks for from now on."""
-    anew: bool = False
-    """Whether it has set the parameters back to those that the run began from."""
-    note: str = ""
-    """What a step has decided that a user should know, such as another method."""
+    request: Request = Request()
 
 
 class Stepper(Protocol):
     """A step in the course of a run: it holds its averages, momentum and damping.
 
-    ``guarded``: whether it looks at unseen points, where there are some. ``fresh``: whether the run
-    began with it, from first weights.
+    ``guarded``: whether it looks at unseen points, where there are some.
     """
 
     guarded: bool = False
-    fresh: bool = True
 
-    def update(
-        self,
-        points: Sequence[TermPoints],
-        *,
-        same_loss: bool = True,
-        unseen: Sequence[TermPoints] | None = None,
-    ) -> Report:
-        """Change the net's parameters once.
-
-        ``same_loss`` is False where points or scales differ from those of the last step, so that
-        the two losses cannot be compared. Where there are ``unseen`` points, a guarded step is not
-        longer than the loss on these allows: one that fits its own points only is found out.
-        """
+    def update(self, parameters: Direction, batch: Batch) -> Report:
+        """Take one step from these parameters."""
         ...
 
     def recover(self) -> str:
-        """Go on more carefully from the parameters that the system has now, after a divergence;
-        returns what was changed, in words."""
+        """Go on more carefully from other parameters, after a divergence; returns what was
+        changed, in words."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
+        """Go on from a state, with another damping where one is given."""
+        ...
 
 
 class Step(Protocol):
-    """The settings of a step; ``start`` gives it a system to work on.
+    """The settings of a step; ``start`` gives it an objective to work on.
 
-    A step that chooses its number of points has ``share_of_points(system, numbers)`` besides, with
-    ``numbers(share)`` those of all terms, and one that knows what it costs ``cost(system,
-    numbers)``, in the units of curvature/cost.py.
+    ``fresh``: whether the run begins with it, from first weights. Raises UserError where search or
+    damping do not fit it.
+
+    A step that chooses its number of points has ``share_of_points(workload, numbers)`` besides,
+    with ``numbers(share)`` those of all terms, and one that knows what it costs
+    ``cost(workload, points)``, in the units of curvature/cost.py.
     """
 
-    def start(self, system: System, search: Any, damping: Any, generator: Generator) -> Stepper: ...
+    def start(
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
+    ) -> Stepper: ...

@@ -19,9 +19,23 @@ class Damping(Protocol):
 
     needs_ratio: ClassVar[bool]
     adapts: ClassVar[bool]
-    start: float
+
+    @property
+    def start(self) -> float: ...
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float: ...
+
+
+@dataclass(frozen=True)
+class NoDamping:
+    """For steps without damping."""
+
+    needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+    start: ClassVar[float] = 0.0
+
+    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
+        return damping
 
 
 @dataclass(frozen=True)
@@ -157,15 +171,3 @@ class ByLength:
         elif length >= self.long:
             damping *= self.lower
         return min(max(damping, self.lowest), self.highest)
-
-
-@dataclass(frozen=True)
-class NoDamping:
-    """For steps without damping: λ = 0."""
-
-    needs_ratio: ClassVar[bool] = False
-    adapts: ClassVar[bool] = False
-    start: ClassVar[float] = 0.0
-
-    def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
-        return damping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.settings import Count, Positive, Range
 from pinnkfac.linearisation.direction import Direction, combine, norm
-from pinnkfac.linearisation.system import System, TermPoints
-from pinnkfac.step.base import Report, Stepper
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.damping import Damping, NoDamping
 from pinnkfac.step.search import NoSearch, Search
 
@@ -38,7 +38,13 @@ class Adam:
     """added to the root of the latter"""
 
     def start(
-        self, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
     ) -> OptimizerStepper:
         def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
             return torch.optim.Adam(
@@ -46,7 +52,7 @@ class Adam:
             )
 
         refuse(search, damping)
-        return OptimizerStepper(system, make)
+        return OptimizerStepper(objective, make)
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,19 @@ class Sgd:
     """heavy-ball momentum"""
 
     def start(
-        self, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
     ) -> OptimizerStepper:
         def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
 
         refuse(search, damping)
-        return OptimizerStepper(system, make)
+        return OptimizerStepper(objective, make)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,13 @@ class Lbfgs:
     """pairs that are remembered"""
 
     def start(
-        self, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
     ) -> OptimizerStepper:
         def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
             return torch.optim.LBFGS(
@@ -92,13 +110,13 @@ class Lbfgs:
             )
 
         refuse(search, damping)
-        return OptimizerStepper(system, make)
+        return OptimizerStepper(objective, make)
 
 
 def refuse(search: Search, damping: Damping) -> None:
     """Raise UserError for a search or a damping, which a first-order step does not use."""
-    for group, part, nothing in (("search", search, NoSearch), ("damping", damping, NoDamping)):
-        if not isinstance(part, nothing):
+    for group, part in (("search", search), ("damping", damping)):
+        if not isinstance(part, NoSearch | NoDamping):
             raise UserError(
                 f"{group}={type(part).__name__} has no effect on a first-order step: leave it out, "
                 f"or set {group}=none"
@@ -108,58 +126,52 @@ def refuse(search: Search, damping: Damping) -> None:
 class OptimizerStepper(Stepper):
     """Runs a torch optimizer on a copy of the parameters, through the same loop as any step."""
 
-    def __init__(self, system: System, make: Make) -> None:
-        self.system = system
-        self.parameters: Direction = system.get_parameters()
+    def __init__(self, objective: Objective, make: Make) -> None:
+        self.objective = objective
         self.make = make
+        self.parameters: Direction = objective.layout.zeros()
         self.optimizer = make(self.parameters)
 
-    def update(
-        self,
-        points: Sequence[TermPoints],
-        *,
-        same_loss: bool = True,
-        unseen: Sequence[TermPoints] | None = None,
-    ) -> Report:
-        if not same_loss and isinstance(self.optimizer, torch.optim.LBFGS):
+    def update(self, parameters: Direction, batch: Batch) -> Report:
+        if not batch.same_loss and isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer = self.make(self.parameters)  # its memory is of another function
-        before = [v.clone() for v in self.parameters]
-        found: list[tuple[list[float], float]] = []
+        self._set(parameters)
+        evaluated: list[tuple[list[float], float]] = []
 
         def closure() -> float:
-            self.system.set_parameters(self.parameters)
-            linearisation = self.system.linearise(points)
+            linearisation = self.objective.linearise(batch.points, self.parameters)
             for parameter, value in zip(self.parameters, linearisation.gradient(), strict=True):
                 parameter.grad = value
-            found.append((linearisation.losses, linearisation.loss))
+            evaluated.append((linearisation.losses, linearisation.loss))
             return linearisation.loss
 
         self.optimizer.step(closure)
-        self.system.set_parameters(self.parameters)
-        change = combine((1.0, self.parameters), (-1.0, before))
+        after = [v.clone() for v in self.parameters]
+        moved = norm(combine((1.0, after), (-1.0, parameters)))
+        losses, loss = evaluated[0]
         return Report(
-            losses=found[0][0],
-            trained_loss=found[0][1],
-            length=1.0 if norm(change) > 0 else 0.0,
-            trials=len(found),
-            direction_norm=norm(change),
+            after,
+            losses,
+            loss,
+            length=1.0 if moved > 0 else 0.0,
+            trials=len(evaluated),
+            direction_norm=moved,
         )
+
+    def _set(self, parameters: Direction) -> None:
+        with torch.no_grad():
+            for place, value in zip(self.parameters, parameters, strict=True):
+                place.copy_(value)
 
     def recover(self) -> str:
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        with torch.no_grad():
-            for own, value in zip(self.parameters, self.system.get_parameters(), strict=True):
-                own.copy_(value)
         self.optimizer = self.make(self.parameters)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = CAUTION * rate
         return f"learning rate {rates[0]:.1g} → {CAUTION * rates[0]:.1g}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parameters": self.parameters, "optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for own, value in zip(self.parameters, state["parameters"], strict=True):
-                own.copy_(value)
+    def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,228 +1,139 @@
 """Steps along δ = −(C + λ)⁻¹ ∇loss, with C the Gramian JᵀJ or an approximation to it.
 
-What C is, and how it is inverted, is a ``Descent``; momentum, step length and damping are the same
-for all of them.
+A step has five parts: what C is (``curvature``), what momentum and the quadratic model make of δ
+(``lengths``), the path that begins along it (``path``), how far to go on that (``search``), and the
+next λ (``damping``). Every combination is a step; those with names are in methods.py.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator
 
 from pinnkfac.common.errors import UserError
-from pinnkfac.common.settings import Number, Positive
+from pinnkfac.common.state import restore, state_of
+from pinnkfac.curvature.base import Curvature, Situation, Solver
 from pinnkfac.linearisation.direction import Direction, combine, inner, norm
-from pinnkfac.linearisation.system import Linearisation, System, TermPoints
-from pinnkfac.step.base import Report, Stepper
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.damping import Damping, NoDamping
-from pinnkfac.step.model import best_combination
-from pinnkfac.step.path import CurvedPath, Path
+from pinnkfac.step.guard import Guard, Watch
+from pinnkfac.step.lengths import Combined, Lengths, Momentum, Taken
+from pinnkfac.step.path import Bend, Path, Straight
 from pinnkfac.step.search import Accepted, Fixed, NoSearch, Search
 
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
 SMALLEST = 1e-8
-ALLOWED, FORGET = 2.0, 1.1
-"""See Guard."""
-PLATEAU = 4
-"""Steps without a new low of the loss on unseen points after which momentum is trusted less."""
-
-
-class Descent:
-    """Curvature in the course of a run: what turns a gradient into a direction.
-
-    A new one overrides ``direction``, and the rest where it keeps something between steps.
-    """
-
-    unit: float = 1.0
-    """What a damping of 1 is, set by ``prepare``; ``direction`` is given absolute dampings."""
-    least_damping: float = 0.0
-    """The smallest one that is known apart from zero, for rounding; set by ``direction``."""
-    near: float = 0.0
-    """Dampings up to this are those near a solution: paths are corrected at these only."""
-
-    def prepare(self, linearisation: Linearisation, damping: float, step: int) -> None:
-        """Take in the linearisation of step number ``step``: averages, inverses."""
-
-    def direction(
-        self, linearisation: Linearisation, gradient: Direction, damping: float
-    ) -> Direction:
-        """δ = −(C + damping)⁻¹ gradient."""
-        raise NotImplementedError
-
-    def taken(self, step: Direction | None, length: float) -> None:
-        """Learn of the step that was taken, length and momentum included, and of its length in
-        units of the direction, without its bend and corrections; None: none was."""
-
-    def judged(self, *, fell: bool) -> None:
-        """Learn that the loss on unseen points fell to a new low, or has not for PLATEAU steps."""
-
-    def least_squares(self, right: Tensor, damping: float) -> Direction:
-        """About the minimiser x of ‖J x − right‖² + damping ‖x‖², for a flat right [residual]: as
-        far as it costs little after ``direction`` with the same damping.
-
-        Only exact descents have one.
-        """
-        raise NotImplementedError
-
-    def restart(self) -> str:
-        """Forget what was averaged, after a divergence; returns its name, such as 'factors'."""
-        return ""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class Guard:
-    """Finds out steps that fit their own points at the expense of all others.
-
-    The loss on unseen points (of the terms as written) may be ALLOWED times its lowest value after
-    a step, or what it was before; that value is forgotten by FORGET a step. To allow no rise is
-    worse: a step that is exact on its own points comes closer to the solution even where the loss
-    on others grows a little, as the projections of the randomised Kaczmarz method do; only where
-    rises add up to a divergence steps have to be shortened.
-    """
-
-    def __init__(self, system: System, points: Sequence[TermPoints], lowest: float) -> None:
-        self.system = system
-        self.points = points
-        before, trained = self._losses()
-        self.trained = {0.0: trained}
-        """The loss that is trained on, on the unseen points, by length of the step."""
-        self.lowest = min(before, FORGET * lowest)
-        self.limit = max(before, ALLOWED * self.lowest)
-        self.before = before
-
-    def _losses(self) -> tuple[float, float]:
-        residuals = self.system.residuals(self.points)
-        return self.system.loss_of(residuals), self.system.loss_of(self.system.scaled(residuals))
-
-    def allows(self, length: float) -> bool:
-        """Whether the parameters, which are those of this length, are good enough elsewhere."""
-        loss, self.trained[length] = self._losses()
-        return loss <= self.limit
-
-    def reached(self, length: float) -> float:
-        """The trained loss on unseen points after a step of that length; NaN: not evaluated."""
-        return self.trained.get(length, math.nan)
 
 
 @dataclass(frozen=True)
-class Automatic:
-    """Step length and momentum from the exact quadratic model (KFAC*).
+class GaussNewton:
+    """A combination of a curvature, lengths and a path; search and damping are given at the start
+    of a run."""
 
-    ``by_layer`` gives every layer its own length and momentum. ``memory`` is the number of last
-    steps that are directions too (published: 1, the momentum). ``first_length`` scales the first
-    step instead of the model, as published (1e-6); None uses the model from the start. ``damped``
-    adds λ‖step‖²/2 to the model.
+    curvature: Curvature[Any]
+    lengths: Lengths = field(default_factory=Momentum)
+    path: Bend = field(default_factory=Straight)
+
+    def start(
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
+    ) -> GaussNewtonStepper:
+        """Raises UserError without a search or a damping."""
+        for group, part in (("search", search), ("damping", damping)):
+            if isinstance(part, NoSearch | NoDamping):
+                raise UserError(f"{group}=none fits first-order steps only: choose another option")
+        return GaussNewtonStepper(self, objective, search, damping, generator)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a step leaves for the next one.
+
+    ``curvature`` and ``lengths`` are the states of these parts; ``damping`` is λ in units of the
+    curvature; ``length`` and ``size`` are the length of the last accepted step and the norm of its
+    direction; ``pending`` is the loss before the last step and the reduction that was predicted,
+    where the loss after it was not evaluated; ``watch`` are the losses on unseen points.
     """
 
-    by_layer: bool = True
-    """a length and a momentum for every layer"""
-    memory: Number = 1
-    """last steps that are directions too"""
-    first_length: Positive | None = None
-    """of the first step, instead of the model's"""
-    damped: bool = True
-    """add the damping to the quadratic model"""
+    curvature: Any
+    lengths: Any
+    damping: float
+    steps: int = 0
+    length: float | None = None
+    size: float = 0.0
+    pending: tuple[float, float] | None = None
+    watch: Watch = field(default_factory=Watch)
 
 
 class GaussNewtonStepper(Stepper):
-    """A descent with momentum, search and damping, in the course of a run.
-
-    With ``lengths=None`` the direction is δ + momentum · (last direction), and the search decides
-    how far to go; with ``Automatic`` the quadratic model decides, and the search only checks.
-    """
+    """Steps of one combination in the course of a run; ``memory`` is what the last one left."""
 
     def __init__(
         self,
-        system: System,
-        descent: Descent,
+        method: GaussNewton,
+        objective: Objective,
         search: Search,
         damping: Damping,
-        *,
-        momentum: float = 0.0,
-        lengths: Automatic | None = None,
-        geodesic: bool = False,
-        corrections: int = 0,
+        generator: Generator,
     ) -> None:
-        for group, part, nothing in (("search", search, NoSearch), ("damping", damping, NoDamping)):
-            if isinstance(part, nothing):
-                raise UserError(f"{group}=none fits first-order steps only: choose another option")
-        self.system = system
-        self.descent = descent
-        self.momentum = momentum
-        self.lengths = lengths
-        self.geodesic = geodesic
-        self.corrections = corrections
+        self.method = method
+        self.objective = objective
         self.search = search
+        self.damping = damping
+        self.generator = generator
         self.guarded = not isinstance(search, Fixed)
-        self.schedule = damping
-        self.damping = damping.start
-        self.steps = 0
-        self.past: list[Direction] = []
-        self.last_length: float | None = None
-        self.last_norm = 0.0
-        """Of the direction of the last accepted step."""
-        self.pending: tuple[float, float] | None = None
-        self.lowest = math.inf
-        self.record, self.since = math.inf, 0
-        """Of the losses on unseen points: see Guard; without forgetting, and how long ago."""
+        curvature = method.curvature.start(objective)
+        self.memory = Memory(curvature, method.lengths.start(), damping.start)
 
-    def update(
-        self,
-        points: Sequence[TermPoints],
-        *,
-        same_loss: bool = True,
-        unseen: Sequence[TermPoints] | None = None,
-    ) -> Report:
-        linearisation = self.system.linearise(points)
-        if not math.isfinite(linearisation.loss):
-            return Report(linearisation.losses, linearisation.loss, length=0.0)
-        self._settle(linearisation.loss if same_loss else math.nan)
+    def update(self, parameters: Direction, batch: Batch) -> Report:
+        linearisation = self.objective.linearise(batch.points, parameters)
+        losses, loss_0 = linearisation.losses, linearisation.loss
+        if not math.isfinite(loss_0):
+            return Report(parameters, losses, loss_0, length=0.0)
+        memory = self._settled(loss_0 if batch.same_loss else math.nan)
         guard = None
-        if unseen is not None:
-            guard = Guard(self.system, unseen, self.lowest)
-            self.lowest = guard.lowest
-            self._watch(guard.before)
-        self.descent.prepare(linearisation, self.damping, self.steps)
+        if batch.unseen is not None:
+            guard = Guard(self.objective, batch.unseen, parameters, memory.watch)
+            memory = self._watched(memory, guard)
+
         gradient = linearisation.gradient()
-        damping = self.damping * self.descent.unit
-        newton = self.descent.direction(linearisation, gradient, damping)
-        direction, predicted = self._direction(newton, gradient, linearisation)
+        solver = self._solver(linearisation, parameters, batch, memory)
+        combined = self.method.lengths.combine(solver, gradient, linearisation, memory.lengths)
+        direction, size = combined.direction, norm(combined.direction)
+        memory = replace(memory, curvature=solver.state, lengths=combined.state)
         slope = inner(gradient, direction)
-        curvature = self._curvature(direction, slope, predicted, linearisation)
-        path = self._path(direction, damping, linearisation, points)
-        size = norm(direction)
-        accepted = self._search(path, size, slope, linearisation.loss, guard)
-        used, ratio = self.damping, math.nan
-        if self.descent.unit > 0:
-            used = max(used, self.descent.least_damping / self.descent.unit)
-        if getattr(self.schedule, "adapts", False):  # one of a user's own may not say
-            self.damping = used
-        if self.schedule.needs_ratio:
-            a = accepted.length
-            expected = -(a * slope + 0.5 * a * a * curvature)
-            if math.isnan(accepted.loss):
-                self.pending = (linearisation.loss, expected)
-            else:
-                ratio = self._ratio(linearisation.loss, accepted, expected)
-        if self.pending is None:
-            self.damping = self.schedule.after(self.damping, ratio, self.steps, accepted.length)
-        self._remember(direction, size, accepted)
-        self.steps += 1
+        path = self.method.path.along(
+            self.objective, batch.points, parameters, direction, linearisation, solver
+        )
+        first = self._first_length(memory, size)
+        accepted, arrived = self._searched(path, slope, loss_0, first, guard)
+
+        used = memory.damping
+        if solver.unit > 0:
+            used = max(used, solver.least_damping / solver.unit)
+        if self.damping.adapts:
+            memory = replace(memory, damping=used)
+        expected = math.nan
+        if self.damping.needs_ratio:
+            expected = _expected(accepted.length, slope, combined, linearisation)
+        memory, ratio = self._damped(memory, loss_0, accepted, expected)
+        self.memory = self._remembered(memory, Taken(direction, accepted.length), size)
         return Report(
-            losses=linearisation.losses,
-            trained_loss=linearisation.loss,
+            arrived,
+            losses,
+            loss_0,
             length=accepted.length,
             damping=used,
             ratio=ratio,
@@ -232,150 +143,121 @@ class GaussNewtonStepper(Stepper):
             unseen=math.nan if guard is None else guard.reached(accepted.length),
         )
 
-    def _watch(self, unseen: float) -> None:
-        """Tell the descent where the loss on unseen points has not fallen for a while."""
-        if unseen < self.record:
-            self.record, self.since = unseen, 0
-            self.descent.judged(fell=True)
-        else:
-            self.since += 1
-            if self.since >= PLATEAU:
-                self.since = 0
-                self.descent.judged(fell=False)
-
-    def _settle(self, loss: float) -> None:
+    def _settled(self, loss: float) -> Memory:
         """A step whose loss was not evaluated is judged by the loss of the next one."""
-        if self.pending is not None:
-            before, expected = self.pending
-            if not math.isnan(loss):
-                ratio = (before - loss) / expected if expected > 0 else math.nan
-                self.damping = self.schedule.after(self.damping, ratio, self.steps - 1)
-            self.pending = None
+        memory = self.memory
+        if memory.pending is None:
+            return memory
+        before, expected = memory.pending
+        if math.isnan(loss):
+            return replace(memory, pending=None)
+        ratio = (before - loss) / expected if expected > 0 else math.nan
+        damping = self.damping.after(memory.damping, ratio, memory.steps - 1)
+        return replace(memory, pending=None, damping=damping)
 
-    def _direction(
-        self, newton: Direction, gradient: Direction, linearisation: Linearisation
-    ) -> tuple[Direction, float]:
-        """The direction with its momentum, and the reduction that the model predicts for it (NaN
-        where its length is left to the search)."""
-        lengths = self.lengths
-        if lengths is None:
-            if self.past:
-                newton = combine((1.0, newton), (self.momentum, self.past[0]))
-            return newton, math.nan
-        if self.steps == 0 and lengths.first_length is not None:
-            return [lengths.first_length * v for v in newton], math.nan
-        damping = self.damping * self.descent.unit if lengths.damped else 0.0
-        sources = [newton, *self.past]
-        return best_combination(
-            linearisation, gradient, sources, damping, by_layer=lengths.by_layer
-        )
+    def _watched(self, memory: Memory, guard: Guard) -> Memory:
+        lengths = memory.lengths
+        if guard.fell is not None:
+            lengths = self.method.lengths.watched(lengths, fell=guard.fell)
+        return replace(memory, watch=guard.watch, lengths=lengths)
 
-    def _path(
-        self,
-        direction: Direction,
-        damping: float,
-        linearisation: Linearisation,
-        points: Sequence[TermPoints],
-    ) -> Path:
-        corrections = self.corrections if damping <= self.descent.near else 0
-        if not (self.geodesic or corrections):
-            return Path(self.system, points, direction)
+    def _solver(
+        self, linearisation: Linearisation, parameters: Direction, batch: Batch, memory: Memory
+    ) -> Solver:
+        def loss(direction: Direction) -> float:
+            return self.objective.loss(batch.points, combine((1.0, parameters), (1.0, direction)))
 
-        def solve(right: Tensor) -> Direction:
-            return self.descent.least_squares(right, damping)
+        situation = Situation(linearisation, memory.damping, memory.steps, self.generator, loss)
+        return self.method.curvature.at(situation, memory.curvature)
 
-        return CurvedPath(
-            linearisation, points, direction, solve, bent=self.geodesic, corrections=corrections
-        )
-
-    def _search(
-        self, path: Path, size: float, slope: float, loss_0: float, guard: Guard | None
-    ) -> Accepted:
-        """Choose the length and move there."""
-        where = 0.0
-
-        def loss(length: float) -> float:
-            nonlocal where
-            where = length
-            value = path.go(length, loss_0)
-            allowed = guard is None or value >= loss_0 or guard.allows(length)
-            return value if allowed else math.inf
-
-        accepted = self.search.run(loss, loss_0, slope, self._last_length(size))
-        if loss_0 - accepted.loss < 4 * torch.finfo(self.system.dtype).eps * loss_0:
-            accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
-        if where != accepted.length:
-            path.move(accepted.length, loss_0)
-        return accepted
-
-    def _last_length(self, size: float) -> float | None:
+    def _first_length(self, memory: Memory, size: float) -> float | None:
         """The last accepted length, for a direction of this norm: changed by a power of two to be
         about as far in the parameters, as the norm depends much on the damping."""
-        if self.lengths is not None or self.last_length is None:
+        if self.method.lengths.natural or memory.length is None:
             return None
-        change = self.last_norm / size if size > 0 else math.nan
+        change = memory.size / size if size > 0 else math.nan
         if not 0 < change < math.inf:
             return None
-        return self.last_length * 2.0 ** math.ceil(math.log2(change))
+        return memory.length * 2.0 ** math.ceil(math.log2(change))
 
-    def _curvature(
-        self, direction: Direction, slope: float, predicted: float, linearisation: Linearisation
-    ) -> float:
-        """‖J d‖², from the model's prediction −(slope + ‖J d‖²/2) where there is one."""
-        if not math.isnan(predicted):
-            return -2.0 * (predicted + slope)
-        if not self.schedule.needs_ratio:
-            return math.nan
-        return float(linearisation.jvp(direction).square().sum())
+    def _searched(
+        self, path: Path, slope: float, loss_0: float, first: float | None, guard: Guard | None
+    ) -> tuple[Accepted, Direction]:
+        """The length of the step, and where it leads."""
+        place: Direction = []
+        tried = math.nan
 
-    def _ratio(self, loss: float, accepted: Accepted, expected: float) -> float:
-        """Actual over expected reduction of the loss; NaN where the step was rejected."""
-        if accepted.length == 0.0:
-            return math.nan
-        if self.lengths is not None and accepted.shrunk:
-            return 0.0  # the model's own step did not lower the loss
-        return (loss - accepted.loss) / expected if expected > 0 else math.nan
+        def loss(length: float) -> float:
+            nonlocal place, tried
+            arrival = path.go(length, loss_0)
+            place, tried = arrival.parameters, length
+            fine = guard is None or arrival.loss >= loss_0 or guard.allows(length, place)
+            return arrival.loss if fine else math.inf
 
-    def _remember(self, direction: Direction, size: float, accepted: Accepted) -> None:
-        lengths = self.lengths
-        step = [accepted.length * v for v in direction] if accepted.length > 0 else None
-        self.descent.taken(step, accepted.length)
-        if step is not None:
-            self.last_length, self.last_norm = accepted.length, size
-        if lengths is None:
-            self.past = [direction] if self.momentum else []
-        elif step is None:
-            self.past = []
-        else:
-            self.past = [step, *self.past][: lengths.memory]
+        accepted = self.search.run(loss, loss_0, slope, first)
+        if loss_0 - accepted.loss < 4 * torch.finfo(self.objective.layout.dtype).eps * loss_0:
+            accepted = Accepted(0.0, loss_0, accepted.trials)  # a fall by rounding alone
+        if tried != accepted.length:
+            place = path.end(accepted.length, loss_0)
+        return accepted, place
+
+    def _damped(
+        self, memory: Memory, loss_0: float, accepted: Accepted, expected: float
+    ) -> tuple[Memory, float]:
+        """With the next λ, where it can be said already; and actual over expected reduction of the
+        loss (NaN: not known, or the step was rejected)."""
+        ratio = math.nan
+        if self.damping.needs_ratio:
+            if math.isnan(accepted.loss):
+                return replace(memory, pending=(loss_0, expected)), ratio
+            if accepted.length > 0 and self.method.lengths.natural and accepted.shrunk:
+                ratio = 0.0  # the model's own step did not lower the loss
+            elif accepted.length > 0 and expected > 0:
+                ratio = (loss_0 - accepted.loss) / expected
+        damping = self.damping.after(memory.damping, ratio, memory.steps, accepted.length)
+        return replace(memory, damping=damping), ratio
+
+    def _remembered(self, memory: Memory, taken: Taken, size: float) -> Memory:
+        lengths = self.method.lengths.after(memory.lengths, taken)
+        memory = replace(memory, lengths=lengths, steps=memory.steps + 1)
+        return replace(memory, length=taken.length, size=size) if taken.length > 0 else memory
 
     def forget_steps(self) -> None:
         """Begin without momentum: the parameters were changed by another method."""
-        self.past, self.last_length, self.pending = [], None, None
-        self.descent.taken(None, 0.0)
+        lengths = self.method.lengths.forget(self.memory.lengths)
+        self.memory = replace(self.memory, lengths=lengths, length=None, pending=None)
 
     def recover(self) -> str:
-        before = self.damping
-        forgotten = self.descent.restart()
-        self.past, self.last_length, self.pending = [], None, None
-        self.damping = max(before, SMALLEST) * CAUTION
-        anew = " and ".join(filter(None, ("momentum", forgotten)))
-        return f"damping {before:.1g} → {self.damping:.1g}, {anew} anew"
+        before, method = self.memory.damping, self.method
+        damping = max(before, SMALLEST) * CAUTION
+        self.memory = replace(
+            self.memory,
+            curvature=method.curvature.start(self.objective),
+            lengths=method.lengths.restart(self.memory.lengths),
+            damping=damping,
+            length=None,
+            pending=None,
+        )
+        anew = " and ".join(filter(None, ("momentum", method.curvature.kept)))
+        return f"damping {before:.1g} → {damping:.1g}, {anew} anew"
 
     def state_dict(self) -> dict[str, Any]:
-        state = {
-            "descent": self.descent.state_dict(),
-            **{name: getattr(self, name) for name in self._plain},
-        }
-        return copy.deepcopy(state)
+        state: dict[str, Any] = state_of(self.memory)
+        return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        state = copy.deepcopy(state)
-        self.descent.load_state_dict(state["descent"])
-        for name in self._plain:
-            setattr(self, name, state.get(name, getattr(self, name)))
+    def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
+        self.memory = restore(self.memory, state, self.objective.layout.device)
+        if damping is not None:
+            self.memory = replace(self.memory, damping=damping)
 
-    _plain = (
-        *("damping", "steps", "past", "last_length", "last_norm", "pending"),
-        *("lowest", "record", "since"),
-    )
+
+def _expected(
+    length: float, slope: float, combined: Combined, linearisation: Linearisation
+) -> float:
+    """The reduction of the loss that its quadratic model predicts for a step of that length; with
+    ‖J d‖² from the prediction −(slope + ‖J d‖²/2) of a whole one, where there is one."""
+    if math.isnan(combined.predicted):
+        curvature = float(linearisation.jvp(combined.direction).square().sum())
+    else:
+        curvature = -2.0 * (combined.predicted + slope)
+    return -(length * slope + 0.5 * length * length * curvature)

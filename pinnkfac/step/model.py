@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.system import Linearisation
+from pinnkfac.linearisation.linearisation import Linearisation
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pinnkfac.common.settings import Number
+from pinnkfac.curvature.base import Solver
 from pinnkfac.linearisation.direction import Direction, combine, norm
-from pinnkfac.linearisation.system import Linearisation, System, TermPoints
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
 
 DIFFERENCE = 0.1
 """Part of a step over which its second derivative is measured."""
@@ -19,32 +23,103 @@ CLOSE = 0.05
 """Corrections end where the loss that is left to correct is this part of the model's."""
 
 
-class Path:
+@dataclass(frozen=True)
+class Arrival:
+    """The parameters at some length of a path, and the loss there."""
+
+    parameters: Direction
+    loss: float
+
+
+class Path(Protocol):
+    """A way through the parameters that begins along a direction."""
+
+    def go(self, length: float, limit: float = math.inf) -> Arrival:
+        """Where that length leads; ``limit`` is a loss from which on its value does not matter."""
+        ...
+
+    def end(self, length: float, limit: float = math.inf) -> Direction:
+        """The parameters there alone."""
+        ...
+
+
+class Bend(Protocol):
+    """The settings of a path."""
+
+    def along(
+        self,
+        objective: Objective,
+        points: Any,
+        start: Direction,
+        direction: Direction,
+        linearisation: Linearisation,
+        solver: Solver,
+    ) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Line:
     """θ + αδ."""
 
-    def __init__(self, system: System, points: Sequence[TermPoints], direction: Direction) -> None:
-        self.system = system
-        self.points = points
-        self.start = system.get_parameters()
-        self.direction = direction
+    objective: Objective
+    points: Any
+    start: Direction
+    direction: Direction
 
     def at(self, length: float) -> Direction:
         if not length:  # a direction that is not finite has this place too
             return self.start
         return combine((1.0, self.start), (length, self.direction))
 
-    def move(self, length: float, limit: float = math.inf) -> None:
-        """Set the parameters to that length, as ``go`` does, but without the loss."""
-        self.system.set_parameters(self.at(length))
+    def go(self, length: float, limit: float = math.inf) -> Arrival:
+        place = self.at(length)
+        return Arrival(place, self.objective.loss(self.points, place))
 
-    def go(self, length: float, limit: float = math.inf) -> float:
-        """Move to that length and return the loss there; ``limit`` is a loss from which on its
-        value does not matter."""
-        self.move(length)
-        return self.system.loss(self.points)
+    def end(self, length: float, limit: float = math.inf) -> Direction:
+        return self.at(length)
 
 
-class CurvedPath(Path):
+class Straight:
+    """Along the direction itself."""
+
+    def along(
+        self,
+        objective: Objective,
+        points: Any,
+        start: Direction,
+        direction: Direction,
+        linearisation: Linearisation,
+        solver: Solver,
+    ) -> Path:
+        return Line(objective, points, start, direction)
+
+
+@dataclass(frozen=True)
+class Curved:
+    """``geodesic`` bends the step by the second derivative of the residual along δ (Transtrum &
+    Sethna 2012, arXiv:1201.5885, eq. 9), and near a solution at most ``corrections`` further solves
+    with the same factor keep it where the residual follows its linear model; see ``CurvedPath``."""
+
+    geodesic: bool = False
+    corrections: Number = 0
+
+    def along(
+        self,
+        objective: Objective,
+        points: Any,
+        start: Direction,
+        direction: Direction,
+        linearisation: Linearisation,
+        solver: Solver,
+    ) -> Path:
+        line = Line(objective, points, start, direction)
+        corrections = self.corrections if solver.near else 0
+        if not (self.geodesic or corrections):
+            return line
+        return CurvedPath(line, linearisation, solver, bent=self.geodesic, corrections=corrections)
+
+
+class CurvedPath:
     """The way along δ on which the residual stays close to its linear model r₀ + αJδ.
 
     Near a solution what is left of the residual lies where J is almost zero. A step that lowers it
@@ -53,77 +128,75 @@ class CurvedPath(Path):
     (Transtrum & Sethna 2012, arXiv:1201.5885); from there at most ``corrections`` steps
     −J⁺(r − r₀ − αJδ) with the same factor lead back to the model (as in the modified
     Levenberg-Marquardt method, Fan 2012, doi:10.1090/S0025-5718-2011-02496-8, whose target is
-    zero). ``solve`` is J⁺.
+    zero). J⁺ is the least squares of ``solver``.
     """
 
     def __init__(
         self,
+        line: Line,
         linearisation: Linearisation,
-        points: Sequence[TermPoints],
-        direction: Direction,
-        solve: Callable[[Tensor], Direction],
+        solver: Solver,
         *,
         bent: bool = True,
         corrections: int = 0,
     ) -> None:
-        super().__init__(linearisation.system, points, direction)
+        self.line = line
         self.residual = linearisation.residual
-        self.slope = linearisation.jvp(direction)
-        self.solve = solve
+        self.slope = linearisation.jvp(line.direction)
+        self.solver = solver
         self.corrections = corrections
         self.bend = self._acceleration() if bent else None
 
+    def _solve(self, right: Tensor) -> Direction:
+        return self.solver.least_squares(right, refined=False)
+
+    def _residual(self, place: Direction) -> Tensor:
+        return self.line.objective.residual(self.line.points, place)
+
     def _acceleration(self) -> Direction | None:
-        self.system.set_parameters(super().at(DIFFERENCE))
-        ahead = self.system.weighted_residual(self.points)
-        self.system.set_parameters(self.start)
+        ahead = self._residual(self.line.at(DIFFERENCE))
         second = (2.0 / DIFFERENCE) * ((ahead - self.residual) / DIFFERENCE - self.slope)
         if not bool(torch.isfinite(second).all()):
             return None
-        bend = self.solve(-second)
-        size, limit = norm(bend), 2.0 * BENT * norm(self.direction)
+        bend = self._solve(-second)
+        size, limit = norm(bend), 2.0 * BENT * norm(self.line.direction)
         if not math.isfinite(size):
             return None
         return bend if size <= limit else [limit / size * v for v in bend]
 
     def at(self, length: float) -> Direction:
+        """Before corrections."""
         if not length or self.bend is None:
-            return super().at(length)
-        parts = (length, self.direction), (0.5 * length * length, self.bend)
-        return combine((1.0, self.start), *parts)
+            return self.line.at(length)
+        parts = (length, self.line.direction), (0.5 * length * length, self.bend)
+        return combine((1.0, self.line.start), *parts)
 
-    def move(self, length: float, limit: float = math.inf) -> None:
+    def go(self, length: float, limit: float = math.inf) -> Arrival:
+        place = self.at(length)
         if not length or not self.corrections:
-            super().move(length)
-        else:
-            self.go(length, limit)
-
-    def go(self, length: float, limit: float = math.inf) -> float:
-        if not length or not self.corrections:
-            return super().go(length)
+            return Arrival(place, self.line.objective.loss(self.line.points, place))
         model = self.residual + length * self.slope
         enough = CLOSE * _half_square(model)
-        place = self.at(length)
-        found, away = self._found(place, model)
+        residual = self._residual(place)
+        away = _half_square(residual - model)
         for left in reversed(range(self.corrections)):
             if away <= enough or not math.isfinite(away):
                 break
-            nearer = combine((1.0, place), (1.0, self.solve(model - found)))
-            residual, rest = self._found(nearer, model)
+            nearer = combine((1.0, place), (1.0, self._solve(model - residual)))
+            corrected = self._residual(nearer)
+            rest = _half_square(corrected - model)
             if not rest < away:
-                self.system.set_parameters(place)
                 break
-            place, found, away, rate = nearer, residual, rest, rest / away
+            place, residual, away, rate = nearer, corrected, rest, rest / away
             if not away * rate**left < limit:  # at this rate all of them won't do
                 break
-        loss = _half_square(found)
-        return loss if math.isfinite(loss) else math.inf
+        loss = _half_square(residual)
+        return Arrival(place, loss if math.isfinite(loss) else math.inf)
 
-    def _found(self, place: Direction, model: Tensor) -> tuple[Tensor, float]:
-        """The residual there, and the loss that its distance from the model makes."""
-        self.system.set_parameters(place)
-        residual = self.system.weighted_residual(self.points)
-        return residual, _half_square(residual - model)
+    def end(self, length: float, limit: float = math.inf) -> Direction:
+        if not length or not self.corrections:
+            return self.at(length)
+        return self.go(length, limit).parameters
 
 
 def _half_square(residual: Tensor) -> float:

@@ -15,7 +15,6 @@ which maps y to s (the secant equation). τ = φ = 1 is BFGS; τ = 1, φ = 0 is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -26,8 +25,10 @@ from pinnkfac.common.errors import check_choice
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count
 from pinnkfac.linearisation.direction import Direction
-from pinnkfac.linearisation.system import Linearisation, System, TermPoints
-from pinnkfac.step.base import Report, Stepper
+from pinnkfac.linearisation.layout import flat
+from pinnkfac.linearisation.linearisation import Linearisation
+from pinnkfac.linearisation.objective import Objective
+from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.first_order import refuse
 from pinnkfac.step.search import Search
@@ -106,10 +107,16 @@ class Ssbfgs:
         check_choice("step.scaling", self.scaling, Scaling)
 
     def start(
-        self, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
     ) -> QuasiNewtonStepper:
         refuse(search, damping)
-        return QuasiNewtonStepper(system, bfgs_rule(self.scaling), self.search, self.iterations)
+        return QuasiNewtonStepper(objective, bfgs_rule(self.scaling), self.search, self.iterations)
 
 
 @dataclass(frozen=True)
@@ -122,32 +129,32 @@ class Ssbroyden:
     """its strong Wolfe search"""
 
     def start(
-        self, system: System, search: Search, damping: Damping, generator: Generator
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
     ) -> QuasiNewtonStepper:
         refuse(search, damping)
-        return QuasiNewtonStepper(system, broyden_rule, self.search, self.iterations)
+        return QuasiNewtonStepper(objective, broyden_rule, self.search, self.iterations)
 
 
 class Place:
-    """Parameters [param] of a system, with the loss there, and the gradient where it is asked
+    """Parameters [param] of an objective, with the loss there, and the gradient where it is asked
     for."""
 
-    def __init__(
-        self, system: System, points: Sequence[TermPoints], parameters: Tensor | None = None
-    ) -> None:
-        like = system.get_parameters()
-        if parameters is None:
-            parameters = flat(like)
-        else:
-            system.set_parameters(unflat(parameters, like))
+    def __init__(self, objective: Objective, points: Any, parameters: Tensor) -> None:
         self.parameters = parameters
-        self.linearisation: Linearisation | None = system.linearise(points)
+        at = objective.layout.unflat(parameters)
+        self.linearisation: Linearisation | None = objective.linearise(points, at)
         self.losses, self.loss = self.linearisation.losses, self.linearisation.loss
         self._gradient: Tensor | None = None
 
     @property
     def gradient(self) -> Tensor:
-        """∇ loss, [param]; valid for the first time only while the system has these parameters."""
+        """∇ loss, [param]."""
         if self._gradient is None:
             assert self.linearisation is not None
             self._gradient = flat(self.linearisation.gradient())
@@ -163,44 +170,40 @@ class QuasiNewtonStepper(Stepper):
     it does not fit in memory.
     """
 
-    def __init__(self, system: System, rule: Rule, search: Wolfe, iterations: int) -> None:
-        self.system = system
+    def __init__(self, objective: Objective, rule: Rule, search: Wolfe, iterations: int) -> None:
+        self.objective = objective
         self.rule = rule
         self.search = search
         self.iterations = iterations
-        size = system.parameter_number
+        layout = objective.layout
+        size = layout.number
         what = f"the inverse Hessian of {size} parameters"
         setting = "net.widths, or choose step=lbfgs"
-        check_fits(size**2 * torch.finfo(system.dtype).bits // 8, what, setting)
+        numbers = size**2 * torch.finfo(layout.dtype).bits // 8
+        check_fits(numbers, what, setting, layout.device)
         with making(what, setting):
-            self.inverse = torch.eye(size, dtype=system.dtype, device=system.device)
+            self.inverse = torch.eye(size, dtype=layout.dtype, device=layout.device)
         self.updates = 0
 
-    def update(
-        self,
-        points: Sequence[TermPoints],
-        *,
-        same_loss: bool = True,
-        unseen: Sequence[TermPoints] | None = None,
-    ) -> Report:
-        start = here = Place(self.system, points)
+    def update(self, parameters: Direction, batch: Batch) -> Report:
+        start = here = Place(self.objective, batch.points, flat(parameters))
         trials = 0
         for _ in range(self.iterations if math.isfinite(start.loss) else 0):
-            there, tried = self._iterate(here, points)
+            there, tried = self._iterate(here, batch.points)
             trials += tried
             if there is here:
                 break
             here = there
-        self.system.set_parameters(unflat(here.parameters, self.system.get_parameters()))
         return Report(
-            losses=start.losses,
-            trained_loss=start.loss,
+            self.objective.layout.unflat(here.parameters),
+            start.losses,
+            start.loss,
             length=0.0 if here is start else 1.0,
             trials=trials,
             direction_norm=float((here.parameters - start.parameters).norm()),
         )
 
-    def _iterate(self, here: Place, points: Sequence[TermPoints]) -> tuple[Place, int]:
+    def _iterate(self, here: Place, points: Any) -> tuple[Place, int]:
         """Search along −H ∇ loss, and update H; returns the next place and the number of losses
         that it took. The place stays where no length lowers the loss."""
         gradient = here.gradient
@@ -217,7 +220,7 @@ class QuasiNewtonStepper(Stepper):
         def loss(length: float) -> float:
             nonlocal last
             last = here  # so that no two linearisations are in memory
-            last = Place(self.system, points, here.parameters + length * direction)
+            last = Place(self.objective, points, here.parameters + length * direction)
             return last.loss
 
         def derivative(length: float) -> float:
@@ -258,17 +261,6 @@ class QuasiNewtonStepper(Stepper):
     def state_dict(self) -> dict[str, Any]:
         return {"inverse": self.inverse, "updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
         self.inverse.copy_(state["inverse"])
         self.updates = state["updates"]
-
-
-def flat(direction: Direction) -> Tensor:
-    """All numbers of a direction, [param]."""
-    return torch.cat([v.reshape(-1) for v in direction])
-
-
-def unflat(vector: Tensor, like: Direction) -> Direction:
-    """A vector [param] in the form of another direction."""
-    pieces = vector.split([v.numel() for v in like])
-    return [piece.view_as(v) for piece, v in zip(pieces, like, strict=True)]

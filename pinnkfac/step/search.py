@@ -34,6 +34,14 @@ class Search(Protocol):
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted: ...
 
 
+@dataclass(frozen=True)
+class NoSearch:
+    """For steps that choose their own length."""
+
+    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
+        raise NotImplementedError("a step without a search asked for one")
+
+
 ROUNDING = 1e-13
 """Falls of the loss below this part of it are rounding, not progress."""
 
@@ -134,11 +142,3 @@ class Quadratic:
             )
             length = min(max(minimum, 0.1 * length), 0.5 * length)
         return Accepted(0.0, loss_0, self.most)
-
-
-@dataclass(frozen=True)
-class NoSearch:
-    """For steps that choose their own length."""
-
-    def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
-        raise UserError("search=none fits first-order steps only: choose another option")

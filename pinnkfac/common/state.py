@@ -1,0 +1,136 @@
+"""The state of an object as plain values, and back: what a checkpoint holds.
+
+The state of a dataclass is all of its fields, except those of type ``Fixed[...]``, which it is
+made with:
+
+    @dataclass
+    class Average:
+        settings: Fixed[Factors]
+        pairs: list[Pair] = field(default_factory=list)
+        updates: int = 0
+
+so that a field that is added is saved without being listed anywhere. A field may hold None,
+numbers, strings, tensors, generators, other dataclasses, lists, tuples and dictionaries of these,
+and what else has ``state_dict`` and ``load_state_dict`` (nets, torch's optimizers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Generator, Tensor
+
+Value = TypeVar("Value")
+FIXED = "no part of the state"
+Fixed = Annotated[Value, FIXED]
+"""The type of a field that an object is made with, such as its settings: no part of its state."""
+
+
+def state_of(value: Any) -> Any:
+    """The state of an object in plain containers, as ``torch.load(weights_only=True)`` reads them.
+
+    Tensors are those of the object, not copies: write them before it goes on.
+    Raises TypeError where a field holds what cannot be stored.
+    """
+    if isinstance(value, Generator):
+        return value.get_state()
+    if _is_record(value):
+        return {name: state_of(getattr(value, name)) for name in _fields(type(value))}
+    if hasattr(value, "load_state_dict"):
+        return value.state_dict()
+    if isinstance(value, Mapping):
+        return {key: state_of(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [state_of(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if value is None or isinstance(value, Tensor | str | int | float):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot be part of a state: make it a dataclass")
+
+
+def restore(value: Value, state: Any, device: torch.device | None = None) -> Value:
+    """The object in that state: changed in place, or a new one where its class is frozen.
+
+    A name that the state lacks, as one of an older version may, keeps its present value; a field
+    that holds nothing yet is made from its type. Tensors are copied, to ``device`` where there is
+    one. Raises ValueError for the state of something else.
+    """
+    if isinstance(value, Generator):
+        value.set_state(state)
+    elif _is_record(value):
+        parts = _parts(type(value), state, device, value)
+        if value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            return dataclasses.replace(value, **parts)  # type: ignore[type-var]
+        for name, part in parts.items():
+            setattr(value, name, part)
+    elif hasattr(value, "load_state_dict"):
+        value.load_state_dict(state)
+    else:
+        raise TypeError(f"{type(value).__name__} has no state that can be restored")
+    return value
+
+
+def _parts(
+    record: type, state: Any, device: torch.device | None, value: Any = None
+) -> dict[str, Any]:
+    """The fields of a dataclass that a state holds; ``value`` is the object that has them now."""
+    fields = _fields(record)
+    if not isinstance(state, Mapping) or (fields and not fields.keys() & state.keys()):
+        raise ValueError(f"a state of {record.__name__} has {', '.join(fields)}")
+    return {
+        name: _part(hint, state[name], device, getattr(value, name, None))
+        for name, hint in fields.items()
+        if name in state
+    }
+
+
+def _part(hint: Any, state: Any, device: torch.device | None, value: Any) -> Any:
+    """What a field of this type holds in that state, and ``value`` now."""
+    if state is None:
+        return None
+    if isinstance(value, Generator) or hasattr(value, "load_state_dict") or _is_record(value):
+        return restore(value, state, device)
+    if isinstance(state, Tensor):
+        return state.detach().to(device, copy=True)
+    hint = _present(hint)
+    arguments = get_args(hint)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint(**_parts(hint, state, device))
+    if isinstance(state, Mapping):
+        now = value if isinstance(value, Mapping) else {}
+        inner = arguments[-1] if arguments else Any
+        return {key: _part(inner, part, device, now.get(key)) for key, part in state.items()}
+    if isinstance(state, list | tuple):
+        same = isinstance(value, list | tuple) and len(value) == len(state)
+        values = value if same else [None] * len(state)
+        fixed_length = get_origin(hint) is tuple and Ellipsis not in arguments
+        inners = arguments if fixed_length else [*arguments[:1], Any][:1] * len(state)
+        pairs = zip(inners, state, values, strict=True)
+        parts = [_part(inner, part, device, now) for inner, part, now in pairs]
+        return tuple(parts) if isinstance(state, tuple) else parts
+    return state
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _fields(record: type) -> dict[str, Any]:
+    """The fields that are state, and their types."""
+    hints = get_type_hints(record, include_extras=True)
+    names = [field.name for field in dataclasses.fields(record)]
+    return {n: hints[n] for n in names if FIXED not in getattr(hints[n], "__metadata__", ())}
+
+
+def _present(hint: Any) -> Any:
+    """A type without the None that it allows, and without what is noted beside it."""
+    if get_origin(hint) is Annotated:
+        return _present(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        options = [option for option in get_args(hint) if option is not type(None)]
+        return _present(options[0]) if len(options) == 1 else Any
+    return hint

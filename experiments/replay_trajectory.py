@@ -21,8 +21,9 @@ import torch
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.gramian import GramianSettings
-from pinnkfac.curvature.kfac import Factors, InverseSettings
+from pinnkfac.curvature.kfac import InverseSettings
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step.base import Batch, Step

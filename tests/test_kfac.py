@@ -21,7 +21,7 @@ from torch.func import functional_call, jacrev
 from pinnkfac import Box, Points, Problem, Term, Uniform, lap
 from pinnkfac.common.parallel import Workers
 from pinnkfac.common.state import restore, state_of
-from pinnkfac.curvature.kfac import FactorAverage, Factors, dense_gramian, factors
+from pinnkfac.curvature.factors import FactorAverage, Factors, dense_gramian, factors
 from pinnkfac.domain import PointSet
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.compiled import with_scales

@@ -126,7 +126,7 @@ def _equations(
 def _run(pde: ConfiguredPde, parts: Assembly, full: bool) -> list[tuple[str, str]]:
     system, points = parts.system, parts.source.current
     pairs = zip(system.terms, points, strict=True)
-    needed = sum(system.bytes_per_point(term) * len(part) for term, part in pairs)
+    needed = sum(term.bytes_per_point(system.layout.dense) * len(part) for term, part in pairs)
     kept = "" if needed <= system.memory else ": more than memory allows, so computed anew"
     rows = [
         ("layers", layers(system.net, points[0].points.coordinates[:2])),

@@ -78,6 +78,15 @@ class CompiledTerm:
     def rows(self) -> int:
         return sum(len(plan.rows) for plan in self.plans)
 
+    def bytes_per_point(self, dense: int) -> int:
+        """What a linearisation keeps of a point; ``dense`` parameters are outside linear layers."""
+        per_row = sum(
+            uses * (m.in_features + self.equations * m.out_features)
+            for m, uses in zip(self.graph.linears, self.graph.uses, strict=True)
+        )
+        numbers = self.rows * per_row + self.equations * (1 + dense)
+        return torch.finfo(self.coefficients.dtype).bits // 8 * numbers
+
     def prepare(self, drawn: PointSet, coordinates: tuple[str, ...]) -> TermPoints:
         """Drawn points on the net's device, with what they alone make of the residual."""
         if len(drawn) == 0:

@@ -197,7 +197,7 @@ class System:
             for number, weight, chunk in pieces
         ]
         pairs = zip(self.terms, points, strict=True)
-        kept = sum(self.bytes_per_point(t) * len(p) for t, p in pairs) <= self.memory
+        kept = sum(t.bytes_per_point(dense) * len(p) for t, p in pairs) <= self.memory
         place = None
         if kept:
             with making("the linearisation", "memory, points.scale or net.widths"):
@@ -223,14 +223,6 @@ class System:
             scales=scales or None,
             place=place,
         )
-
-    def bytes_per_point(self, term: CompiledTerm) -> int:
-        size = torch.finfo(self.dtype).bits // 8
-        per_row = sum(
-            uses * (inputs + term.equations * outputs)
-            for inputs, outputs, uses in self.workload.layers
-        )
-        return size * (term.rows * per_row + term.equations * (1 + self.layout.dense))
 
 
 def _half_means(residuals: Sequence[Tensor]) -> list[float]:

@@ -89,8 +89,8 @@ def notes_of(stepper, points, steps):
     for step in range(1, steps + 1):
         report = stepper.update(points)
         methods.append(stepper.current)
-        if report.note:
-            notes[step] = report.note
+        if report.request.note:
+            notes[step] = report.request.note
     return notes, methods
 
 
@@ -101,15 +101,15 @@ def test_a_small_problem_begins_with_exact_steps_on_all_points():
     stepper, points = started(system, Auto())
     report = stepper.update(points)
     assert stepper.current == EXACT
-    assert report.note.startswith("exact steps: an exact step costs about 0.")
-    assert report.growth == 1.0 and report.length > 0
+    assert report.request.note.startswith("exact steps: an exact step costs about 0.")
+    assert report.request.growth == 1.0 and report.length > 0
 
 
 def test_a_kernel_beyond_the_memory_leaves_factored_steps():
     system = small()
     system.memory = exact_bytes(system, NUMBERS) * 0.99
     stepper, points = started(system, Auto())
-    note = stepper.update(points).note
+    note = stepper.update(points).request.note
     assert stepper.current == FACTORED
     assert "KFAC with conjugate gradients" in note and "does not fit into memory" in note
     system.memory = exact_bytes(system, NUMBERS)
@@ -122,7 +122,7 @@ def test_an_exact_step_that_is_too_dear_leaves_factored_steps(monkeypatch):
     costs = {EXACT: 30.0, FACTORED: 10.0}
     monkeypatch.setattr(AutoStepper, "_costs", lambda self, numbers: costs)
     stepper, points = started(small(), Auto(multiplications=20.0))
-    note = stepper.update(points).note
+    note = stepper.update(points).request.note
     assert stepper.current == FACTORED
     assert note.startswith(
         "KFAC with conjugate gradients: an exact step costs about 3 of the other kind"
@@ -243,7 +243,7 @@ def test_a_run_with_given_points_begins_with_a_fair_share_of_all_others(given, o
     settings = ("step.multiplications=2e8", "net.widths=[16,16]", "threads=1")
     parts = assemble(compose("thin", {}, settings), Problem(fields=("u",), terms=terms))
     assert parts.source.numbers() == {"plate": given, "edge": others}
-    note = parts.stepper.update(parts.source.at(0)).note
+    note = parts.stepper.update(parts.source.at(0)).request.note
     assert note.startswith("exact steps:" if others < 400 else "KFAC with conjugate gradients:")
 
 
@@ -318,7 +318,7 @@ def test_a_loss_that_falls_is_left_alone(monkeypatch):
 def test_stalled_exact_steps_first_ask_for_more_points(monkeypatch):
     stepper, points = started(small(), cheap())
     play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch)
-    growths = [stepper.update(points, unseen=points).growth for _ in range(4 * TIMES + 1)]
+    growths = [stepper.update(points, unseen=points).request.growth for _ in range(4 * TIMES + 1)]
     asked = [i for i, growth in enumerate(growths, 1) if growth != 1.0]
     assert asked == [4 * k for k in range(1, TIMES + 1)]
     assert {growths[i - 1] for i in asked} == {GROWTH}
@@ -328,7 +328,7 @@ def test_stalled_exact_steps_first_ask_for_more_points(monkeypatch):
 def test_few_residuals_for_the_parameters_grow_without_a_sign_of_overfitting(monkeypatch):
     stepper, points = started(small(), cheap(per_parameter=1.0))
     play(stepper, {EXACT: 0.01, FACTORED: 0.0}, monkeypatch)
-    assert [stepper.update(points).growth for _ in range(4)] == [1.0, 1.0, 1.0, GROWTH]
+    assert [stepper.update(points).request.growth for _ in range(4)] == [1.0, 1.0, 1.0, GROWTH]
 
 
 def test_a_cheaper_method_is_tried_before_more_points_are_taken(monkeypatch):
@@ -367,10 +367,12 @@ def test_steps_that_fitted_their_own_points_only_from_the_start_begin_anew_with_
     play(stepper, {EXACT: 0.01, FACTORED: 0.1}, monkeypatch, unseen)
     stepper.first = first, first
     for _ in range(3):
-        assert not stepper.update(points, unseen=points).note.startswith("from the first")
+        assert not stepper.update(points, unseen=points).request.note.startswith("from the first")
     stepper.system.set_parameters([v + 1.0 for v in stepper.system.get_parameters()])
     report = stepper.update(points, unseen=points)
-    assert report.note.startswith("from the first parameters again, with KFAC") is report.anew
+    assert (
+        report.request.note.startswith("from the first parameters again, with KFAC") is report.anew
+    )
     assert report.anew is anew
     assert (stepper.current == FACTORED) is anew
     assert (stepper.origin is None) is (anew or first > 1.0), "kept as long as they may go astray"
@@ -378,7 +380,7 @@ def test_steps_that_fitted_their_own_points_only_from_the_start_begin_anew_with_
     for name, method in stepper.methods.items():
         assert (method is methods[name]) is not anew, "nothing is known of where they had been"
     for _ in range(20):  # once only
-        assert not stepper.update(points, unseen=points).note.startswith("from the first")
+        assert not stepper.update(points, unseen=points).request.note.startswith("from the first")
 
 
 def test_a_term_that_began_at_nothing_hides_no_progress():
@@ -546,8 +548,8 @@ def test_a_kernel_that_no_longer_fits_is_left(monkeypatch):
     system.memory = 1.0
     report = stepper.update(points)
     assert stepper.current == FACTORED and report.length > 0
-    assert report.note.startswith("KFAC with conjugate gradients")
-    assert "does not fit into memory" in report.note
+    assert report.request.note.startswith("KFAC with conjugate gradients")
+    assert "does not fit into memory" in report.request.note
 
 
 def test_a_method_that_does_not_fit_is_not_tried(monkeypatch):
@@ -631,10 +633,10 @@ def test_a_state_goes_on_bit_for_bit(steps, tmp_path):
     other.system.set_parameters(parameters)
     other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     parts = [other.update(points) for _ in range(12)]
-    assert [(r.losses, r.note, r.length) for r in parts] == [
-        (r.losses, r.note, r.length) for r in whole
+    assert [(r.losses, r.request.note, r.length) for r in parts] == [
+        (r.losses, r.request.note, r.length) for r in whole
     ]
-    assert any("trying" in r.note for r in whole)
+    assert any("trying" in r.request.note for r in whole)
     assert torch.equal(flat(other.system.get_parameters()), flat(stepper.system.get_parameters()))
 
 

@@ -26,7 +26,7 @@ from pinnkfac.common.memory import check_fits, is_shortage, making
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Live, Pace, Plain, Quiet, make_display
 from pinnkfac.run.interruption import Interruption
-from pinnkfac.run.loop import Ending, Progress, Stop, ending_of
+from pinnkfac.run.progress import Ending, Progress, Stop, ending_of
 from pinnkfac.store.run_folder import RunFolder, StoredRun, Unwritable
 
 SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pinnkfac.linearisation.system import System
 from pinnkfac.run.accuracy import Errors
 from pinnkfac.run.assembly import available_cores
-from pinnkfac.run.loop import Ending, Progress
+from pinnkfac.run.progress import Ending, Progress
 from pinnkfac.store.run_folder import parameters_sha256
 from pinnkfac.version import __version__
 

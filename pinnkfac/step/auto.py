@@ -19,7 +19,7 @@ from pinnkfac.curvature.cost import (
 )
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.system import System, TermPoints
-from pinnkfac.step.base import Report, Stepper
+from pinnkfac.step.base import Report, Request, Stepper
 from pinnkfac.step.damping import Damping, LevenbergMarquardt
 from pinnkfac.step.gauss_newton import Automatic, GaussNewtonStepper
 from pinnkfac.step.kfac import Kfac
@@ -238,15 +238,15 @@ class AutoStepper(Stepper):
         report = replace(report, cost=costs[self.current])
         if not math.isfinite(self.system.weighted(report.losses)):
             # a divergence, which the loop deals with
-            return replace(report, note=note)
+            return replace(report, request=Request(note=note))
         self.first = self.first or (level(report.losses), total(report.losses))
         fitted = report.unseen > FITTED * report.reached  # never where one is not known
         self.window.add(report.losses, costs[self.current], unseen is not None, fitted)
         if note:
-            return replace(report, note=note)
+            return replace(report, request=Request(note=note))
         methods = self.methods
         note, growth = self._judge(numbers, costs)
-        return replace(report, note=note, growth=growth, anew=self.methods is not methods)
+        return replace(report, request=Request(growth, self.methods is not methods, note))
 
     def _costs(self, numbers: list[int]) -> dict[str, float]:
         """Multiplications of a step of each method; infinite where it cannot be taken."""

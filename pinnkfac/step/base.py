@@ -13,6 +13,20 @@ from pinnkfac.linearisation.system import System, TermPoints
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a step asks of the loop.
+
+    ``growth`` is how many times the points it wants from now on, ``anew`` whether it has set the
+    parameters back to those that the run began from, ``note`` what it has decided that a user
+    should know, such as another method.
+    """
+
+    growth: float = 1.0
+    anew: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """What a step did. ``losses`` are those of the terms before it, as written by the user;
     ``trained_loss`` is the sum that the step lowers, with weights and scales, and ``reached`` what
@@ -30,12 +44,7 @@ class Report:
     unseen: float = math.nan
     cost: float = math.nan
     """What the step costs, in multiplications (curvature/cost.py); NaN: it does not say."""
-    growth: float = 1.0
-    """How many times the points the step asks for from now on."""
-    anew: bool = False
-    """Whether it has set the parameters back to those that the run began from."""
-    note: str = ""
-    """What a step has decided that a user should know, such as another method."""
+    request: Request = Request()
 
 
 class Stepper(Protocol):

@@ -1,0 +1,43 @@
+"""What points ask of that which they are for: functions of prepared points, or of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from pinnkfac.curvature.cost import forward, residual_number
+from pinnkfac.domain import PointSet
+from pinnkfac.linearisation.system import System, TermPoints
+from pinnkfac.points.numbers import Price
+
+
+@dataclass(frozen=True)
+class Functions:
+    """``prepare`` makes drawn points what residuals are evaluated on. ``residuals`` are those of
+    every term, [batch, equation], each with the scale that it is trained with, and ``loss`` is the
+    one that is trained. On so many points of every term, a step costs ``price`` and one evaluation
+    of the residuals ``evaluation``, and ``few`` says whether there are fewer residuals than
+    parameters."""
+
+    prepare: Callable[[Sequence[PointSet]], list[TermPoints]]
+    residuals: Callable[[Sequence[TermPoints]], list[Tensor]]
+    loss: Callable[[Sequence[TermPoints]], float]
+    price: Price
+    evaluation: Price
+    few: Callable[[Sequence[int]], bool]
+
+
+def functions_of(system: System, price: Price | None = None) -> Functions:
+    """Those of a system; where a step does not say its price, it counts as an evaluation."""
+    evaluation = partial(forward, system)
+    return Functions(
+        system.prepare,
+        lambda points: system.scaled(system.residuals(points)),
+        system.loss,
+        price or evaluation,
+        evaluation,
+        lambda numbers: residual_number(system, numbers) < system.parameter_number,
+    )

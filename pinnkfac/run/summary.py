@@ -18,7 +18,7 @@ from torch import Tensor
 from pinnkfac.linearisation.system import System
 from pinnkfac.run.accuracy import Errors
 from pinnkfac.run.assembly import available_cores
-from pinnkfac.run.loop import Ending, Progress
+from pinnkfac.run.progress import Ending, Progress
 from pinnkfac.version import __version__
 
 

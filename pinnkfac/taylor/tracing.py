@@ -152,7 +152,7 @@ class Tracing:
 
         fx.node.map_aggregate((args, named), note)
         name = self.names.get(target, "")
-        function = getattr(Tensor, name or target, None) if isinstance(target, str) else target
+        function: Any = getattr(Tensor, name or target, None) if isinstance(target, str) else target
 
         def op(*tensors: Tensor) -> Any:
             values = dict(zip(layers, tensors, strict=True))

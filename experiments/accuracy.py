@@ -12,7 +12,7 @@ import argparse
 
 from pinnkfac import solve
 from pinnkfac.common.memory import keep_freed_memory
-from pinnkfac.config.loading import bundled
+from pinnkfac.config.pde_file import bundled
 
 
 def main() -> None:

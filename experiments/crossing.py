@@ -23,14 +23,15 @@ from matplotlib.figure import Figure
 
 from pinnkfac import UserError
 from pinnkfac.common.memory import keep_freed_memory
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import find
 from pinnkfac.curvature.cost import exact_step
 from pinnkfac.plots import save
 from pinnkfac.plots.style import light_grid, line_style, styled
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import assemble
-from pinnkfac.run.loop import Progress, run
+from pinnkfac.run.loop import run
+from pinnkfac.run.progress import Progress
 from pinnkfac.solution import Solution
 
 STEPS = {"engd_w": "exact (ENGD-W)", "kfac_cg": "KFAC with CG", "kfac": "KFAC", "auto": "auto"}

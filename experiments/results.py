@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pinnkfac import UserError
-from pinnkfac.bench.folder import is_new, write_text
+from pinnkfac.bench.folder import is_new
 from pinnkfac.bench.pictures import draw
 from pinnkfac.bench.published import published, sources
 from pinnkfac.bench.results import Report, read_report
@@ -37,7 +37,8 @@ from pinnkfac.bench.tables import (
 )
 from pinnkfac.commands.bench import is_override
 from pinnkfac.commands.bench import main as bench
-from pinnkfac.compare.sweep import in_digits
+from pinnkfac.common.files import write_text
+from pinnkfac.compare.tables import in_digits
 from pinnkfac.plots import save
 from pinnkfac.run.interruption import EXIT_CODES
 

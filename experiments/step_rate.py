@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pinnkfac import UserError
 from pinnkfac.common.memory import keep_freed_memory
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import find
 from pinnkfac.run.assembly import Assembly, assemble
 from pinnkfac.step.base import Batch
 

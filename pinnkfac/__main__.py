@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from pinnkfac.export.formats import listed
+
 COMMANDS = {
     "solve": "solve a PDE: solve FILE.py|NAME [overrides] [-m]",
     "resume": "go on with a run: resume RUN_FOLDER [overrides]",
@@ -17,7 +19,7 @@ COMMANDS = {
     "plot": "draw the pictures of a run, or an animation",
     "compare": "compare runs in a table and a picture",
     "bench": "solve a suite of problems, beside published results",
-    "export": "write a solution to .npz, .csv, .vtu or .pt2",
+    "export": f"write a solution to {listed()}",
 }
 
 
@@ -69,29 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if "debug=true" in rest:
             raise
+        from pinnkfac.common.messages import message_of
+
         print(f"error: {message_of(error)}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
-
-
-def message_of(error: Exception) -> str:
-    """What the user is told about an exception, in one line."""
-    from pinnkfac.common.errors import UserError
-    from pinnkfac.common.memory import GIB, available, is_shortage
-
-    text = " ".join(str(error).split())
-    if isinstance(error, UserError):
-        return text
-    if type(error).__module__.partition(".")[0] in ("omegaconf", "hydra"):
-        return f"a setting cannot be read: {text[:300]}"
-    if is_shortage(error):
-        return (
-            f"memory has run out ({available() / GIB:.3g} GiB are free): lower points.scale, "
-            f"net.widths or memory ({text[:160]})"
-        )
-    return (
-        f"unexpected {type(error).__name__}: {text[:300]}. This is a mistake in pinnkfac or in the "
-        "PDE file; debug=true shows where it happened"
-    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Fixtures of all tests: devices that are present, and the same random start for each test."""
+"""Fixtures of all tests: devices that are present, the same random start, signals that arrive."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -22,3 +23,18 @@ def device(request):
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Signals that the parent ignores (nohup, a background job of a script) reach tests and the
+    processes that they start."""
+    handlers = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    ignored = {}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            ignored[number] = signal.signal(number, handler)
+    yield
+    for number, before in ignored.items():
+        signal.signal(number, before)

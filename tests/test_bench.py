@@ -10,18 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from processes import PATIENCE, start, wait_for
 from rich.console import Console
 from scripts import experiment
 
 from pinnkfac import Box, Solution, UserError
-from pinnkfac.bench.folder import is_new, locked, make, write_json
+from pinnkfac.bench.folder import is_new, locked, make
 from pinnkfac.bench.pictures import draw, write_pictures
 from pinnkfac.bench.published import best_by_source, published
 from pinnkfac.bench.results import as_dict, flat, middle, read_report, write_results
@@ -29,8 +29,8 @@ from pinnkfac.bench.running import Job, is_complete, jobs_of, run_jobs
 from pinnkfac.bench.suites import SUITES, suite_of
 from pinnkfac.bench.tables import as_markdown, main_columns, notes, show, verdicts
 from pinnkfac.commands.bench import main
-from pinnkfac.config.configuration import compose
-from pinnkfac.config.loading import bundled, find
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import bundled, find
 from pinnkfac.problem.signature import Signature
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.store.run_folder import RunFolder
@@ -46,7 +46,7 @@ WIDTHS = {
 def command(words, folder, **more):
     return subprocess.run(
         [sys.executable, "-m", "pinnkfac", "bench", *words],
-        cwd=folder, capture_output=True, text=True, timeout=120, **more,
+        cwd=folder, capture_output=True, text=True, timeout=PATIENCE, **more,
     )  # fmt: skip
 
 
@@ -132,10 +132,8 @@ def stored(job: Job, errors, *, status="finished", every=1.0, parameters=65):
     if not CONFIG:
         CONFIG.append(compose("poisson2d", {}, []))
     with RunFolder(job.folder) as own:
-        write_json(
-            own.path / "job.json",
-            {"settings": list(job.settings), "seconds": job.seconds, "seed": job.seed},
-        )
+        told = {"settings": list(job.settings), "seconds": job.seconds, "seed": job.seed}
+        own.write_json("job.json", told)
         if status == "failed":
             summary = {"pde": job.case.pde, "status": status, "stop_reason": "no memory is left"}
             own.write_summary(summary)
@@ -514,16 +512,10 @@ def test_a_process_that_dies_is_a_row(tmp_path, monkeypatch, capfd):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of POSIX")
 def test_ctrl_c_keeps_what_has_finished(tmp_path):
     words = ["smoke", "--step", "adam", "--seconds", "4", "threads=1", "--folder", "runs"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pinnkfac", "bench", *words],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    records = tmp_path / "runs/heat1d_tiny/adam/0/metrics.jsonl"
-    until = time.monotonic() + 60
-    while not records.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    process = start("bench", *words, cwd=tmp_path)
+    wait_for(tmp_path / "runs/heat1d_tiny/adam/0/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, said
     assert "the same command goes on" in said
     first, second = (

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE
 
 QUICK = ("net.widths=[8]", "stop.steps=2", "threads=1", "run.plot=false")
 
@@ -33,7 +34,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -141,7 +142,7 @@ def test_parallel_starts_never_share_a_folder(tmp_path):
         subprocess.Popen(w, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for w in starts
     ]
-    ends = [(*process.communicate(timeout=120), process.returncode) for process in running]
+    ends = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in running]
     assert [code for *_, code in ends[:3]] == [0, 0, 0]
     assert len(list(tmp_path.glob("outputs/poisson2d/*/summary.json"))) == 3
     assert sorted(code for *_, code in ends[3:]) == [0, 2]
@@ -180,7 +181,7 @@ def test_every_command_has_help_with_an_example_at_once(tmp_path):
         )
         done = subprocess.run(
             [sys.executable, "-c", loaded, name, "--help"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert f"python -m pinnkfac {name}" in done.stdout and "example" in done.stdout

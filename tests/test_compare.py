@@ -19,11 +19,12 @@ from rich.console import Console
 
 import pinnkfac.plots
 from pinnkfac import Box, UserError, solve
-from pinnkfac.commands.compare import Compared, notes, seconds_to
 from pinnkfac.commands.compare import main as compare
 from pinnkfac.commands.plot import main as plot
-from pinnkfac.compare.sweep import Row, finish_sweep, rows, show, write_csv
-from pinnkfac.config.configuration import compose
+from pinnkfac.compare.rows import Row, rows
+from pinnkfac.compare.runs import Compared, notes, seconds_to
+from pinnkfac.compare.sweep import finish_sweep, show, write_rows
+from pinnkfac.config.compose import compose
 from pinnkfac.problem.signature import Signature
 from pinnkfac.store.run_folder import RunFolder
 
@@ -214,7 +215,7 @@ def test_a_wide_table_keeps_all_digits_in_a_file(sweep, capsys, monkeypatch):
 
 def test_the_csv_holds_all_jobs_and_every_column_once(sweep, tmp_path):
     read = rows(sweep)
-    path = write_csv(read, tmp_path / "table.csv", {"extra": [1.5, None, None, None, None, 2]})
+    path = write_rows(read, tmp_path / "table.csv", {"extra": [1.5, None, None, None, None, 2]})
     with open(path, newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
@@ -227,7 +228,7 @@ def test_the_csv_holds_all_jobs_and_every_column_once(sweep, tmp_path):
     assert (lines[3]["step"], lines[3]["seed"]) == ("adam", "1")
     assert [line["extra"] for line in lines] == ["1.5", "", "", "", "", "2"]
     with pytest.raises(UserError, match="nowhere"):
-        write_csv(read, tmp_path / "nowhere" / "table.csv")
+        write_rows(read, tmp_path / "nowhere" / "table.csv")
 
 
 def test_a_sweep_ends_with_its_table_and_picture(sweep, capsys):

@@ -18,10 +18,14 @@ from oracles import (
     random_spd,
     unflat,
 )
+from pinnkfac.curvature.preconditioner import InverseSettings, KroneckerFactors
+from pinnkfac.step.engd_w_nystrom import EngdWNystrom
+from pinnkfac.step.gauss_newton_cg import GaussNewtonCg
 from problems import flow, inverse, points_for, poisson
 
 from pinnkfac import UserError
-from pinnkfac.config.configuration import build, compose
+from pinnkfac.config.build import build
+from pinnkfac.config.compose import compose
 from pinnkfac.curvature import conjugate_gradients as cg
 from pinnkfac.curvature.conjugate_gradients import (
     Identity,
@@ -33,9 +37,8 @@ from pinnkfac.curvature.conjugate_gradients import (
     truncated,
 )
 from pinnkfac.curvature.diagonal import Diagonal
-from pinnkfac.curvature.kfac import Factors
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.nystrom import NystromSketch
-from pinnkfac.curvature.preconditioner import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.two_level import TwoLevel
 from pinnkfac.linearisation.products import (
     gramian_products,
@@ -46,9 +49,7 @@ from pinnkfac.linearisation.products import (
 )
 from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.engd_w_nystrom import EngdWNystrom
 from pinnkfac.step.gauss_newton import Automatic
-from pinnkfac.step.gauss_newton_cg import GaussNewtonCg
 from pinnkfac.step.search import Backtracking, Fixed
 
 PRECONDITIONERS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nets import net_for
@@ -16,16 +18,15 @@ from pinnkfac.curvature.cost import (
     exact_step,
     forward,
     product,
-    residual_number,
 )
-from pinnkfac.curvature.kernel import Plan, plan_kernel
+from pinnkfac.curvature.kernel import KernelPlan, plan_kernel
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
+from pinnkfac.step.base import Batch
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.gauss_newton import Automatic
-from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import Kfac, Spring
 from pinnkfac.step.search import Accepted
-from pinnkfac.step.spring import Spring
 
 PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "addmm_": (1, 2), "baddbmm": (1, 2)}
 """Operations that multiply matrices, and which of their arguments these are."""
@@ -72,11 +73,11 @@ def test_poisson_by_hand(products_alone):
     """Net 2 → 5 → 4 → 1: 34 weights, 44 parameters. Inside, u, ∂u/∂x, ∂u/∂y and Δu are carried."""
     system, _, numbers = made(poisson(), (5, 4), 7, 3)
     assert [t.rows for t in system.terms] == [4, 1] and numbers == [7, 3]
-    assert residual_number(system, numbers) == 10
-    assert forward(system, numbers) == (7 * 4 + 3) * (10 + 20 + 4)
-    assert product(system, numbers) == forward(system, numbers)
-    assert exact_bytes(system, numbers) == 3 * 8 * 10**2
-    plan = plan_kernel(system, numbers)
+    assert system.workload.residuals(numbers) == 10
+    assert forward(system.workload, numbers) == (7 * 4 + 3) * (10 + 20 + 4)
+    assert product(system.workload, numbers) == forward(system.workload, numbers)
+    assert exact_bytes(system.workload, numbers) == 3 * 8 * 10**2
+    plan = plan_kernel(system.workload, numbers)
     assert plan.rows == tuple(31**2 / 2 * n for n in (2 + 5, 5 + 4, 4 + 1))
     assert plan.dense == tuple((10**2 / 2 + 31) * n for n in (10, 20, 4))
     assert plan.multiplications == (50 + 31) * 34
@@ -87,24 +88,24 @@ def test_equations_multiply_products_with_the_jacobian_only(products_alone):
     system, _, numbers = made(flow(), (5, 4), 7, 3, 1)
     rows = [t.rows for t in system.terms]
     weights = 2 * 5 + 5 * 4 + 4 * 3
-    assert residual_number(system, numbers) == 7 * 3 + 3 * 2 + 1
-    assert forward(system, numbers) == weights * (7 * rows[0] + 3 * rows[1] + rows[2])
-    assert product(system, numbers) == weights * (21 * rows[0] + 6 * rows[1] + rows[2])
+    assert system.workload.residuals(numbers) == 7 * 3 + 3 * 2 + 1
+    assert forward(system.workload, numbers) == weights * (7 * rows[0] + 3 * rows[1] + rows[2])
+    assert product(system.workload, numbers) == weights * (21 * rows[0] + 6 * rows[1] + rows[2])
 
 
 def test_entries_are_counted_beside_products():
     system, _, numbers = made(poisson(), (5, 4), 7, 3)
     outputs = 5 + 4 + 1
-    assert forward(system, numbers) == 31 * (34 + cost.ACTIVATION * outputs)
-    assert product(system, numbers) == 31 * (34 + cost.ENTRY * outputs)
+    assert forward(system.workload, numbers) == 31 * (34 + cost.ACTIVATION * outputs)
+    assert product(system.workload, numbers) == 31 * (34 + cost.ENTRY * outputs)
 
 
 def test_the_smaller_side_is_factorised():
     """With fewer parameters (44) than residuals JᵀJ, with J, its copy and its factor."""
     system, _, _ = made(poisson(), (5, 4), 7)
-    assert exact_bytes(system, [40, 4]) == 3 * 8 * 44**2
-    assert exact_bytes(system, [40, 5]) == 8 * (45 + 3 * 44) * 44
-    with_more = exact_step(system, [4000, 4]) / exact_step(system, [2000, 2])
+    assert exact_bytes(system.workload, [40, 4]) == 3 * 8 * 44**2
+    assert exact_bytes(system.workload, [40, 5]) == 8 * (45 + 3 * 44) * 44
+    with_more = exact_step(system.workload, [4000, 4]) / exact_step(system.workload, [2000, 2])
     assert with_more == pytest.approx(2.0, rel=0.05)  # linear in the points, not cubic
 
 
@@ -125,12 +126,14 @@ def test_passes_and_products(name, products_alone):
     system, points, numbers = made(problem(), widths, *sizes)
     linearisation = system.linearise(points)
     gradient = linearisation.gradient()
-    f, p = forward(system, numbers), product(system, numbers)
+    f, p = forward(system.workload, numbers), product(system.workload, numbers)
+    layers = [(inputs + 1, outputs, uses) for inputs, outputs, uses in system.workload.layers]
+    with_bias = product(replace(system.workload, layers=tuple(layers)), numbers)
     for found, expected in (
         (counted(lambda: system.residuals(points)), f),
         (counted(lambda: system.linearise(points)), f + p),
-        (counted(lambda: linearisation.jvp(gradient)), p),
-        (counted(linearisation.gradient), p),
+        (counted(lambda: linearisation.jvp(gradient)), with_bias),
+        (counted(linearisation.gradient), with_bias),
     ):
         assert 0.75 * expected < found <= expected
 
@@ -143,8 +146,8 @@ def test_the_kernel_by_rows_and_densely(by_rows, dimension, products_alone, monk
         monkeypatch.setattr(kernel, "TILE_ROWS", 64)
     system, points, numbers = made(poisson(dimension), (64, 64, 48), 1200, 100)
     linearisation = system.linearise(points)
-    plan = plan_kernel(system, numbers)
-    plan = Plan((by_rows,) * 4, plan.rows, plan.dense)
+    plan = plan_kernel(system.workload, numbers)
+    plan = KernelPlan((by_rows,) * 4, plan.rows, plan.dense)
     found = counted(lambda: kernel.kernel(linearisation, plan))
     assert found == pytest.approx(plan.multiplications, rel=0.25)
 
@@ -152,7 +155,7 @@ def test_the_kernel_by_rows_and_densely(by_rows, dimension, products_alone, monk
 def test_the_kernel_by_rows_does_not_cost_what_dense_rows_do(products_alone):
     """That the comparison above can fail: the two ways differ by far more than it allows."""
     system, _, numbers = made(poisson(), (256, 256), 1200, 100)
-    plan = plan_kernel(system, numbers)
+    plan = plan_kernel(system.workload, numbers)
     assert plan.by_rows[1] and plan.dense[1] > 3 * plan.rows[1]
 
 
@@ -167,8 +170,8 @@ class SomeTrials:
 
 def step_count(system, points, step):
     stepper = step.start(system, SomeTrials(), Constant(1e-6), Generator().manual_seed(0))
-    stepper.update(points)
-    return counted(lambda: stepper.update(points))
+    place = stepper.update(system.get_parameters(), Batch(points)).parameters
+    return counted(lambda: stepper.update(place, Batch(points)))
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 10])
@@ -177,7 +180,7 @@ def test_a_step_of_kfac(iterations, products_alone, monkeypatch):
     system, points, numbers = made(poisson(), (64, 48), 300, 40)
     step = Kfac(iterations=iterations, lengths=Automatic())
     found = step_count(system, points, step)
-    expected = conjugate_gradient_step(system, numbers, iterations)
+    expected = conjugate_gradient_step(system.workload, numbers, iterations)
     assert found == pytest.approx(expected, rel=0.25)
 
 
@@ -187,16 +190,17 @@ def test_an_exact_step(products_alone, monkeypatch):
     monkeypatch.setattr(cost, "REFINED", 0.0)
     monkeypatch.setattr(cost, "CORRECTED", 0.0)
     system, points, numbers = made(poisson(), (64, 64), 1200, 100)
-    assert system.parameter_number > 1300
+    assert system.layout.number > 1300
     found = step_count(system, points, Spring(decay=0.0, geodesic=True))
-    expected = exact_step(system, numbers) - 1300**3 / 6
+    expected = exact_step(system.workload, numbers) - 1300**3 / 6
     assert found == pytest.approx(expected, rel=0.25)
 
 
 def test_costs_grow_with_every_size():
     def steps(dimension=2, widths=(32, 32), numbers=(100, 20)):
         system = System(poisson(dimension), Mlp(dimension, 1, widths))
-        return exact_step(system, numbers), conjugate_gradient_step(system, numbers, 10)
+        workload = system.workload
+        return exact_step(workload, numbers), conjugate_gradient_step(workload, numbers, 10)
 
     wide, deep = steps(widths=(64, 64)), steps(widths=(32,) * 4)
     for other in (steps(4), wide, deep, steps(numbers=(200, 40))):
@@ -212,10 +216,10 @@ def test_times_are_proportional_to_the_model():
         system, points, own = made(poisson(), widths, *numbers)
         step = Spring(decay=0.0, geodesic=True)
         stepper = step.start(system, SomeTrials(), Constant(1e-6), Generator().manual_seed(0))
-        seconds = []
+        place, seconds = system.get_parameters(), []
         for _ in range(4):
             start = time.process_time()
-            stepper.update(points)
+            place = stepper.update(place, Batch(points)).parameters
             seconds.append(time.process_time() - start)
-        rates.append(exact_step(system, own) / min(seconds))
+        rates.append(exact_step(system.workload, own) / min(seconds))
     assert torch.get_num_threads() > 1 or 1 / 3 < rates[1] / rates[0] < 3

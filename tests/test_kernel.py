@@ -10,7 +10,8 @@ from problems import PROBLEMS, everything, points_for, poisson
 
 from pinnkfac import UserError
 from pinnkfac.curvature import kernel as module
-from pinnkfac.curvature.kernel import Plan, kernel, plan_kernel, points_by_term
+from pinnkfac.curvature.kernel import KernelPlan, kernel, plan_kernel
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 
@@ -19,22 +20,21 @@ RTOL = 1e-12
 
 def plans(linearisation):
     """By rows, densely, alternating, and the one chosen by cost."""
-    number = len(linearisation.system.graph.linears)
+    number = len(linearisation.layout.layers)
     zeros = (0.0,) * number
     for ways in (
         (True,) * number,
         (False,) * number,
         tuple(i % 2 == 0 for i in range(number)),
     ):
-        yield Plan(ways, zeros, zeros)
-    yield plan_kernel(linearisation.system, points_by_term(linearisation))
+        yield KernelPlan(ways, zeros, zeros)
+    yield plan_kernel(linearisation.workload, linearisation.points)
 
 
 def check(system, points):
     j = jacobian(system, points)
-    if system.scales is not None:
-        pairs = zip(system.scales, points, strict=True)
-        j = torch.cat([s.repeat(len(p)) for s, p in pairs])[:, None] * j
+    if points[0].scale is not None:
+        j = torch.cat([p.scale.repeat(len(p)) for p in points])[:, None] * j
     expected = j @ j.T
     linearisation = system.linearise(points)
     assert len(expected) == len(linearisation.residual)
@@ -76,9 +76,8 @@ def test_tiles_and_chunks_change_nothing(monkeypatch, name, kept, workers):
     memory = 2**30 if kept else 1
     system = System(problem, net_for(problem), chunk_bytes=1, memory=memory, workers=workers)
     points = points_for(system, 37, 18)
-    system.scales = [
-        torch.linspace(0.5, 2.0, t.residual.equations, dtype=torch.float64) for t in system.terms
-    ]
+    scales = [torch.linspace(0.5, 2.0, t.equations, dtype=torch.float64) for t in system.terms]
+    points = with_scales(points, scales)
     linearisation = system.linearise(points)
     assert len(linearisation.blocks) > len(system.terms) and linearisation.kept == kept
     check(system, points)
@@ -86,7 +85,9 @@ def test_tiles_and_chunks_change_nothing(monkeypatch, name, kept, workers):
 
 def test_dense_layers_are_sliced_to_the_budget(monkeypatch):
     problem = poisson()
-    system = System(problem, net_for(problem, (7, 9)))
+    memory = 4 * 17 * 8 * 8 * 2  # two outputs of the middle layer, seven inputs and a bias wide
+    system = System(problem, net_for(problem, (7, 9)), memory=1e9)
+    system.memory = memory
     points = points_for(system, 12, 5)
     linearisation = system.linearise(points)
     sizes = []
@@ -97,20 +98,19 @@ def test_dense_layers_are_sliced_to_the_budget(monkeypatch):
         fill(jacobian, linearisation, number, outputs)
 
     monkeypatch.setattr(module, "fill_jacobian", spy)
-    system.memory = 4 * 17 * 7 * 8 * 2  # two outputs of the middle layer, seven inputs wide
     zeros = (0.0,) * 3
-    found = kernel(linearisation, Plan((False,) * 3, zeros, zeros))
+    found = kernel(linearisation, KernelPlan((False,) * 3, zeros, zeros))
     j = jacobian(system, points)
     assert_close(found, j @ j.T, RTOL)
-    assert len(sizes) == 1 + 5 + 1 and max(sizes) <= system.memory / 4
+    assert len(sizes) == 2 + 5 + 1 and max(sizes) <= memory / 4
 
 
 def test_the_plan_takes_the_cheaper_way_of_every_layer():
     wide = System(poisson(), Mlp(2, 1, [256, 256]))
-    plan = plan_kernel(wide, [30, 10])
+    plan = plan_kernel(wide.workload, [30, 10])
     assert plan.by_rows == (False, True, False)
     narrow = System(poisson(3), Mlp(3, 1, [16, 16]))
-    plan = plan_kernel(narrow, [30, 10])
+    plan = plan_kernel(narrow.workload, [30, 10])
     assert plan.by_rows == (False, False, False)
     chosen = [min(r, d) for r, d in zip(plan.rows, plan.dense, strict=True)]
     assert plan.multiplications == sum(chosen)
@@ -132,6 +132,6 @@ def test_a_kernel_that_does_not_fit_is_refused(monkeypatch):
     problem = poisson()
     system = System(problem, net_for(problem))
     linearisation = system.linearise(points_for(system, 20, 10))
-    monkeypatch.setattr("pinnkfac.common.memory.available", lambda: 2 * 8 * 30**2 - 1)
+    monkeypatch.setattr("pinnkfac.common.memory.available", lambda device: 2 * 8 * 30**2 - 1)
     with pytest.raises(UserError, match=r"kernel of 30 residuals .* points\.scale"):
         kernel(linearisation)

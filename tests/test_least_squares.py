@@ -3,26 +3,33 @@ against singular values of the dense Jacobian."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass, field
 
 import pytest
 import torch
+from curvatures import Directed, Recorded, uphill
 from nets import net_for
 from oracles import assert_close, flat, jacobian
 from problems import allen_cahn, points_for
+from stepping import situation, take
 from torch import Generator
 
 from pinnkfac import Box, Problem, Term
-from pinnkfac.curvature.least_squares import REACH, Dual, Primal
+from pinnkfac.curvature import least_squares
+from pinnkfac.curvature.least_squares import REACH, Dual, Exact, Primal
 from pinnkfac.linearisation.direction import combine, norm
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step import path as paths
-from pinnkfac.step import spring
+from pinnkfac.step.base import Batch
 from pinnkfac.step.damping import ByLength, Constant
-from pinnkfac.step.path import CurvedPath, Path
-from pinnkfac.step.search import Backtracking, Fixed
-from pinnkfac.step.spring import Spring
+from pinnkfac.step.gauss_newton import GaussNewton
+from pinnkfac.step.lengths import Automatic, Momentum
+from pinnkfac.step.methods import Spring
+from pinnkfac.step.path import CurvedPath, Line
+from pinnkfac.step.search import Accepted, Backtracking, Fixed
 
 FORMS = [(Dual, 60, (20, 20)), (Primal, 300, (10, 10))]
 
@@ -86,21 +93,26 @@ def test_no_residual_at_all_is_no_step():
 
 # -- paths -----------------------------------------------------------------------------------------
 def curved(corrections, scale=1.0, relative=1e-3):
-    """A path along a Gauss-Newton direction, and how far it is from its model."""
-    system, points, linearisation, solver, _ = near_singular(*FORMS[0])
-    damping = 1e-4 * solver.mean_diagonal()
-    direction = [scale * v for v in solver.solve(-linearisation.residual, damping)]
-    solved = []
+    """A path along a Gauss-Newton direction, how far places are from its model, and what it has
+    asked for solutions of."""
+    system, points, linearisation, exact, _ = near_singular(*FORMS[0])
+    damping = 1e-4 * exact.mean_diagonal()
+    direction = [scale * v for v in exact.solve(-linearisation.residual, damping)]
+    solver, solved = Exact().at(situation(linearisation, relative), None), []
+    solve = solver.least_squares
 
-    def solve(right):
+    def noted(right, *, refined):
         solved.append(right)
-        return solver.solve(right, relative * solver.mean_diagonal(), refined=False)
+        assert not refined
+        return solve(right, refined=False)
 
-    path = CurvedPath(linearisation, points, direction, solve, bent=False, corrections=corrections)
+    solver.least_squares = noted
+    line = Line(system, points, system.get_parameters(), direction)
+    path = CurvedPath(line, linearisation, solver, bent=False, corrections=corrections)
 
-    def away(length):
+    def away(length, parameters):
         model = linearisation.residual + length * linearisation.jvp(direction)
-        return float((system.weighted_residual(points) - model).norm())
+        return float((system.residual(points, parameters) - model).norm())
 
     return system, points, path, away, solved
 
@@ -110,16 +122,18 @@ def test_corrections_lead_back_to_the_linear_model(monkeypatch):
     found = []
     for corrections in (0, 1, 2, 4):
         system, points, path, away, solved = curved(corrections)
-        loss = path.go(0.5, math.inf)
-        assert loss == pytest.approx(system.loss(points), rel=1e-12)
+        arrival = path.go(0.5, math.inf)
+        assert arrival.loss == pytest.approx(system.loss(points, arrival.parameters), rel=1e-12)
         assert len(solved) == corrections
-        found.append(away(0.5))
+        found.append(away(0.5, arrival.parameters))
+        assert_close(flat(path.end(0.5, math.inf)), flat(arrival.parameters), 0.0)
     plain, one, two, four = found
     assert one < 0.2 * plain and two < 0.5 * one and four < 0.5 * two
     system, points, path, _, _ = curved(0)
-    straight = Path(system, points, path.direction)
-    assert path.go(0.5, math.inf) == straight.go(0.5, math.inf)
-    assert_close(flat(system.get_parameters()), flat(path.at(0.5)), 0.0)
+    arrival, straight = path.go(0.5, math.inf), path.line.go(0.5, math.inf)
+    assert arrival.loss == straight.loss
+    assert_close(flat(arrival.parameters), flat(path.at(0.5)), 0.0)
+    assert_close(flat(arrival.parameters), flat(straight.parameters), 0.0)
 
 
 def test_corrections_end_where_they_are_small_or_cannot_lead_below_the_limit(monkeypatch):
@@ -138,25 +152,26 @@ def test_corrections_end_where_they_are_small_or_cannot_lead_below_the_limit(mon
 def test_a_correction_that_leads_away_is_taken_back(monkeypatch):
     monkeypatch.setattr(paths, "CLOSE", 0.0)
     system, points, path, _, solved = curved(8, relative=1e-9)
-    loss = path.go(0.5, math.inf)
-    assert len(solved) == 1 and loss == pytest.approx(system.loss(points), rel=1e-12)
-    assert_close(flat(system.get_parameters()), flat(path.at(0.5)), 0.0)
+    arrival = path.go(0.5, math.inf)
+    assert len(solved) == 1
+    assert arrival.loss == pytest.approx(system.loss(points, arrival.parameters), rel=1e-12)
+    assert_close(flat(arrival.parameters), flat(path.at(0.5)), 0.0)
 
 
 def test_a_length_of_zero_is_the_start():
     system, points, path, _, solved = curved(8)
-    before = flat(system.get_parameters())
-    assert path.go(0.0, 0.0) == system.loss(points) and not solved
-    assert_close(flat(system.get_parameters()), before, 0.0)
+    before = system.get_parameters()
+    arrival = path.go(0.0, 0.0)
+    assert arrival.loss == system.loss(points, before) and not solved
+    assert_close(flat(arrival.parameters), flat(before), 0.0)
 
 
 def test_a_path_into_infinity_has_an_infinite_loss_and_a_way_back():
     system, _, path, _, _ = curved(8, scale=1e200)
     before = flat(system.get_parameters())
-    assert path.go(1.0, 1.0) == math.inf
-    path.direction[0].fill_(math.inf)
-    path.move(0.0)
-    assert_close(flat(system.get_parameters()), before, 0.0)
+    assert path.go(1.0, 1.0).loss == math.inf
+    path.line.direction[0].fill_(math.inf)
+    assert_close(flat(path.end(0.0)), before, 0.0)
 
 
 def started(step, damping=1e-3, search=None, dtype=torch.float64):
@@ -168,51 +183,56 @@ def started(step, damping=1e-3, search=None, dtype=torch.float64):
     return system, points, stepper
 
 
-def test_a_rejected_step_leaves_the_parameters_as_they_were(monkeypatch):
-    system, points, stepper = started(Spring(geodesic=True, corrections=8))
-    before = flat(system.get_parameters())
-    direction = [torch.full_like(v, math.inf) for v in system.get_parameters()]
-    monkeypatch.setattr(stepper.descent, "direction", lambda *given: direction)
-    assert stepper.update(points).length == 0.0
-    assert_close(flat(system.get_parameters()), before, 0.0)
+def test_a_rejected_step_leaves_the_parameters_as_they_were():
+    def nowhere(gradient, step):
+        return [torch.full_like(v, math.inf) for v in gradient]
+
+    method = Spring(geodesic=True, corrections=8).parts()
+    method = dataclasses.replace(method, curvature=Directed(method.curvature, nowhere))
+    system, points, stepper = started(method)
+    before = system.get_parameters()
+    report = stepper.update(before, Batch(points))
+    assert report.length == 0.0
+    assert_close(flat(report.parameters), flat(before), 0.0)
 
 
 def test_a_fixed_length_evaluates_no_loss(monkeypatch):
     system, points, stepper = started(Spring(), search=Fixed(0.1))
     monkeypatch.setattr(system, "loss", None)
-    monkeypatch.setattr(system, "weighted_residual", None)
-    assert stepper.update(points).length == 0.1
+    monkeypatch.setattr(system, "evaluate", None)
+    monkeypatch.setattr(system, "residual", None)
+    assert take(stepper, system, points).length == 0.1
 
 
-def recorded(stepper):
-    """The paths that it makes from now on."""
-    made, make = [], stepper._path
-    stepper._path = lambda *given: made.append(make(*given)) or made[-1]
-    return made
+def recorded(step):
+    """A step, and the paths that it makes."""
+    method = step.parts()
+    path = Recorded(method.path)
+    return dataclasses.replace(method, path=path), path.made
 
 
 @pytest.mark.parametrize(("near", "corrected"), [(2e-4, True), (5e-5, False)])
 def test_steps_are_corrected_at_small_dampings_only(near, corrected, monkeypatch):
     monkeypatch.setattr(paths, "CLOSE", 0.0)
-    monkeypatch.setattr(spring, "NEAR", near)
+    monkeypatch.setattr(least_squares, "NEAR", near)
     system, points, _, solver, _ = near_singular(*FORMS[0])
-    step = Spring(decay=0.0, relative=False, corrections=3)
+    method, made = recorded(Spring(decay=0.0, relative=False, corrections=3))
     damping = Constant(1e-4 * solver.mean_diagonal())
-    stepper = step.start(system, Fixed(0.5), damping, Generator().manual_seed(0))
-    made = recorded(stepper)
+    stepper = method.start(system, Fixed(0.5), damping, Generator().manual_seed(0))
     before = system.get_parameters()
-    stepper.update(points)
+    take(stepper, system, points)
     (path,) = made
-    straight = flat(combine((1.0, before), (0.5, path.direction)))
+    line = path.line if corrected else path
+    straight = flat(combine((1.0, before), (0.5, line.direction)))
     away = float((flat(system.get_parameters()) - straight).norm() / straight.norm())
     assert isinstance(path, CurvedPath) == (away > 1e-6) == corrected
 
 
 def test_steps_in_single_precision_are_corrected_at_their_least_damping_only():
     for damping, corrections in ((1e-2, 0), (1e-12, 8)):
-        _, points, stepper = started(Spring(corrections=8), damping, dtype=torch.float32)
-        made = recorded(stepper)
-        report = stepper.update(points)
+        method, made = recorded(Spring(corrections=8))
+        system, points, stepper = started(method, damping, dtype=torch.float32)
+        report = take(stepper, system, points)
         assert getattr(made[0], "corrections", 0) == corrections
         assert report.damping >= damping
 
@@ -222,10 +242,10 @@ def test_a_damping_that_adapts_goes_no_lower_than_the_step_knows_apart():
         system, points, stepper = started(Spring(decay=0.0), schedule)
         solver = Dual(system.linearise(points))
         least = solver.least_damping / solver.mean_diagonal()
-        report = stepper.update(points)
+        report = take(stepper, system, points)
         assert report.damping == pytest.approx(least, rel=1e-9)
-        assert (stepper.damping >= 0.2 * least) == raised
-        assert raised or stepper.damping == 1e-30
+        assert (stepper.memory.damping >= 0.2 * least) == raised
+        assert raised or stepper.memory.damping == 1e-30
 
 
 def test_a_residual_that_no_parameter_changes_is_no_division_by_zero():
@@ -238,28 +258,68 @@ def test_a_residual_that_no_parameter_changes_is_no_division_by_zero():
     system = System(problem, net)
     stepper = Spring().start(system, Backtracking(), ByLength(), Generator().manual_seed(0))
     points = points_for(system, 7)
-    assert stepper.update(points).length == 0.0
+    assert take(stepper, system, points).length == 0.0
 
 
-def test_the_last_length_keeps_its_distance_in_powers_of_two():
-    _, points, stepper = started(Spring(decay=0.0))
-    assert stepper._last_length(2.0) is None
-    stepper.last_length, stepper.last_norm = 0.25, 2.0
-    assert stepper._last_length(2.0) == 0.25
-    assert stepper._last_length(7.0) == 0.125  # 2/7 of it, and at least that
-    assert stepper._last_length(0.0) is stepper._last_length(math.inf) is None
-    stepper.descent.direction = lambda linearisation, gradient, damping: [
-        100.0 * v for v in gradient
-    ]  # uphill
-    assert stepper.update(points).length == 0.0
-    assert (stepper.last_length, stepper.last_norm) == (0.25, 2.0)  # of an accepted step
+# -- where a search begins -------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Noted:
+    """A search that accepts the given lengths, and notes which last one it was told."""
+
+    lengths: list
+    told: list = field(default_factory=list)
+
+    def run(self, loss, loss_0, slope, last):
+        self.told.append(last)
+        length = self.lengths.pop(0)
+        return Accepted(length, 0.5 * loss_0 if length else loss_0, 1)
+
+
+def of_norms(sizes):
+    """Directions downhill of these norms, step by step."""
+
+    def towards(gradient, step):
+        return [-(sizes[step] / norm(gradient)) * v for v in gradient]
+
+    return towards
+
+
+@pytest.mark.parametrize(("lengths", "told"), [(Momentum(), True), (Automatic(), False)])
+def test_the_last_length_keeps_its_distance_in_powers_of_two(lengths, told):
+    """It is that of the last step that was accepted; where the model has chosen the length there
+    is none."""
+    curvature = Directed(Exact(), of_norms([2.0, 2.0, 7.0, 0.0, math.inf, 7.0, 2.0]))
+    search = Noted([0.25, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0])
+    system, points, stepper = started(GaussNewton(curvature, lengths), search=search)
+    for number in range(7):
+        take(stepper, system, points)
+        if told:
+            size = 2.0 if number < 5 else 7.0  # of an accepted step
+            assert stepper.memory.length == (0.25 if number < 5 else 0.5)
+            assert stepper.memory.size == pytest.approx(size, rel=1e-12)
+    # 2/7 of 0.25, and at least that; then 7/2 of 0.5
+    expected = [None, 0.25, 0.125, None, None, 0.125, 2.0]
+    assert search.told == (expected if told else [None] * 7)
+
+
+def test_a_rejected_step_is_no_last_one():
+    method = Spring(decay=0.0).parts()
+    method = dataclasses.replace(method, curvature=Directed(method.curvature, uphill))
+    system, points, stepper = started(method)
+    take(stepper, system, points)
+    accepted = stepper.memory.length, stepper.memory.size
+    assert take(stepper, system, points).length == 0.0
+    assert (stepper.memory.length, stepper.memory.size) == accepted
 
 
 def test_a_state_without_the_newest_entries_can_be_taken():
-    _, points, stepper = started(Spring())
-    stepper.update(points)
+    system, points, stepper = started(Spring())
+    take(stepper, system, points)
     state = stepper.state_dict()
-    del state["last_norm"]
-    _, _, other = started(Spring())
+    del state["size"]
+    search = Noted([0.0])
+    _, _, other = started(Spring(), search=search)
     other.load_state_dict(state)
-    assert other.last_length == stepper.last_length and other._last_length(1.0) is None
+    assert other.memory.length == stepper.memory.length
+    take(other, system, points)
+    assert search.told == [None]

@@ -34,9 +34,11 @@ from torch import nn
 
 from pinnkfac import Box, Problem, Term, UserError
 from pinnkfac.curvature.kernel import kernel
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.direction import combine, inner, norm
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp, Scale
+from pinnkfac.taylor.published import published_plan
 
 RTOL = 1e-11
 every_problem = pytest.mark.parametrize("name", PROBLEMS)
@@ -55,7 +57,7 @@ def check(system, points, sizes):
     ]
     assert [len(p) for p in points] == given
     assert j.shape == (linearisation.residual.numel(), theta.numel())
-    assert theta.numel() == system.parameter_number
+    assert theta.numel() == system.layout.number
     v = random_direction(system)
     w = flat(random_direction(system, 1)).repeat(1 + len(r) // theta.numel())[: len(r)].contiguous()
     assert_close(linearisation.residual, r, RTOL, "residual")
@@ -95,10 +97,10 @@ def test_products_with_the_jacobian_for_every_net(name, device):
 
 @pytest.mark.parametrize("name", ["tanh", "product", "Scale", "layer called twice"])
 def test_published_rows_give_the_same_products(name):
-    system = System(everything(2), NETS[name](2), published_rows=True)
+    system = System(everything(2), NETS[name](2), planner=published_plan)
     check(system, points_for(system, 4), [4])
     problem = heat()
-    published = System(problem, net := net_for(problem), published_rows=True)
+    published = System(problem, net := net_for(problem), planner=published_plan)
     folded = System(problem, net)
     points = points_for(folded, 5)
     assert published.terms[0].rows == folded.terms[0].rows + 1
@@ -131,7 +133,7 @@ def test_layers_hold_what_the_gradient_is_made_of():
         size = block.batch * block.equations
         rows = j[start : start + size].view(block.batch, block.equations, -1)
         for layer in block.layers:
-            own = [layer_jacobian(layer, e, bias=True) for e in range(block.equations)]
+            own = [layer_jacobian(layer, e) for e in range(block.equations)]
             width = own[0].shape[1]
             for e in range(block.equations):
                 found = math.sqrt(block.weight) * own[e]
@@ -190,16 +192,17 @@ def test_weights_of_points_scale_rows_by_their_roots(name):
     pairs = zip(plain, weights, strict=True)
     weighted = system.prepare([replace(own.points, weights=w) for own, w in pairs])
     equations = [t.residual.equations for t in system.terms]
-    system.scales = [torch.linspace(0.5, 2.0, e, dtype=FLOAT) for e in equations]
+    factors = [torch.linspace(0.5, 2.0, e, dtype=FLOAT) for e in equations]
+    plain, weighted = with_scales(plain, factors), with_scales(weighted, factors)
     roots = torch.cat(
         [w.sqrt().repeat_interleave(e) for w, e in zip(weights, equations, strict=True)]
     )
     linearisation = system.linearise(weighted)
-    scales = torch.cat([s.repeat(len(own)) for s, own in zip(system.scales, plain, strict=True)])
+    scales = torch.cat([s.repeat(len(own)) for s, own in zip(factors, plain, strict=True)])
     rows = (scales * roots)[:, None] * jacobian(system, plain)
-    residual = roots * system.weighted_residual(plain)
+    residual = roots * system.residual(plain)
     assert_close(linearisation.residual, residual, RTOL)
-    assert_close(system.weighted_residual(weighted), residual, RTOL)
+    assert_close(system.residual(weighted), residual, RTOL)
     assert_close(flat(linearisation.gradient()), rows.T @ residual, RTOL)
     assert_close(kernel(linearisation), rows @ rows.T, RTOL)
     expected = [
@@ -215,8 +218,7 @@ def test_number_of_points_is_divided_out():
     problem = poisson()
     system = System(problem, net_for(problem))
     once = points_for(system, 1)
-    often = [type(p)(p.points[torch.zeros(9, dtype=int)], None) for p in once]
-    often = system.prepare([p.points for p in often])
+    often = system.prepare([p.points[torch.zeros(9, dtype=int)] for p in once])
     assert [len(p) for p in often] == [9, 9]
     assert system.loss(often) == pytest.approx(system.loss(once), rel=1e-12)
     gradients = [flat(system.linearise(p).gradient()) for p in (often, once)]
@@ -345,7 +347,7 @@ def test_parameters_are_layers_in_order_of_call_then_scales_then_coefficients():
     assert_close(first, torch.cat([net.first.weight, net.first.bias[:, None]], 1).detach(), 0.0)
     assert_close(last, net.last.weight.detach(), 0.0)
     assert others.tolist() == [0.9, 0.9, 0.9, 0.4, -0.7]
-    assert system.parameter_number == 9 + 3 + 5
+    assert system.layout.number == 9 + 3 + 5
     check(system, points_for(system, 4), [4, 7])
 
 
@@ -359,7 +361,7 @@ def test_parameters_can_be_set_and_read_back(name):
     for a, b in zip(system.get_parameters(), changed, strict=True):
         assert_close(a, b, 0.0)
     assert (
-        system.parameter_number
+        system.layout.number
         == sum(p.numel() for p in net.parameters() if p.requires_grad)
         == flat(before).numel()
     )
@@ -434,7 +436,7 @@ def test_trained_numbers_are_those_that_torch_would_train_or_the_net_is_refused(
         assert str(error).startswith("net: ")
         return
     trained = [p for p in net.parameters() if p.requires_grad]
-    assert system.parameter_number == sum(p.numel() for p in trained)
+    assert system.layout.number == sum(p.numel() for p in trained)
     changed = combine((1.0, system.get_parameters()), (0.1, random_direction(system)))
     untrained = [(p, p.clone()) for p in net.parameters() if not p.requires_grad]
     system.set_parameters(changed)

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from pinnkfac.__main__ import main
 from pinnkfac.commands import new
 from pinnkfac.common.errors import UserError
-from pinnkfac.config.loading import bundled
+from pinnkfac.config.compose import compose
+from pinnkfac.config.pde_file import bundled
 from pinnkfac.inspection import catalog
 
 ROOT = Path(__file__).parent.parent
@@ -80,9 +81,20 @@ def test_the_overview_has_everything_and_fits(run):
     assert re.search(r"^  auto .*\(default\)", out, re.M)
 
 
+def composed(group, option):
+    """The settings of an option as a run has them."""
+    if group == "preconditioner":
+        config = compose("any", {}, ["step=gauss_newton_cg", f"preconditioner={option}"])
+        return leaves({"step": {group: OmegaConf.to_container(config.step.preconditioner)}})
+    config = compose("any", {}, [f"{group}={option}"])
+    if option == "gauss_newton_cg":  # those of its preconditioner are listed there
+        del config.step.preconditioner
+    return leaves({group: OmegaConf.to_container(config[group])})
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_is_listed_with_all_of_its_settings(run, group):
-    """Compared with the files as OmegaConf reads them."""
+    """Read from the classes as text; compared with what they are in a run, once imported."""
     code, out, _ = run("list", group)
     assert code == 0
     sections = dict(
@@ -90,16 +102,13 @@ def test_a_group_is_listed_with_all_of_its_settings(run, group):
     )
     for path in (ROOT / "conf" / group).glob("*.yaml"):
         text = path.read_text(encoding="utf-8")
-        node = OmegaConf.to_container(OmegaConf.create(text))
-        node.pop("defaults", None) if isinstance(node, dict) else None
-        prefix = "" if "@package _global_" in text else f"{group}."
-        section = sections[path.stem]
-        for key, value in leaves(node or {}, prefix):
-            shown = re.search(rf"^    {re.escape(key)}=(\S+)", section, re.M)
+        named = OmegaConf.to_container(OmegaConf.create(text))
+        beside = {k: v for k, v in named.items() if k not in ("defaults", group, "step")}
+        others = leaves(beside if "@package _global_" in text else {})
+        for key, value in (*composed(group, path.stem), *others):
+            shown = re.search(rf"^    {re.escape(key)}=(\S+)", sections[path.stem], re.M)
             assert shown, (path.stem, key)
             assert OmegaConf.to_container(OmegaConf.create(f"v: {shown[1]}"))["v"] == value
-        for remark in re.findall(r": .*? # (.*)$", text, re.M):
-            assert remark.split()[0] in section
     assert out.count("(default)") == (group != "preconditioner")  # a step brings its own
 
 
@@ -159,13 +168,10 @@ def test_list_does_not_import_torch(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_entries_of_a_configuration_file():
-    text = "# Title.\na: [1, 2] # two\nb:\n  _target_: x.Y\n  c: 'p # q'\nd: {}\nempty:\n"
-    assert catalog.entries_of(text) == [
-        ("a", "[1,2]", "two"),
-        ("b.c", "'p # q'", ""),
-        ("d", "{}", ""),
-    ]
+def test_settings_of_a_configuration_file():
+    text = "# Title.\na: [1, 2] # two\nb:\n  _target_: x.Y\n  c: 'p # q'\nd: {}\nempty:\ne: ???\n"
+    found = [(s.key, s.value, s.remark) for s in catalog.settings_of(text) if not s.is_object]
+    assert found == [("a", "[1,2]", "two"), ("b.c", "'p # q'", ""), ("d", "{}", "")]
 
 
 # -- show and check --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pinnkfac import Box, Problem, Term, UserError
-from pinnkfac.config.loading import PdeFile, find
+from pinnkfac.config.pde_file import PdeFile, find
 
 PDE = """
 from __future__ import annotations

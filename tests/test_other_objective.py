@@ -19,8 +19,8 @@ from oracles import assert_close, flat
 from torch import Generator, Tensor, nn
 
 from pinnkfac.common.parallel import Workers
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.gramian import gramian
-from pinnkfac.curvature.kfac import Factors
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.layer import Layer

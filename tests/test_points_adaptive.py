@@ -10,16 +10,25 @@ import torch
 from nets import FLOAT, net_for
 from oracles import assert_close
 from problems import PROBLEMS
+from regions import Quarter
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
-from pinnkfac.config.configuration import compose
-from pinnkfac.curvature.cost import forward
+from pinnkfac.config.compose import compose
 from pinnkfac.domain import Even, Grid, PointSet
 from pinnkfac.domain.sampling import Clustered, subset
 from pinnkfac.linearisation.system import System
-from pinnkfac.points.selection import ImportanceSampling, ResidualAdaptive, _smooth, z_order
-from pinnkfac.points.source import Growth, PointSettings, PointSource
+from pinnkfac.points.functions import functions_of
+from pinnkfac.points.selection import (
+    ImportanceSampling,
+    ResidualAdaptive,
+    affordable,
+    at_most_once,
+    smooth,
+    z_order,
+)
+from pinnkfac.points.settings import Growth, PointSettings
+from pinnkfac.points.source import PointSource
 from pinnkfac.run.assembly import check_settings
 
 
@@ -99,6 +108,13 @@ def unit_points(number, dimension=1, weights=None):
     )
 
 
+def numbered(number, dimension):
+    """Points of the unit cube that know their row, and may be moved."""
+    ranges = torch.tensor([0.0, 1.0], dtype=FLOAT).expand(number, dimension, 2)
+    points = unit_points(number, dimension)
+    return replace(points, ranges=ranges, values={"row": torch.arange(number, dtype=FLOAT)})
+
+
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
 @pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
 def test_numbers_sum_to_that_of_points_and_follow_the_residual(share, power):
@@ -118,18 +134,17 @@ def test_where_no_residual_is_known_all_are_taken_as_often(value):
 
 
 def test_candidates_are_taken_as_often_as_their_numbers_say():
-    points, number, rounds = unit_points(60, 2), 15, 4000
+    points, number, rounds = numbered(60, 2), 15, 4000
     rule, g = ImportanceSampling(factor=2, share=0.2), generator(3)
     residual = 0.1 + 90.0 * points.coordinates[:, :1] ** 20
     order = z_order(points.coordinates)
     expected = torch.empty(60, dtype=FLOAT)
-    expected[order] = rule.numbers(_smooth(residual[order], 2), number)
+    expected[order] = rule.numbers(smooth(residual[order], 2), number)
     counts = torch.zeros(60, dtype=FLOAT)
-    place = {float(x): i for i, x in enumerate(points.coordinates[:, 0])}
     for _ in range(rounds):
         chosen = rule.choose(points, residual, number, g)
         assert len(chosen) == number
-        rows = torch.tensor([place[float(x)] for x in chosen.coordinates[:, 0]])
+        rows = chosen.values["row"].long()
         counts += torch.bincount(rows, minlength=60)
         assert_close(chosen.weights, number / (60 * expected[rows]), 1e-13)
     part = expected % 1.0  # of a number, the whole part is certain
@@ -230,6 +245,30 @@ def test_moved_points_stay_in_their_ranges_and_take_their_links_along():
     assert start.moved(torch.tensor([[1.0, 0, 0]], dtype=FLOAT)).coordinates[0, 0] == 1.5
 
 
+def test_no_point_is_taken_twice_where_the_region_does_not_say_how_to_move_it():
+    """At a hot spot more are wanted than there are candidates: all of these are taken."""
+    rule, g = ImportanceSampling(share=0.05), generator(4)
+    means = []
+    for _ in range(40):
+        candidates = Quarter().draw(4000, Sobol(), g)
+        away = (candidates.coordinates - 0.5).norm(dim=1)
+        chosen = rule.choose(candidates, torch.exp(-away / 0.01)[:, None], 400, g)
+        assert len({tuple(x) for x in chosen.coordinates.tolist()}) == len(chosen) == 400
+        near = (chosen.coordinates - 0.5).norm(dim=1) < 0.03
+        assert int(near.sum()) == int((away < 0.03).sum())
+        assert_close(chosen.weights[near], torch.full((int(near.sum()),), 0.1, dtype=FLOAT), 1e-13)
+        means.append(float((chosen.weights * chosen.coordinates[:, 0]).mean()))
+    assert sum(means) / 40 == pytest.approx(4 / (3 * math.pi), rel=0.01)
+
+
+def test_numbers_above_one_are_one_and_the_others_as_many_more():
+    found = at_most_once(torch.tensor([0.5, 3.0, 0.25, 0.25, 0.9, 0.1], dtype=FLOAT))
+    expected = torch.tensor([1.0, 1.0, 2.5 / 3, 2.5 / 3, 1.0, 1 / 3], dtype=FLOAT)
+    assert_close(found, expected, 1e-14)
+    few = torch.tensor([0.5, 0.25], dtype=FLOAT)
+    assert at_most_once(few) is few
+
+
 @pytest.mark.parametrize("dimension", [1, 2, 3, 70])
 def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
     x = torch.rand(500, dimension, dtype=FLOAT, generator=generator(6))
@@ -246,7 +285,7 @@ def test_neighbours_on_the_curve_are_neighbours_in_space(dimension):
 
 def test_residuals_are_averaged_over_neighbours_on_the_curve():
     residual = torch.randn(200, 2, dtype=FLOAT, generator=generator(7))
-    found = _smooth(residual, 3)
+    found = smooth(residual, 3)
     squares = residual.square().sum(dim=1)
     expected = [squares[max(0, i - 3) : i + 4].mean().sqrt() for i in range(200)]
     assert_close(found[:, 0], torch.stack(expected), 1e-13)
@@ -269,39 +308,31 @@ def test_as_many_points_as_candidates_are_all_of_them():
     assert ImportanceSampling().choose(points, torch.ones(9, 1), 9, generator()) is points
 
 
-def test_important_points_come_at_checks_and_are_cheap_beside_a_step():
-    system = ramp()
-    settings = PointSettings(
-        adaptive=ImportanceSampling(), sampling=Sobol(), faces=0.9, interior=400, lower=60, check=4
-    )
-    source = PointSource(system, settings, generator())
-    first = source.at(0)
-    fair = system.loss(first)
+def test_important_points_come_at_checks():
+    source = source_of(
+        ramp(), ImportanceSampling(), sampling=Sobol(), faces=0.9, every=0, gap=3.0, check=4,
+        interior=400, lower=60,
+    )  # fmt: skip
+    loss, first = source.functions.loss, source.at(0)
+    fair = loss(first)
     assert all(source.at(step, fair) is first for step in range(1, 4))
     source.cost = math.inf
     later = source.at(4, fair)
     x = later[0].points.coordinates[:, 0]
-    assert later is not first and source.exchanged == 0
+    assert later is not first and source.exchange.exchanged == 0
     assert float((x > 0.8).double().mean()) > 1.4 * 0.2  # the residual is x²
-    assert system.loss(later) == pytest.approx(fair, rel=0.1)
-    once = forward(system, [400, 60, 60, 1, 2])
-    for cost, factor in ((math.nan, 2), (1.0, 1), (24.0, 4), (1e9, 10), (math.inf, 10)):
-        source.cost = cost * once
-        found = source._candidates(settings.adaptive, [400, 60, 60, 1, 2])
-        assert found == [factor, factor, factor, 1, 1]
+    assert loss(later) == pytest.approx(fair, rel=0.1)
 
 
-def test_important_points_do_not_wait_for_a_gap():
-    """Without ``gap``, ``check`` steps are all that there is; with ``every``, that alone counts."""
-    for settings, expected in (({"gap": None}, [4, 8]), ({"every": 5, "gap": None}, [5, 10])):
-        source = source_of(ramp(), ImportanceSampling(), **{"every": 0, "check": 4, **settings})
-        last, changed = source.at(0), []
-        for step in range(1, 11):
-            now = source.at(step, 1e-9)
-            if now is not last:
-                changed.append(step)
-            last = now
-        assert changed == expected
+@pytest.mark.parametrize(
+    ("evaluations", "factor"), [(math.nan, 2), (1.0, 1), (24.0, 4), (1e9, 10), (math.inf, 10)]
+)
+def test_candidates_with_weights_are_cheap_beside_a_step(evaluations, factor):
+    """Those of published points are as many as they were."""
+    dimensions = [2, 1, 0]
+    assert affordable(None, dimensions, evaluations) == [1, 1, 1]
+    assert affordable(ImportanceSampling(), dimensions, evaluations) == [factor, factor, 1]
+    assert affordable(ResidualAdaptive(), dimensions, evaluations) == [10, 10, 1]
 
 
 def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
@@ -309,8 +340,7 @@ def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
     box = Box(x=(0, 1), y=(0, 1))
     problem = Problem(fields=("u",), terms=[Term("x", box.interior, lambda u, at: u - at.x**4)])
     system = System(problem, net_for(problem, (9, 9)))
-    settings = PointSettings(adaptive=ImportanceSampling(), interior=60)
-    source = PointSource(system, settings, generator())
+    source = source_of(system, ImportanceSampling(), interior=60, every=0, gap=3.0)
     source.at(0)
     source.cost = math.inf
     (unseen,) = source.unseen()
@@ -328,10 +358,9 @@ def test_in_many_dimensions_points_are_taken_as_they_are_drawn(dimension, chosen
     ]
     problem = Problem(fields=("u",), terms=terms)
     system = System(problem, net_for(problem))
-    settings = PointSettings(sampling=Even(), faces=0.9, adaptive=ImportanceSampling(), interior=30)
-    source = PointSource(system, settings, generator(1))
-    source.cost = math.inf
-    assert source._candidates(settings.adaptive, [30, 200]) == chosen
+    rule = ImportanceSampling()
+    assert affordable(rule, [dimension, dimension - 1], math.inf) == chosen
+    source = source_of(system, rule, 1, sampling=Even(), faces=0.9, interior=30, lower=200)
     first, g = source.at(0)[0].points, generator(1)
     rule = Sobol() if dimension == 6 else Uniform()
     drawn = box.interior.draw(30, Clustered(rule, 0.9), g)
@@ -368,8 +397,9 @@ def ramp():
 
 
 def source_of(system, adaptive, seed=0, **settings):
-    given = {"interior": 4000, "lower": 3000, "every": 5, "gap": None, **settings}
-    return PointSource(system, PointSettings(adaptive=adaptive, **given), generator(seed))
+    settings = {"interior": 4000, "lower": 3000, "every": 5, "gap": None, **settings}
+    settings = PointSettings(adaptive=adaptive, **settings)
+    return PointSource(system.problem, settings, functions_of(system), generator(seed))
 
 
 def coordinates(points):
@@ -506,9 +536,9 @@ def test_the_gap_is_that_of_the_loss_on_all_candidates():
     first = source.at(0)
     fair = system.loss(first)
     assert source.at(10, fair) is first
-    assert source.exchanged == 0
+    assert source.exchange.exchanged == 0
     chosen = source.at(20, fair / 3)
-    assert chosen is not first and source.exchanged == 1
+    assert chosen is not first and source.exchange.exchanged == 1
     assert system.losses(chosen)[0] > 2 * system.losses(first)[0]
 
 
@@ -528,7 +558,7 @@ def test_points_grow_where_the_net_fits_them(adaptive):
         (200, 40, 40, 1, 2),
         (200, 40, 40, 1, 2),
     ]
-    assert source.exchanged == 3 and source.plan.size == 2.0
+    assert source.exchange.exchanged == 3 and source.plan.size == 2.0
     assert source.numbers() == dict(
         zip(("inside", "faces", "periodic", "corner", "data"), sizes[-1], strict=True)
     )
@@ -575,7 +605,10 @@ def test_the_state_of_a_source_is_all_that_it_needs():
     for a, b in zip(found, expected, strict=True):
         for own, reference in zip(coordinates(a), coordinates(b), strict=True):
             assert torch.equal(own, reference)
-    assert (other.plan.size, other.exchanged) == (source.plan.size, source.exchanged)
+    assert (other.plan.size, other.exchange.exchanged) == (
+        source.plan.size,
+        source.exchange.exchanged,
+    )
 
 
 SMALL = ("net.widths=[8]", "points.scale=0.05", "threads=1", "run.plot=false", "run.quiet=true")

@@ -9,12 +9,14 @@ import torch
 from nets import FLOAT
 from oracles import assert_close
 from problems import PROBLEMS
+from regions import Quarter
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.problem import bind
 from pinnkfac.residual import check_finite, exact_solution
+from pinnkfac.run.accuracy import ErrorMeter
 
 BOX = Box(t=(0, 1), x=(0, 2))
 
@@ -45,6 +47,30 @@ def test_domain_is_the_box_of_the_terms():
     for terms in ([TERM, start], [start]):
         assert repr(problem(terms=terms).domain) == repr(BOX)
         assert problem(terms=terms).domain.coordinates.time == "t"
+
+
+def test_without_bounds_a_problem_asks_for_its_domain():
+    """A region of a user's own may say how far it reaches."""
+    inside = Term("inside", Quarter(bounds=None), lambda u, at: u - at.x)
+    with pytest.raises(UserError, match=r"\(Quarter\) have no bounds: give domain=Box\(\.\.\.\)"):
+        Problem(fields=("u",), terms=[inside])
+    square = Box(x=(0, 1), y=(0, 1))
+    assert Problem(fields=("u",), terms=[inside], domain=square).domain is square
+    side = Term("side", square.at(x=0), lambda u, at: u)
+    assert Problem(fields=("u",), terms=[inside, side]).domain.bounds.ranges == square.ranges
+
+
+def test_errors_of_a_region_of_a_users_own_are_measured_in_it():
+    """Not in the corner of its bounds, where there is no solution."""
+    inside = Term("inside", Quarter(), lambda u, at: u - at.x)
+    found = Problem(
+        fields=("u",), terms=[inside], solution=lambda at: (1.0001 - at.x**2 - at.y**2).sqrt()
+    )
+    assert repr(found.domain) == "Quarter in Box(x=(0, 1), y=(0, 1))"
+    meter = ErrorMeter(found, 500)
+    assert len(meter.points) == 500 and float(meter.points.norm(dim=1).max()) <= 1.0
+    shifted = meter.measure(lambda x: (1.0001 - x.square().sum(1, keepdim=True)).sqrt() + 0.5)
+    assert shifted.rms == pytest.approx(0.5)
 
 
 def test_weights_and_numbers_of_points_are_kept():

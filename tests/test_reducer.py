@@ -12,9 +12,9 @@ from torch import nn
 
 from pinnkfac.curvature.cg_fac import KroneckerOperator
 from pinnkfac.curvature.ekfac import second_moments
+from pinnkfac.curvature.factors import Factors, dense_gramian, factors
 from pinnkfac.curvature.gramian import diagonal_gramian, gramian
 from pinnkfac.curvature.kernel import kernel
-from pinnkfac.curvature.kfac import Factors, dense_gramian, factors
 from pinnkfac.linearisation.products import gramian_products, kernel_products
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.traces import mean_square_norms

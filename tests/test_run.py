@@ -18,16 +18,19 @@ from contextlib import suppress
 
 import pytest
 import torch
+from processes import PATIENCE, start, wait_for
 from rich.console import Console
 
 from pinnkfac import Box, Problem, Term, UserError, lap, resume, solve
-from pinnkfac.__main__ import message_of
+from pinnkfac.common.errors import counted
 from pinnkfac.common.memory import check_fits, is_shortage, making
+from pinnkfac.common.messages import message_of
 from pinnkfac.run.checkpoints import Checkpoints
-from pinnkfac.run.display import Live, Pace, Plain, Quiet, make_display
+from pinnkfac.run.display import Display, Live, Pace, Plain, make_display
 from pinnkfac.run.interruption import Interruption
-from pinnkfac.run.loop import Ending, Progress, Stop, ending_of
-from pinnkfac.store.run_folder import RunFolder, StoredRun, Unwritable
+from pinnkfac.run.progress import Ending, Progress, Stop, ending_of
+from pinnkfac.store.run_folder import RunFolder, Unwritable
+from pinnkfac.store.stored_run import StoredRun
 
 SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
 
@@ -81,8 +84,8 @@ def test_a_run_that_diverges_again_ends_with_its_best_state(tmp_path):
 @pytest.mark.parametrize("step", ["kfac", "kfac_cg", "lbfgs", "adam"])
 def test_every_step_recovers_from_the_parameters_that_it_is_given(step):
     """NaN in the parameters, put there in the middle of a run, costs steps and nothing else."""
-    from pinnkfac.config.configuration import compose
-    from pinnkfac.config.loading import find
+    from pinnkfac.config.compose import compose
+    from pinnkfac.config.pde_file import find
     from pinnkfac.run.assembly import assemble
     from pinnkfac.run.loop import run
 
@@ -128,21 +131,6 @@ def test_every_stop_says_why_and_what_to_try(progress, stop, words):
 # -- Ctrl-C ------------------------------------------------------------------------------------
 
 
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, "-m", "pinnkfac", *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def wait_for(path, process):
-    end = time.monotonic() + 60
-    while not (path.exists() and path.stat().st_size):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("number", "name", "code"), [
     (signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143),
 ])  # fmt: skip
@@ -150,12 +138,12 @@ def test_one_signal_stops_after_the_step_and_saves(tmp_path, number, name, code)
     process = start("solve", "poisson2d", *SMALL[:-1], "run.dir=run", cwd=tmp_path)
     wait_for(tmp_path / "run/metrics.jsonl", process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert f"{name}: stopping after this step" in err and "Traceback" not in err
     summary = read(tmp_path / "run/summary.json")
     assert summary["status"] == "interrupted"
-    assert f"stopped: {name} after {summary['steps']} steps" in out
+    assert f"stopped: {name} after {counted(summary['steps'], 'step')}\n" in out
     assert "python -m pinnkfac resume run" in out
     steps = summary["steps"] + 3
     assert resume(tmp_path / "run", f"stop.steps={steps}").summary["steps"] == steps
@@ -188,13 +176,29 @@ def test_signals_are_left_alone_in_other_threads():
     assert seen == [before]
 
 
+def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path):
+    """As of nohup, or of a background job of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it
+    try:
+        process = start(
+            "solve", "poisson2d", *SMALL[:-1], "stop.steps=30", "run.dir=run", cwd=tmp_path
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 0 and err == ""
+    assert read(tmp_path / "run/summary.json")["steps"] == 30
+
+
 def test_ctrl_c_ends_a_sweep_with_its_table(tmp_path):
     process = start(
         "solve", "poisson2d", "-m", *SMALL[:-1], "seed=0,1", "run.dir=sweep", cwd=tmp_path
     )
     wait_for(tmp_path / "sweep/0/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in err
     assert read(tmp_path / "sweep/0/summary.json")["status"] == "interrupted"
     assert not (tmp_path / "sweep/1/problem.json").exists()
@@ -207,7 +211,7 @@ def test_a_signal_before_the_first_step_says_nothing_of_what_was_saved(tmp_path)
     process = start("solve", "slow.py", *SMALL[:-1], "run.dir=run", cwd=tmp_path)
     wait_for(tmp_path / "here", process)
     process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130
     assert err == "error: stopped at once\n" and not (tmp_path / "run").exists()
 
@@ -299,7 +303,7 @@ def test_a_full_disk_costs_neither_the_run_nor_what_was_written(tmp_path):
         [sys.executable, "-c", LIMITED, "solve", "poisson2d", "net.widths=[64,64]",
          "points.scale=0.2", "threads=1", "run.plot=false", "run.checkpoint=0", "stop.steps=5",
          "run.dir=run"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.count("the run goes on") == 1
@@ -418,8 +422,8 @@ def test_a_plain_line_has_all_that_a_user_watches(capsys):
     display.show(record(13, damping=None, relative_l2_error=None), Pace(0.02, None))
     line = capsys.readouterr().out
     assert "damping –" in line and "error" not in line and "left" not in line
-    Quiet().show(record(1), Pace(1, 1))
-    Quiet().say("nothing")
+    Display().show(record(1), Pace(1, 1))
+    Display().say("nothing")
     assert capsys.readouterr().out == ""
 
 
@@ -448,8 +452,8 @@ def test_a_narrow_terminal_gets_fewer_columns():
 
 
 def test_a_pipe_gets_plain_lines_and_quiet_gets_none():
-    assert type(make_display(quiet=False).display) is Plain
-    assert type(make_display(quiet=True).display) is Quiet
+    assert type(make_display(quiet=False)) is Plain
+    assert type(make_display(quiet=True)) is Display
 
 
 def test_an_output_that_has_gone_does_not_end_the_run(tmp_path):
@@ -467,7 +471,7 @@ def test_an_encoding_without_greek_does_not_end_the_run(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "pinnkfac", "solve", "poisson2d", *SMALL[:-1], "step=adam",
          "stop.steps=3", "run.dir=run"],
-        cwd=tmp_path, capture_output=True, timeout=60,
+        cwd=tmp_path, capture_output=True, timeout=PATIENCE,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

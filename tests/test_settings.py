@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -26,6 +26,7 @@ class Example:
     widths: Sequence[Count] = (1,)
     numbers: Mapping[str, Count] | None = None
     between: Annotated[float, Range(least=1, most=2)] = 1.0
+    anything: Any = None
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ class Example:
         {"positive": 3, "none_or": None, "count": 7, "number": 0, "fraction": 0.1},
         {"none_or": 0.5, "size": 0, "flag": False, "word": "", "kind": "right"},
         {"widths": [3, 4], "numbers": {"a": 1}, "between": 2},
-        {"widths": (), "numbers": {}},
+        {"widths": (), "numbers": {}, "anything": object()},
     ],
 )
 def test_what_the_types_allow_passes(values):

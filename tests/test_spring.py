@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from curvatures import Directed, Recorded, uphill
 from nets import deep_linear, linear, net_for
 from oracles import assert_close, flat, jacobian, random_direction, residuals
 from problems import PROBLEMS, allen_cahn, flow, inverse, points_for, poisson
+from stepping import situation, take
 from torch import Generator, nn
 
 from pinnkfac import UserError
 from pinnkfac.common.errors import Diverged
-from pinnkfac.curvature.least_squares import Dual, Primal
+from pinnkfac.curvature.least_squares import Dual, Exact, Primal
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.direction import combine, norm
 from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import ByLength, Constant
-from pinnkfac.step.path import CurvedPath
+from pinnkfac.step.lengths import Projected, Published
+from pinnkfac.step.methods import Spring
+from pinnkfac.step.path import CurvedPath, Line
 from pinnkfac.step.search import Backtracking, Fixed
-from pinnkfac.step.spring import Published, Spring, SpringDescent
 
 RTOL = 1e-10
 LENGTH = 1e-3
@@ -38,11 +43,16 @@ def started(problem, *numbers, step=None, damping=1e-3, search=None, net=None):
 def moved(system, stepper, points):
     """The change of the parameters by one step."""
     before = flat(system.get_parameters())
-    report = stepper.update(points)
+    report = take(stepper, system, points)
     return flat(system.get_parameters()) - before, report
 
 
-def dense(system, points, scales=None):
+def exact(linearisation, damping, *, relative=False):
+    """The solver of a step."""
+    return Exact(relative).at(situation(linearisation, damping), None)
+
+
+def dense(system, points):
     j = jacobian(system, points)
     r = system.linearise(points).residual
     return j, r
@@ -58,9 +68,9 @@ def test_engd_w_is_the_damped_gauss_newton_step(name, numbers, device):
     j, r = dense(system, points)
     gramian = j.T @ j + 1e-3 * torch.eye(j.shape[1]).to(j)
     expected = -LENGTH * torch.linalg.solve(gramian, j.T @ r)
-    stepper.descent.prepare(system.linearise(points), 1e-3, 0)
-    assert isinstance(stepper.descent.solver, Primal if j.shape[1] < j.shape[0] else Dual)
-    assert_close(flat(stepper.descent.least_squares(-r, 1e-3)), expected / LENGTH, RTOL)
+    solver = exact(system.linearise(points), 1e-3)
+    assert isinstance(solver.solver, Primal if j.shape[1] < j.shape[0] else Dual)
+    assert_close(flat(solver.least_squares(-r, refined=False)), expected / LENGTH, RTOL)
     found, _ = moved(system, stepper, points)
     assert_close(found, expected, 1e-8)  # θ + δ − θ loses digits of a short step
 
@@ -123,9 +133,12 @@ def test_relative_damping_is_in_units_of_the_mean_diagonal():
     j, r = dense(system, points)
     unit = float((j @ j.T).diagonal().mean())
     gramian = j.T @ j + 1e-3 * unit * torch.eye(j.shape[1]).to(j)
+    for relative in (True, False):
+        solver = exact(system.linearise(points), 1e-3, relative=relative)
+        assert solver.unit == pytest.approx(unit if relative else 1.0, rel=1e-12)
+        assert solver.damping == 1e-3 * solver.unit
     found, report = moved(system, stepper, points)
     assert_close(found, -LENGTH * torch.linalg.solve(gramian, j.T @ r), 1e-8)
-    assert stepper.descent.unit == pytest.approx(unit, rel=1e-12)
     assert report.damping == 1e-3  # as it is set, not in absolute terms
 
 
@@ -142,13 +155,13 @@ def test_spring_stays_close_to_the_last_step(make, numbers):
     """Where there is a choice: not with more residuals than parameters."""
     step = Spring(decay=0.7, least_length=0.0, relative=False)
     system, points, stepper = started(make(), *numbers, step=step)
-    past = torch.zeros(system.parameter_number).to(system.linearise(points).residual)
+    past = torch.zeros(system.layout.number).to(system.linearise(points).residual)
     for _ in range(3):
         j, r = dense(system, points)
         expected = LENGTH * closest(j, r, past, 1e-3, 0.7)
         found, _ = moved(system, stepper, points)
         assert_close(found, expected, 1e-7)
-        assert_close(flat(stepper.descent.past), found, 1e-7)
+        assert_close(flat(stepper.memory.lengths.past), found, 1e-7)
         past = found if j.shape[0] <= j.shape[1] else 0.0 * found
 
 
@@ -156,19 +169,20 @@ def test_a_short_step_is_not_remembered():
     """Two steps of the same length: below and above what is asked for."""
     for least, kept in ((0.5, True), (0.50001, False)):
         step = Spring(decay=0.7, least_length=least)
-        _, points, stepper = started(poisson(), 6, 5, step=step, search=Fixed(0.5))
-        stepper.update(points)
-        assert (stepper.descent.past is not None) == kept
+        system, points, stepper = started(poisson(), 6, 5, step=step, search=Fixed(0.5))
+        take(stepper, system, points)
+        assert (stepper.memory.lengths.past is not None) == kept
 
 
 def test_a_rejected_step_is_not_remembered():
-    step = Spring(decay=0.7, least_length=0.0)
-    _, points, stepper = started(poisson(), 6, 5, step=step, search=Backtracking(longest=1e-3))
-    stepper.update(points)
-    assert stepper.descent.past is not None
-    stepper.descent.direction = lambda linearisation, gradient, damping: gradient  # uphill
-    report = stepper.update(points)
-    assert report.length == 0.0 and stepper.descent.past is None
+    method = Spring(decay=0.7, least_length=0.0).parts()
+    method = dataclasses.replace(method, curvature=Directed(method.curvature, uphill))
+    search = Backtracking(longest=1e-3)
+    system, points, stepper = started(poisson(), 6, 5, step=method, search=search)
+    take(stepper, system, points)
+    assert stepper.memory.lengths.past is not None
+    report = take(stepper, system, points)
+    assert report.length == 0.0 and stepper.memory.lengths.past is None
 
 
 @pytest.mark.parametrize("correction", [True, False])
@@ -176,7 +190,7 @@ def test_published_spring_remembers_its_direction_and_bounds_its_step(correction
     published = Published(learning_rate=0.3, norm_constraint=4e-4, bias_correction=correction)
     step = Spring(decay=0.9, relative=False, published=published)
     system, points, stepper = started(poisson(), 6, 5, step=step, search=Fixed(1.0))
-    phi = torch.zeros(system.parameter_number, dtype=torch.float64)
+    phi = torch.zeros(system.layout.number, dtype=torch.float64)
     bounded = []
     for k in range(1, 8):
         j, r = dense(system, points)
@@ -198,12 +212,11 @@ def quadratic():
 
 def test_the_bend_cancels_the_second_derivative_of_the_residual():
     """Exact where the residual is a quadratic function of the parameters."""
-    step = Spring(decay=0.0, relative=False, geodesic=True)
-    system, points, stepper = started(poisson(), 0 + 4, 6, step=step, net=quadratic())
+    system, points, _ = started(poisson(), 4, 6, net=quadratic())
     linearisation = system.linearise(points)
-    stepper.descent.prepare(linearisation, 1e-3, 0)
     direction = random_direction(system, 1)
-    theta = flat(system.get_parameters())
+    start = system.get_parameters()
+    theta = flat(start)
 
     def along(a):
         rs = residuals(system, theta + a * flat(direction), points)
@@ -216,45 +229,42 @@ def test_the_bend_cancels_the_second_derivative_of_the_residual():
     gramian = j.T @ j + 1e-3 * torch.eye(j.shape[1]).to(j)
     expected = -torch.linalg.solve(gramian, j.T @ second)
     limit = 1.5 * norm(direction)
-    solve = lambda right: stepper.descent.least_squares(right, 1e-3)  # noqa: E731
-    found = flat(CurvedPath(linearisation, points, direction, solve).bend)
+    line = Line(system, points, start, direction)
+    path = CurvedPath(line, linearisation, exact(linearisation, 1e-3))
     if float(expected.norm()) > limit:
         expected = limit / expected.norm() * expected
-    assert_close(found, expected, 1e-9)
-    assert_close(flat(system.get_parameters()), theta, 0.0)
+    assert_close(flat(path.bend), expected, 1e-9)
+    assert_close(flat(path.end(0.0)), theta, 0.0)
 
 
 def test_the_bend_is_at_most_as_long_as_allowed(monkeypatch):
-    step = Spring(decay=0.0, geodesic=True)
-    system, points, stepper = started(poisson(), 6, 5, step=step)
+    system, points, _ = started(poisson(), 6, 5)
     linearisation = system.linearise(points)
-    stepper.descent.prepare(linearisation, 1e-14, 0)
     direction = [100.0 * v for v in random_direction(system, 1)]
-    solve = lambda right: stepper.descent.least_squares(right, 1e-14)  # noqa: E731
-    bend = CurvedPath(linearisation, points, direction, solve).bend
+    line = Line(system, points, system.get_parameters(), direction)
+    solver = exact(linearisation, 1e-14, relative=True)
+    bend = CurvedPath(line, linearisation, solver).bend
     assert norm(bend) <= 1.5 * norm(direction) * (1 + 1e-12)
-    monkeypatch.setattr(
-        system, "weighted_residual", lambda points: linearisation.residual * math.nan
-    )
-    assert CurvedPath(linearisation, points, direction, solve).bend is None
+    monkeypatch.setattr(system, "residual", lambda points, at: linearisation.residual * math.nan)
+    assert CurvedPath(line, linearisation, solver).bend is None
 
 
 def test_steps_follow_the_bent_path():
     """θ + αδ + ½α²a at the length that the search accepted."""
-    step = Spring(decay=0.5, least_length=0.0, geodesic=True)
+    method = Spring(decay=0.5, least_length=0.0, geodesic=True).parts()
+    recorded = Recorded(method.path)
+    method = dataclasses.replace(method, path=recorded)
     search = Backtracking(longest=0.5)
-    system, points, stepper = started(poisson(), 6, 5, step=step, search=search, damping=1e-6)
-    paths = []
-    make = stepper._path
-    stepper._path = lambda *given: paths.append(make(*given)) or paths[-1]
+    system, points, stepper = started(poisson(), 6, 5, step=method, search=search, damping=1e-6)
     before = system.get_parameters()
-    report = stepper.update(points)
+    report = take(stepper, system, points)
     a = report.length
-    (path,) = paths
+    (path,) = recorded.made
+    direction = path.line.direction
     assert 0 < a < 1 and norm(path.bend) > 0
-    expected = combine((1.0, before), (a, path.direction), (0.5 * a * a, path.bend))
+    expected = combine((1.0, before), (a, direction), (0.5 * a * a, path.bend))
     assert_close(flat(system.get_parameters()), flat(expected), 1e-14)
-    assert_close(flat(stepper.descent.past), a * flat(path.direction), 1e-12)
+    assert_close(flat(stepper.memory.lengths.past), a * flat(direction), 1e-12)
 
 
 def test_geodesic_and_published_lengths_exclude_each_other():
@@ -264,14 +274,12 @@ def test_geodesic_and_published_lengths_exclude_each_other():
         Spring(corrections=8, published=Published())
 
 
-def test_weighted_residual_is_that_of_a_linearisation():
+def test_the_residual_is_that_of_a_linearisation():
     problem = flow()
     system = System(problem, net_for(problem), chunk_bytes=1)
-    points = points_for(system, 37, 18)
-    system.scales = [
-        torch.linspace(0.5, 2.0, t.residual.equations, dtype=torch.float64) for t in system.terms
-    ]
-    found = system.weighted_residual(points)
+    scales = [torch.linspace(0.5, 2.0, t.equations, dtype=torch.float64) for t in system.terms]
+    points = with_scales(points_for(system, 37, 18), scales)
+    found = system.residual(points)
     assert_close(found, system.linearise(points).residual, 1e-13)
     assert 0.5 * float(found.square().sum()) == pytest.approx(system.loss(points), rel=1e-13)
 
@@ -300,19 +308,22 @@ def test_a_state_goes_on_bit_for_bit(geodesic):
     )
     system, points, stepper = make()
     for _ in range(3):
-        stepper.update(points)
+        take(stepper, system, points)
     other, same, fresh = make()
     other.set_parameters(system.get_parameters())
     fresh.load_state_dict(stepper.state_dict())
     for _ in range(3):
-        assert stepper.update(points) == fresh.update(same)
+        reports = take(stepper, system, points), take(fresh, other, same)
+        first, second = (dataclasses.replace(report, parameters=[]) for report in reports)
+        assert first == second
     for a, b in zip(system.get_parameters(), other.get_parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_restart_forgets_the_last_step():
-    _, points, stepper = started(poisson(), 6, 5, step=Spring(decay=0.9, least_length=0.0))
-    stepper.update(points)
+    step = Spring(decay=0.9, least_length=0.0)
+    system, points, stepper = started(poisson(), 6, 5, step=step)
+    take(stepper, system, points)
+    assert stepper.memory.lengths.past is not None
     text = stepper.recover()
-    assert "momentum" in text and stepper.descent.past is None
-    assert isinstance(stepper.descent, SpringDescent)
+    assert "momentum" in text and stepper.memory.lengths == Projected()

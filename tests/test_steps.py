@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from curvatures import Directed, uphill
 from nets import FLOAT, linear, net_for
 from oracles import (
     assert_close,
@@ -21,17 +22,19 @@ from oracles import (
     unflat,
 )
 from problems import allen_cahn, flow, inverse, points_for, poisson
+from stepping import situation, take
 from torch import nn
 
 from pinnkfac import UserError
-from pinnkfac.curvature.kfac import Factors, factors
+from pinnkfac.curvature.factors import Factors, factors
+from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.kronecker import merge
-from pinnkfac.curvature.preconditioner import InverseSettings
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale
+from pinnkfac.step.base import Batch
 from pinnkfac.step.damping import Constant, Exponential, LevenbergMarquardt, Steps
-from pinnkfac.step.gauss_newton import Automatic
-from pinnkfac.step.kfac import Kfac
+from pinnkfac.step.lengths import Automatic, Past
+from pinnkfac.step.methods import Kfac
 from pinnkfac.step.model import minimise
 from pinnkfac.step.search import Backtracking, Fixed, Grid, Quadratic
 
@@ -290,7 +293,7 @@ def curvature(system, points, settings, damping, terms="merged", kind="exact"):
                 for a, b in pairs
             )
         blocks.append(matrix)
-    if system.dense_size:
+    if system.layout.dense:
         j = jacobian(system, points)
         exact = layer_blocks(j.T @ j, system)[-1]
         blocks.append(exact + damping * torch.eye(len(exact), dtype=FLOAT))
@@ -308,7 +311,7 @@ def test_a_step_solves_with_the_damped_curvature(terms, kind):
     before = flat(system.get_parameters())
     matrix = curvature(system, points, Factors(), 0.01, terms, kind)
     gradient = flat(system.linearise(points).gradient())
-    report = stepper.update(points)
+    report = take(stepper, system, points)
     step = -torch.linalg.solve(matrix, gradient)
     assert_close(flat(system.get_parameters()) - before, 0.25 * step, 1e-9)
     assert report.length == 0.25 and report.damping == 0.01 and report.trials == 0
@@ -318,11 +321,11 @@ def test_a_step_solves_with_the_damped_curvature(terms, kind):
 def test_scales_and_coefficients_are_solved_with_their_exact_gramian():
     net = nn.Sequential(linear(2, 4), Scale(4), nn.Tanh(), linear(4, 1))
     system, points, stepper = started(inverse(), damping=Constant(0.01), net=net)
-    assert [len(p) for p in points] == [8, 7] and system.dense_size == 6
+    assert [len(p) for p in points] == [8, 7] and system.layout.dense == 6
     before = flat(system.get_parameters())
     matrix = curvature(system, points, Factors(), 0.01)
     gradient = flat(system.linearise(points).gradient())
-    stepper.update(points)
+    take(stepper, system, points)
     after = flat(system.get_parameters())
     assert_close(after - before, -torch.linalg.solve(matrix, gradient), 1e-9)
 
@@ -333,12 +336,12 @@ def test_momentum_adds_a_part_of_the_last_direction():
         poisson(), search=Fixed(0.1), net=copy.deepcopy(system.net)
     )
     start = flat(system.get_parameters())
-    stepper.update(points)
-    without.update(same_points)
+    take(stepper, system, points)
+    take(without, plain, same_points)
     first = flat(system.get_parameters()) - start
     assert_close(flat(plain.get_parameters()) - start, first, 1e-14)
-    stepper.update(points)
-    without.update(same_points)
+    take(stepper, system, points)
+    take(without, plain, same_points)
     newton = flat(plain.get_parameters()) - start - first
     assert_close(flat(system.get_parameters()) - start - first, newton + 0.7 * first, 1e-9)
 
@@ -356,7 +359,7 @@ def test_a_few_steps_lower_the_loss(build, lengths, device):
     start = system.loss(points)
     losses = [start]
     for _ in range(8):
-        report = stepper.update(points)
+        report = take(stepper, system, points)
         losses.append(system.loss(points))
         assert system.weighted(report.losses) == pytest.approx(losses[-2], rel=1e-10)
         assert losses[-1] <= losses[-2] * (1 + 1e-12)
@@ -365,23 +368,23 @@ def test_a_few_steps_lower_the_loss(build, lengths, device):
 
 @pytest.mark.parametrize("search", SEARCHES[:2], ids=lambda s: type(s).__name__)
 def test_where_no_length_helps_the_parameters_stay(search):
-    """The damping is so low, and the direction so wrong, that no trial lowers the loss."""
-    system, points, stepper = started(poisson(), search=search)
-    stepper.update(points)
-    stepper.descent.direction = lambda linearisation, gradient, damping: gradient  # uphill
-    before = flat(system.get_parameters())
-    report = stepper.update(points)
-    assert report.length == 0.0
-    assert_close(flat(system.get_parameters()), before, 0.0)
+    """The direction is so wrong that no trial lowers the loss."""
+    system, points, _ = started(poisson())
+    method = Kfac().parts()
+    method = dataclasses.replace(method, curvature=Directed(method.curvature, uphill))
+    stepper = method.start(system, search, Constant(1e-3), torch.Generator().manual_seed(0))
+    assert take(stepper, system, points).length > 0.0
+    before = system.get_parameters()
+    report = stepper.update(before, Batch(points))
+    assert report.length == 0.0 and report.trials > 1
+    assert_close(flat(report.parameters), flat(before), 0.0)
 
 
 def test_ratio_is_the_reduction_over_the_predicted_one():
-    system, points, stepper = started(
-        poisson(), search=Fixed(1.0), damping=LevenbergMarquardt(start=0.1), number=12
-    )
-    stepper.search = Backtracking(longest=0.25)
+    search, schedule = Backtracking(longest=0.25), LevenbergMarquardt(start=0.1)
+    system, points, stepper = started(poisson(), search=search, damping=schedule, number=12)
     before, theta = system.linearise(points), flat(system.get_parameters())
-    report = stepper.update(points)
+    report = take(stepper, system, points)
     step = unflat(flat(system.get_parameters()) - theta, system.get_parameters())
     slope = float(flat(before.gradient()) @ flat(step))
     predicted = -(slope + 0.5 * float(before.jvp(step).square().sum()))
@@ -405,13 +408,13 @@ def test_a_step_whose_loss_was_not_evaluated_is_judged_by_the_next():
     schedule = Logged(start=0.1)
     system, points, stepper = started(poisson(), search=Fixed(0.25), damping=schedule)
     before, theta = system.linearise(points), flat(system.get_parameters())
-    stepper.update(points)
+    take(stepper, system, points)
     assert schedule.ratios == []
     step = unflat(flat(system.get_parameters()) - theta, system.get_parameters())
     slope = float(flat(before.gradient()) @ flat(step))
     predicted = -(slope + 0.5 * float(before.jvp(step).square().sum()))
     actual = before.loss - system.loss(points)
-    stepper.update(points)
+    take(stepper, system, points)
     assert schedule.ratios == [pytest.approx(actual / predicted, rel=1e-9)]
 
 
@@ -434,16 +437,17 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name):
     settings = RESUMED[name]
     system, points, stepper = started(poisson(), **settings)
     for _ in range(2):
-        stepper.update(points)
+        take(stepper, system, points)
     state, net = copy.deepcopy(stepper.state_dict()), copy.deepcopy(system.net)
     for _ in range(3):
-        stepper.update(points)
+        take(stepper, system, points)
     other, same_points, resumed = started(poisson(), net=net, **settings)
     resumed.load_state_dict(state)
     for _ in range(3):
-        resumed.update(same_points)
+        take(resumed, other, same_points)
     assert_close(flat(other.get_parameters()), flat(system.get_parameters()), 0.0)
-    assert resumed.damping == stepper.damping and resumed.steps == stepper.steps == 5
+    assert resumed.memory.damping == stepper.memory.damping
+    assert resumed.memory.steps == stepper.memory.steps == 5
 
 
 # -- KFAC* ---------------------------------------------------------------------------------------
@@ -458,7 +462,7 @@ def test_kfac_star_without_momentum_is_one_preconditioned_cg_step():
     j = jacobian(system, points)
     gramian = j.T @ j + damping * torch.eye(j.shape[1], dtype=FLOAT)
     gradient = flat(system.linearise(points).gradient())
-    stepper.update(points)
+    take(stepper, system, points)
     expected = conjugate_gradients(gramian, -gradient, lambda r: torch.linalg.solve(matrix, r), 1)
     assert_close(flat(system.get_parameters()) - before, expected, 1e-9)
 
@@ -475,13 +479,14 @@ def test_kfac_star_minimises_the_model_over_its_directions(build, by_layer, damp
         lengths=Automatic(by_layer=by_layer, damped=damped),
     )
     start = flat(system.get_parameters())
-    stepper.update(points)
+    take(stepper, system, points)
     before = flat(system.get_parameters())
     last = before - start
     linearisation = system.linearise(points)
     j, gradient = jacobian(system, points), flat(linearisation.gradient())
-    stepper.update(points)
-    newton = flat(stepper.descent.preconditioner.apply(unflat(gradient, system.get_parameters())))
+    take(stepper, system, points)
+    inverses = stepper.memory.curvature.inverses
+    newton = flat(inverses.apply(unflat(gradient, system.get_parameters())))
     sources = []
     for source in (newton, last):
         pieces = source.split([v.numel() for v in system.get_parameters()])
@@ -493,38 +498,36 @@ def test_kfac_star_minimises_the_model_over_its_directions(build, by_layer, damp
     assert_close(flat(system.get_parameters()) - before, expected, 1e-9)
 
 
+def predicted_by(lengths, system, points, past):
+    """The reduction of the loss that the model predicts with the given last steps."""
+    linearisation = system.linearise(points)
+    factors = KroneckerFactors()
+    solver = factors.at(situation(linearisation, 1e-3), factors.start(system))
+    state = Past(past, steps=len(past))
+    return lengths.combine(solver, linearisation.gradient(), linearisation, state).predicted
+
+
 def test_lengths_by_layer_never_predict_less_than_one_length():
     for seed in range(5):
         torch.manual_seed(seed)
+        system, points, _ = started(poisson())
         for memory in (0, 1, 3):
-            predicted = []
-            for by_layer in (False, True):
-                lengths = Automatic(by_layer=by_layer, memory=memory, damped=False)
-                torch.manual_seed(seed)
-                system, points, stepper = started(poisson(), lengths=lengths)
-                linearisation = system.linearise(points)
-                stepper.descent.average.update(linearisation)
-                stepper.descent.preconditioner.update(stepper.damping, 0)
-                gradient = linearisation.gradient()
-                stepper.past = [random_direction(system, seed + k) for k in range(memory)]
-                newton = stepper.descent.preconditioner.apply([-v for v in gradient])
-                predicted.append(stepper._direction(newton, gradient, linearisation)[1])
-            assert predicted[1] >= predicted[0] * (1 - 1e-10) > 0
+            past = [random_direction(system, seed + k) for k in range(memory)]
+            one, each = (
+                predicted_by(Automatic(by_layer, memory, damped=False), system, points, past)
+                for by_layer in (False, True)
+            )
+            assert each >= one * (1 - 1e-10) > 0
 
 
 @pytest.mark.parametrize("by_layer", [True, False])
 def test_more_memory_never_predicts_less(by_layer):
-    lengths = Automatic(by_layer=by_layer, damped=False)
-    system, points, stepper = started(poisson(), lengths=lengths)
-    linearisation = system.linearise(points)
-    stepper.descent.average.update(linearisation)
-    stepper.descent.preconditioner.update(stepper.damping, 0)
-    gradient = linearisation.gradient()
-    newton = stepper.descent.preconditioner.apply([-v for v in gradient])
+    system, points, _ = started(poisson())
     predicted = []
     for memory in range(4):
-        stepper.past = [random_direction(system, seed) for seed in range(memory)]
-        predicted.append(stepper._direction(newton, gradient, linearisation)[1])
+        past = [random_direction(system, seed) for seed in range(memory)]
+        lengths = Automatic(by_layer, memory, damped=False)
+        predicted.append(predicted_by(lengths, system, points, past))
     assert predicted == sorted(predicted) and predicted[0] > 0
 
 
@@ -535,10 +538,11 @@ def test_memory_is_the_last_steps_newest_first(memory):
     steps = []
     for _ in range(5):
         before = flat(system.get_parameters())
-        stepper.update(points)
+        take(stepper, system, points)
         steps.insert(0, flat(system.get_parameters()) - before)
-        assert len(stepper.past) == min(memory, len(steps))
-        for found, expected in zip(stepper.past, steps, strict=False):
+        past = stepper.memory.lengths.last
+        assert len(past) == min(memory, len(steps))
+        for found, expected in zip(past, steps, strict=False):
             assert_close(flat(found), expected, 1e-10)
 
 
@@ -547,6 +551,6 @@ def test_the_first_step_can_be_scaled_as_published():
     system, points, stepper = started(poisson(), lengths=lengths)
     plain, same_points, kfac = started(poisson(), net=copy.deepcopy(system.net), search=Fixed(1e-3))
     start = flat(system.get_parameters())
-    stepper.update(points)
-    kfac.update(same_points)
+    take(stepper, system, points)
+    take(kfac, plain, same_points)
     assert_close(flat(system.get_parameters()) - start, flat(plain.get_parameters()) - start, 1e-11)

@@ -12,7 +12,8 @@ from pinnkfac import Box, UserError
 from pinnkfac.nets import MlpSettings
 from pinnkfac.problem.signature import Signature
 from pinnkfac.solution import Solution
-from pinnkfac.store.run_folder import NODES, RunFolder, StoredRun
+from pinnkfac.store.run_folder import NODES, RunFolder
+from pinnkfac.store.stored_run import StoredRun
 
 INVERSE = Signature(("u",), Box(x=(0, 1), y=(0, 2)), {"u": "K"}, {}, ("kappa", "a"))
 CONFIG = {

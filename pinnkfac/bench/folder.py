@@ -1,22 +1,22 @@
-"""The folder of a benchmark: whose it is, and one writer at a time."""
+"""The folder of a benchmark: whose it is, what lies in it, and one writer at a time."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pinnkfac.bench.suites import Suite
 from pinnkfac.common.errors import UserError
-from pinnkfac.common.files import whole
+from pinnkfac.common.files import Damaged, as_json, read_json, write_text
+from pinnkfac.common.locks import LOCK
+from pinnkfac.common.locks import locked as locked_for
 
 FORMAT = 1
 MARK = "bench.json"
-LOCK = ".lock"
+JOB, MEASURED, OUTPUT = "job.json", "measured.json", "output.txt"
+"""Beside the files of a run: what a job was to do, what its process measured, what it printed."""
 
 
 def is_new(root: Path, suite: Suite, overrides: Sequence[str]) -> bool:
@@ -42,7 +42,7 @@ def make(root: Path, suite: Suite, overrides: Sequence[str]) -> None:
             f"{root}: the folder cannot be used ({error.strerror}): choose another --folder"
         ) from error
     content = {"format": FORMAT, "suite": suite.name, "overrides": list(overrides)}
-    write_json(root / MARK, content)
+    write_text(root / MARK, as_json(content, indent=2))
 
 
 def read_mark(root: Path, suite: Suite) -> list[str]:
@@ -54,7 +54,7 @@ def read_mark(root: Path, suite: Suite) -> list[str]:
     if not path.is_file():
         what = "holds no benchmark" if root.exists() else "does not exist"
         raise UserError(f"{root} {what}: give the --folder of one, or a new one")
-    content = read_json(path)
+    content = read(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} has format {content.get('format')}, not {FORMAT}: it is of another version of "
@@ -68,47 +68,27 @@ def read_mark(root: Path, suite: Suite) -> list[str]:
     return [str(override) for override in content.get("overrides") or ()]
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> AbstractContextManager[None]:
     """Within it, no other process runs jobs in the folder; raises UserError where one does."""
-    lock = FileLock(root / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"another process is running jobs in {root}: wait for it, or choose another --folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return locked_for(root, f"is running jobs in {root}: wait for it, or choose another --folder")
 
 
-def status_of(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The status in a job's summary.json, '' where there is none, and the whole summary."""
+def read(path: Path) -> dict[str, Any]:
+    """The content of a file of the benchmark; raises UserError where it is damaged."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return str(summary["status"]), summary
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(path)
+    except Damaged as error:
         raise UserError(f"{path} is damaged: choose another --folder") from error
-    return content if isinstance(content, dict) else {}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def told(path: Path) -> dict[str, Any]:
+    """The content of a file that a job may have written; empty where it did not get that far."""
+    try:
+        return read_json(path)
+    except Damaged:
+        return {}
 
 
-def write_text(path: Path, text: str) -> Path:
-    """A file that appears whole or not at all; raises UserError where the disk refuses."""
-
-    def write(aside: Path) -> None:
-        aside.write_text(text, encoding="utf-8", newline="")
-
-    return whole(path, write)
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary of a job, empty where there is none; its ``status`` is '' then."""
+    return {"status": "", **told(folder / "summary.json")}

@@ -6,7 +6,6 @@ Beside the files of a run it writes measured.json: peak memory, and what measuri
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,15 +14,15 @@ from typing import Any
 
 import torch
 
-from pinnkfac.__main__ import message_of
+from pinnkfac.bench.folder import MEASURED
 from pinnkfac.common.memory import keep_freed_memory
+from pinnkfac.common.messages import message_of
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import one_thread_in_torch
 from pinnkfac.run.solving import Result, solve
 from pinnkfac.run.summary import failure
-from pinnkfac.store.run_folder import RunFolder, StoredRun
-
-MEASURED = "measured.json"
+from pinnkfac.store.run_folder import RunFolder
+from pinnkfac.store.stored_run import StoredRun
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,12 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         message = message_of(error)
         print(f"error: {message}", file=sys.stderr)
-        with RunFolder(folder) as own:
-            own.write_summary(failure(pde, message, overrides))
+        with RunFolder(folder) as run:
+            run.write_summary(failure(pde, message, overrides))
         return 1
     memory = peak_memory()
-    with RunFolder(folder) as own:
-        own.write_json(MEASURED, {"peak_memory": memory, **_cost_of_errors(result, folder)})
+    with RunFolder(folder) as run:
+        run.write_json(MEASURED, {"peak_memory": memory, **_cost_of_errors(result, folder)})
     return 0
 
 
@@ -67,15 +66,6 @@ def _cost_of_errors(result: Result, folder: str) -> dict[str, Any]:
         meter.measure(result.solution)
         taken = time.perf_counter() - begin
     return {"measurements": len(result.history), "seconds_a_measurement": taken}
-
-
-def read_measured(folder: Path) -> dict[str, Any]:
-    """The content of measured.json; empty for a job that did not get that far."""
-    try:
-        content = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 if __name__ == "__main__":

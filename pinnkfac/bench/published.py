@@ -60,13 +60,16 @@ def _read() -> tuple[Figure, ...]:
 
 
 def _figure(row: dict[str, str], source: Source) -> Figure:
+    def number(name: str) -> float | None:
+        return float(row[name]) if row[name] else None
+
     return Figure(
         row["case"],
         row["optimizer"],
         row["net"],
-        float(row["seconds"]) if row["seconds"] else None,
+        number("seconds"),
         int(row["steps"]) if row["steps"] else None,
-        float(row["error_at_tenth"]) if row["error_at_tenth"] else None,
+        number("error_at_tenth"),
         float(row["error_final"]),
         float(row["error_best"]),
         source,
@@ -81,12 +84,9 @@ def published(case: str) -> list[Figure]:
 
 def best_by_source(case: str) -> list[Figure]:
     """The result with the lowest error (best on the way) of each source, in their order."""
-    found: dict[Source, Figure] = {}
-    for figure in published(case):
-        best = found.setdefault(figure.source, figure)
-        if figure.error_best < best.error_best:
-            found[figure.source] = figure
-    return list(found.values())
+    figures = published(case)
+    each = [[f for f in figures if f.source == source] for source in sources(figures)]
+    return [min(of_source, key=lambda f: f.error_best) for of_source in each]
 
 
 def sources(figures: Sequence[Figure]) -> list[Source]:

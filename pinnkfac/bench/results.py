@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pinnkfac.bench.folder import FORMAT, read_json, read_mark, status_of, write_text
-from pinnkfac.bench.job import read_measured
+from pinnkfac.bench.folder import FORMAT, JOB, MEASURED, read, read_mark, summary_of, told
 from pinnkfac.bench.published import Figure, best_by_source, published
-from pinnkfac.bench.running import JOB
 from pinnkfac.bench.suites import Case, Suite
 from pinnkfac.common.errors import UserError
-from pinnkfac.compare.sweep import MARKS_OF_A_RUN, Row, rows
-from pinnkfac.store.run_folder import StoredRun
+from pinnkfac.common.files import as_json, write_csv, write_text
+from pinnkfac.compare.rows import Row, row_of
+from pinnkfac.store.stored_run import StoredRun, is_run
 
 THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 COUNTED = ("finished", "diverged", "failed", "unreadable")
@@ -83,8 +79,7 @@ class Entry:
     @property
     def errors(self) -> list[float]:
         """Final errors, lowest first; of failed jobs there is none."""
-        found = [outcome.error(self.measure) for outcome in self.counted]
-        return sorted(error for error in found if error is not None)
+        return sorted(_known(outcome.error(self.measure) for outcome in self.counted))
 
     @property
     def error(self) -> float | None:
@@ -101,7 +96,7 @@ class Entry:
     @property
     def goal_met(self) -> bool | None:
         """None where there is no goal, or no job has ended."""
-        return _below(self, self.goal)
+        return None if self.goal is None else self._below(self.goal)
 
     @property
     def published(self) -> list[Figure]:
@@ -111,43 +106,44 @@ class Entry:
     @property
     def lower(self) -> list[bool | None]:
         """Whether the final error is lower than each of ``published``, best on the way."""
-        return [_below(self, figure.error_best) for figure in self.published]
+        return [self._below(figure.error_best) for figure in self.published]
+
+    def _below(self, bound: float) -> bool | None:
+        if not self.counted:
+            return None
+        return self.error is not None and self.error < bound
 
     def median(self, name: str) -> float | None:
         """Of ``seconds``, ``steps`` or ``parameters``, over the jobs that have it."""
-        found = [getattr(outcome.row, name) for outcome in self.counted]
-        return middle([value for value in found if value is not None])
+        return middle(_known(getattr(outcome.row, name) for outcome in self.counted))
 
     def reached(self, threshold: float) -> tuple[float, float] | None:
         """Median seconds and steps to an error; None where half of the seeds do not get there."""
-        found = [outcome.reached(self.measure, threshold) for outcome in self.counted]
-        seconds = middle([None if one is None else one[0] for one in found])
-        steps = middle([None if one is None else one[1] for one in found])
+        reached = [outcome.reached(self.measure, threshold) for outcome in self.counted]
+        seconds, steps = (middle([one and one[i] for one in reached]) for i in (0, 1))
         return None if seconds is None or steps is None else (seconds, steps)
 
     @property
     def peak_memory(self) -> float | None:
         """Bytes, the most of all seeds."""
-        found = [outcome.measured.get("peak_memory") for outcome in self.counted]
-        return max((value for value in found if value is not None), default=None)
+        peaks = _known(outcome.measured.get("peak_memory") for outcome in self.counted)
+        return max(peaks, default=None)
 
     @property
     def measuring(self) -> float | None:
-        return middle([o.measuring for o in self.counted if o.measuring is not None])
+        return middle(_known(outcome.measuring for outcome in self.counted))
 
 
-def _below(entry: Entry, bound: float | None) -> bool | None:
-    if bound is None or not entry.counted:
-        return None
-    return entry.error is not None and entry.error < bound
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def middle(values: Sequence[float | None]) -> float | None:
     """The median, where None counts as infinite; None where it is infinite, or of nothing."""
     if not values:
         return None
-    found = statistics.median(math.inf if value is None else value for value in values)
-    return found if math.isfinite(found) else None
+    median = statistics.median(math.inf if value is None else value for value in values)
+    return median if math.isfinite(median) else None
 
 
 @dataclass(frozen=True)
@@ -173,9 +169,8 @@ def read_report(suite: Suite, root: Path) -> Report:
     overrides = read_mark(root, suite)
     entries = []
     for case in suite.cases:
-        found = sorted((root / case.name).glob(f"*/[0-9]*/{JOB}"), key=_order)
         by_step: dict[str, list[Outcome]] = {}
-        for path in found:
+        for path in sorted((root / case.name).glob(f"*/[0-9]*/{JOB}"), key=_order):
             by_step.setdefault(path.parts[-3], []).append(_outcome(path.parent))
         entries += [
             Entry(case, step, suite.measure, tuple(outcomes)) for step, outcomes in by_step.items()
@@ -191,17 +186,15 @@ def _order(path: Path) -> tuple[str, int]:
 
 
 def _outcome(folder: Path) -> Outcome:
-    job = read_json(folder / JOB)
+    job = read(folder / JOB)
     row = Row("", folder, "unfinished", "it was stopped, or is still going on")
-    if any((folder / name).exists() for name in MARKS_OF_A_RUN):
-        (row,) = rows(folder)
     return Outcome(
-        row,
+        row_of(folder) if is_run(folder) else row,
         _history(folder),
         tuple(job.get("settings") or ()),
         float(job.get("seconds") or 0.0),
-        status_of(folder)[1],
-        read_measured(folder),
+        summary_of(folder),
+        told(folder / MEASURED),
     )
 
 
@@ -215,10 +208,11 @@ def _history(folder: Path) -> History:
 # -- writing ---------------------------------------------------------------------------------------
 def write_results(report: Report) -> list[Path]:
     """results.json, with all there is, and results.csv, with one line a case and step."""
-    content = json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n"
+    lines = [flat(entry) for entry in report.entries]
+    rows = [list(line.values()) for line in lines]
     return [
-        write_text(report.root / "results.json", content),
-        write_text(report.root / "results.csv", as_csv(report)),
+        write_text(report.root / "results.json", as_json(as_dict(report), indent=1)),
+        write_csv(report.root / "results.csv", list(lines[0]), rows),
     ]
 
 
@@ -293,12 +287,3 @@ def flat(entry: Entry) -> dict[str, Any]:
         seconds, steps = entry.reached(threshold) or (None, None)
         content |= {f"seconds_to_{threshold:.0e}": seconds, f"steps_to_{threshold:.0e}": steps}
     return content
-
-
-def as_csv(report: Report) -> str:
-    lines = [flat(entry) for entry in report.entries]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if v is None else v for k, v in line.items()} for line in lines)
-    return text.getvalue()

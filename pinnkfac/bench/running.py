@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pinnkfac.bench.folder import LOCK, locked, read_json, status_of, write_json
+from pinnkfac.bench.folder import JOB, OUTPUT, locked, read, summary_of
 from pinnkfac.bench.suites import Case, Suite
 from pinnkfac.common.errors import UserError, suggest
+from pinnkfac.common.files import as_json, write_text
+from pinnkfac.common.locks import LOCK
 from pinnkfac.run.interruption import Interruption
 
-JOB, OUTPUT = "job.json", "output.txt"
 COMPLETE = ("finished", "diverged")
 """Statuses of jobs that are not run again."""
 POLL = 0.2
@@ -98,8 +100,8 @@ def _check_overrides(case: Case, overrides: Sequence[str]) -> None:
 
 def check_settings_of(jobs: Sequence[Job]) -> None:
     """Raises UserError where a setting does not exist or cannot be, before the first job."""
-    from pinnkfac.config.configuration import compose
-    from pinnkfac.config.loading import find
+    from pinnkfac.config.compose import compose
+    from pinnkfac.config.pde_file import find
     from pinnkfac.run.assembly import check_settings
 
     found = find(jobs[0].case.pde)
@@ -121,9 +123,9 @@ def is_complete(job: Job) -> bool:
 
     Raises UserError where it was run for another time: such a result is not thrown away.
     """
-    if status_of(job.folder)[0] not in COMPLETE or not (job.folder / JOB).is_file():
+    if summary_of(job.folder)["status"] not in COMPLETE or not (job.folder / JOB).is_file():
         return False
-    earlier = read_json(job.folder / JOB).get("settings")
+    earlier = read(job.folder / JOB).get("settings")
     if earlier != list(job.settings):
         differing = [s for s in earlier or () if s not in job.settings]
         raise UserError(
@@ -156,16 +158,9 @@ def _run(job: Job, interruption: Interruption) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):  # an orphan of an earlier start may still be writing to it
         _clear(job.folder)
-        write_json(
-            job.folder / JOB,
-            {
-                "case": job.case.name,
-                "step": job.step,
-                "seed": job.seed,
-                "seconds": job.seconds,
-                "settings": list(job.settings),
-            },
-        )
+        told = {"case": job.case.name, "step": job.step, "seed": job.seed}
+        told |= {"seconds": job.seconds, "settings": list(job.settings)}
+        write_text(job.folder / JOB, as_json(told, indent=2))
     words = [sys.executable, "-m", "pinnkfac.bench.job", str(job.folder), job.case.pde]
     with open(job.folder / OUTPUT, "w", encoding="utf-8") as output:
         # In a session of its own, a Ctrl-C reaches it once, and from here.
@@ -182,20 +177,19 @@ def _run(job: Job, interruption: Interruption) -> None:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    if process.returncode and not status_of(job.folder)[0] and not interruption.by:
+    if process.returncode and not summary_of(job.folder)["status"] and not interruption.by:
         _note_death(job, process.returncode)
 
 
 def _wait(process: subprocess.Popen[bytes], interruption: Interruption) -> None:
+    """Until it has ended; a signal is handed on once, and it ends after its step."""
     told = False
-    while True:
-        try:
+    while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=POLL)
-            return
-        except subprocess.TimeoutExpired:
-            if interruption.by and not told:
-                told = True
-                process.terminate()  # it ends after its step
+        if interruption.by and not told:
+            told = True
+            process.terminate()
 
 
 def _clear(folder: Path) -> None:
@@ -222,7 +216,8 @@ def _note_death(job: Job, code: int) -> None:
 
 def _told(job: Job, measure: str) -> str:
     """A job's end in a line."""
-    status, summary = status_of(job.folder)
+    summary = summary_of(job.folder)
+    status = summary["status"]
     if summary.get("steps") is None:
         return f"{status or 'not finished'}: {summary.get('stop_reason', 'it was ended')}"
     error = summary.get(measure)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from pinnkfac.bench.folder import write_text
 from pinnkfac.bench.published import Figure, published, sources
 from pinnkfac.bench.results import MIB, THRESHOLDS, Entry, Report
 from pinnkfac.common.errors import counted
-from pinnkfac.compare.sweep import (
-    Column,
-    in_digits,
-    in_seconds,
-    print_line,
-    print_table,
-    shortened,
-)
+from pinnkfac.common.files import write_text
+from pinnkfac.compare.rows import reasons
+from pinnkfac.compare.tables import Column, in_digits, in_seconds, print_line, print_table
 
 MEASURES = {"rms_error": "RMS error", "relative_l2_error": "relative L2 error"}
 ANSWERS = {True: "yes", False: "no", None: "-"}
@@ -27,26 +22,20 @@ ANSWERS = {True: "yes", False: "no", None: "-"}
 # -- columns ---------------------------------------------------------------------------------------
 def main_columns(entries: Sequence[Entry]) -> list[Column]:
     """What came out, beside the best published figure and the goal; empty columns are left out."""
-    first = [entry.published[:1] for entry in entries]
-    newer = [entry.published[1:2] for entry in entries]
     columns = [
-        *_names(entries),
-        Column("para-\nmeters", [_count(entry.median("parameters")) for entry in entries]),
-        Column("steps", [_count(entry.median("steps")) for entry in entries]),
-        Column("seconds", [in_seconds(entry.median("seconds")) for entry in entries]),
-        Column("MiB", [_mebibytes(entry.peak_memory) for entry in entries]),
-        Column("error", [in_digits(entry.error) for entry in entries]),
-        Column("lowest –\nhighest", [_spread(entry) for entry in entries]),
-        Column("published", [_error_of(figures) for figures in first]),
-        Column("by", [_by(figures) for figures in first], number=False),
-        Column("lower", [_answer(entry.lower, 0) for entry in entries], number=False),
-        Column("newer", [_error_of(figures) for figures in newer]),
-        Column("by", [_by(figures) for figures in newer], number=False),
-        Column("lower", [_answer(entry.lower, 1) for entry in entries], number=False),
-        Column("goal", [in_digits(entry.goal) for entry in entries]),
-        Column("met", [ANSWERS[entry.goal_met] for entry in entries], number=False),
+        _column("para-\nmeters", entries, lambda entry: _count(entry.median("parameters"))),
+        _column("steps", entries, lambda entry: _count(entry.median("steps"))),
+        _column("seconds", entries, lambda entry: in_seconds(entry.median("seconds"))),
+        _column("MiB", entries, lambda entry: _count(entry.peak_memory, MIB)),
+        _column("error", entries, lambda entry: in_digits(entry.error)),
+        _column("lowest –\nhighest", entries, _spread),
+        *_beside("published", entries, 0),
+        *_beside("newer", entries, 1),
+        _column("goal", entries, lambda entry: in_digits(entry.goal)),
+        _column("met", entries, lambda entry: ANSWERS[entry.goal_met], number=False),
     ]
-    return columns[:2] + [c for c in columns[2:] if any(cell not in ("-", "") for cell in c.cells)]
+    told = [column for column in columns if any(cell not in ("-", "") for cell in column.cells)]
+    return [*_names(entries), *told]
 
 
 def threshold_columns(entries: Sequence[Entry]) -> list[Column]:
@@ -55,37 +44,54 @@ def threshold_columns(entries: Sequence[Entry]) -> list[Column]:
     for threshold in THRESHOLDS:
         reached = [entry.reached(threshold) for entry in entries]
         if any(reached):
-            columns.append(Column(f"{threshold:.0e}", [_reached(one) for one in reached]))
+            columns.append(_column(f"{threshold:.0e}", reached, _reached))
     return columns
 
 
 def published_columns(figures: Sequence[Figure]) -> list[Column]:
     return [
-        Column("case", [figure.case for figure in figures], number=False),
-        Column("optimizer", [figure.optimizer or "-" for figure in figures], number=False),
-        Column("seconds", [_count(figure.seconds) for figure in figures]),
-        Column("steps", [_count(figure.steps) for figure in figures]),
-        Column("after a tenth", [in_digits(figure.error_at_tenth) for figure in figures]),
-        Column("at the end", [in_digits(figure.error_final) for figure in figures]),
-        Column("best", [in_digits(figure.error_best) for figure in figures]),
-        Column("in", [figure.source.where for figure in figures], number=False),
-        Column("note", [figure.note for figure in figures], number=False),
+        _column("case", figures, lambda figure: figure.case, number=False),
+        _column("optimizer", figures, lambda figure: figure.optimizer or "-", number=False),
+        _column("seconds", figures, lambda figure: _count(figure.seconds)),
+        _column("steps", figures, lambda figure: _count(figure.steps)),
+        _column("after a tenth", figures, lambda figure: in_digits(figure.error_at_tenth)),
+        _column("at the end", figures, lambda figure: in_digits(figure.error_final)),
+        _column("best", figures, lambda figure: in_digits(figure.error_best)),
+        _column("in", figures, lambda figure: figure.source.where, number=False),
+        _column("note", figures, lambda figure: figure.note, number=False),
     ]
+
+
+def _column(
+    header: str, things: Sequence[Any], cell: Callable[[Any], str], *, number: bool = True
+) -> Column:
+    return Column(header, [cell(thing) for thing in things], number)
 
 
 def _names(entries: Sequence[Entry]) -> list[Column]:
     return [
-        Column("case", [entry.case.name for entry in entries], number=False),
-        Column("step", [entry.step for entry in entries], number=False),
+        _column("case", entries, lambda entry: entry.case.name, number=False),
+        _column("step", entries, lambda entry: entry.step, number=False),
     ]
 
 
-def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"
+def _beside(header: str, entries: Sequence[Entry], source: int) -> list[Column]:
+    """The best published error of a source, whose it is, and whether an entry is lower."""
+    figures = [dict(enumerate(entry.published)).get(source) for entry in entries]
+    return [
+        _column(header, figures, lambda figure: in_digits(figure and figure.error_best)),
+        _column("by", figures, lambda figure: figure.by if figure else "", number=False),
+        _column("lower", entries, lambda e: ANSWERS[_lower(e, source)], number=False),
+    ]
 
 
-def _mebibytes(value: float | None) -> str:
-    return "-" if value is None else f"{value / MIB:.0f}"
+def _lower(entry: Entry, source: int) -> bool | None:
+    """Whether the error is lower than the best one of a source; None where nothing says so."""
+    return dict(enumerate(entry.lower)).get(source)
+
+
+def _count(value: float | None, unit: float = 1) -> str:
+    return "-" if value is None else f"{value / unit:.0f}"
 
 
 def _spread(entry: Entry) -> str:
@@ -98,18 +104,6 @@ def _spread(entry: Entry) -> str:
     return f"{in_digits(errors[0])} – {in_digits(errors[-1])}{told}"
 
 
-def _error_of(figures: Sequence[Figure]) -> str:
-    return in_digits(figures[0].error_best) if figures else "-"
-
-
-def _by(figures: Sequence[Figure]) -> str:
-    return figures[0].by if figures else ""
-
-
-def _answer(answers: Sequence[bool | None], number: int) -> str:
-    return ANSWERS[answers[number]] if number < len(answers) else "-"
-
-
 def _reached(one: tuple[float, float] | None) -> str:
     return "-" if one is None else f"{in_seconds(one[0])} ({one[1]:.0f})"
 
@@ -119,78 +113,61 @@ def verdicts(report: Report) -> list[str]:
     """For each step, on how many cases it is lower than what is published, and which it misses."""
     lines = []
     for step in dict.fromkeys(entry.step for entry in report.entries):
-        own = [entry for entry in report.entries if entry.step == step]
-        first = {e.case.name: e.lower[0] for e in own if e.lower and e.lower[0] is not None}
-        newer = {e.case.name: e.lower[1] for e in own if len(e.lower) > 1 and e.counted}
-        goals = {e.case.name: e.goal_met for e in own if e.goal_met is not None}
-        for text, found in (
-            ("lower than the best published error", first),
-            ("lower than newer ones", newer),
-            ("goal met", goals),
-        ):
-            if found:
-                missed = [case for case, answer in found.items() if not answer]
-                behind = f"; not on {', '.join(missed)}" if missed else ""
-                lines.append(
-                    f"{step}: {text} on {len(found) - len(missed)} of "
-                    f"{counted(len(found), 'case')}{behind}"
-                )
+        entries = [entry for entry in report.entries if entry.step == step]
+        answers: dict[str, dict[str, bool | None]] = {
+            "lower than the best published error": {
+                e.case.name: e.lower[0] for e in entries if e.lower
+            },
+            "lower than newer ones": {e.case.name: e.lower[1] for e in entries if len(e.lower) > 1},
+            "goal met": {e.case.name: e.goal_met for e in entries},
+        }
+        for text, by_case in answers.items():
+            known = {case: answer for case, answer in by_case.items() if answer is not None}
+            missed = [case for case, answer in known.items() if not answer]
+            behind = f"; not on {', '.join(missed)}" if missed else ""
+            if known:
+                cases = counted(len(known), "case")
+                lines.append(f"{step}: {text} on {len(known) - len(missed)} of {cases}{behind}")
     return lines
 
 
 def notes(report: Report) -> list[str]:
     """What a reader has to know of the numbers: jobs that did not finish, costs, machines."""
-    lines = _unfinished(report)
-    several = any(len(entry.counted) > 1 for entry in report.entries)
-    if several:
+    jobs = [(entry, outcome.row) for entry in report.entries for outcome in entry.outcomes]
+    names = [f"{e.step} on {e.case.name}, seed {row.folder.name}" for e, row in jobs]
+    unfinished = reasons([row for _, row in jobs], names)
+    lines = [f"{'; '.join(whose)}: {reason}" for whose, reason in unfinished]
+    if any(len(entry.counted) > 1 for entry in report.entries):
         lines.append("several seeds: medians; a job that failed counts as infinite")
     shares = {e.case.name: e.measuring for e in report.entries if e.measuring is not None}
     if shares:
-        most = max(shares, key=lambda case: shares[case] or 0.0)
+        case, most = max(shares.items(), key=lambda share: share[1])
         lines.append(
-            "measuring errors is part of the seconds: at most "
-            f"{100 * (shares[most] or 0):.1f} % of them ({most})"
+            f"measuring errors is part of the seconds: at most {100 * most:.1f} % of them ({case})"
         )
-    for what, found in _differing(report).items():
-        if len(found) > 1:
-            lines.append(f"jobs differ in {what}: {'; '.join(found)}")
-        elif found:
-            lines.append(f"{what}: {found[0]}")
+    for what, values in _differing(report).items():
+        if len(values) > 1:
+            lines.append(f"jobs differ in {what}: {'; '.join(values)}")
+        elif values:
+            lines.append(f"{what}: {values[0]}")
     return lines
-
-
-def _unfinished(report: Report) -> list[str]:
-    """'kfac on heat1d_tiny, seed 0, failed: …', once for all jobs with the same reason."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for entry in report.entries:
-        for one in entry.outcomes:
-            if one.row.status != "finished":
-                name = f"{entry.step} on {entry.case.name}, seed {one.row.folder.name}"
-                reasons.setdefault((one.row.status, one.row.message), []).append(name)
-    return [
-        f"{'; '.join(names)}: {status}" + (f": {shortened(message, 140)}" if message else "")
-        for (status, message), names in reasons.items()
-    ]
 
 
 def _differing(report: Report) -> dict[str, list[str]]:
     """Machines, threads and versions of the jobs, each once."""
-    found: dict[str, list[str]] = {"machine": [], "threads": [], "versions": []}
-    for one in report.outcomes:
-        machine, versions = one.summary.get("machine"), one.summary.get("versions")
-        if not machine or not versions:
-            continue
-        where = one.summary.get("device")
-        own = {
-            "machine": f"{machine.get('gpu') or machine['processor']}, {where}, "
-            f"{one.summary.get('dtype')}",
-            "threads": str(one.summary.get("threads")),
-            "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
-        }
-        for what, text in own.items():
-            if text not in found[what]:
-                found[what].append(text)
-    return found
+    summaries = [outcome.summary for outcome in report.outcomes]
+    told = [s for s in summaries if s.get("machine") and s.get("versions")]
+    values = {
+        "machine": [_machine(s) for s in told],
+        "threads": [str(s.get("threads")) for s in told],
+        "versions": [", ".join(f"{k} {v}" for k, v in s["versions"].items()) for s in told],
+    }
+    return {what: list(dict.fromkeys(each)) for what, each in values.items()}
+
+
+def _machine(summary: Mapping[str, Any]) -> str:
+    processor = summary["machine"].get("gpu") or summary["machine"]["processor"]
+    return f"{processor}, {summary.get('device')}, {summary.get('dtype')}"
 
 
 # -- out -------------------------------------------------------------------------------------------

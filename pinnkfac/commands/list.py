@@ -38,7 +38,7 @@ def overview(columns: int) -> list[str]:
     lines = [bold("PDEs") + "  (solve NAME pde.ARGUMENT=VALUE)"]
     rows = []
     for option in catalog.pdes():
-        arguments = ", ".join(f"{s.key[4:]}={s.value}" for s in option.settings)
+        arguments = ", ".join(f"{s.key[4:]}={s.value}" for s in option.settings())
         rows.append((option.name, f"{option.text}{f' [{arguments}]' if arguments else ''}"))
     lines += table(rows, columns)
     for name, folder in catalog.groups().items():
@@ -78,8 +78,9 @@ def _option(option: catalog.Option, columns: int, group: str = "") -> list[str]:
         lines += paragraph(f"Source: {option.source}", columns, "  ")
     if option.brings:
         lines += paragraph(f"Chooses too: {', '.join(option.brings)}", columns, "  ")
-    return [*lines, *_settings(option.settings, columns), ""]
+    return [*lines, *_settings(option.settings(), columns), ""]
 
 
 def _settings(settings: Sequence[catalog.Setting], columns: int) -> list[str]:
-    return table([(f"{s.key}={s.value}", s.remark) for s in settings], columns, "    ")
+    rows = [(f"{s.key}={s.value}", s.remark) for s in settings if not s.is_object]
+    return table(rows, columns, "    ")

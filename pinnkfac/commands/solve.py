@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinnkfac.common.errors import UserError, counted, suggest
-from pinnkfac.run.interruption import Stopped
+from pinnkfac.run.interruption import EXIT_CODES, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pinnkfac.config.loading import PdeFile
+    from pinnkfac.config.pde_file import PdeFile
     from pinnkfac.run.solving import Result
 
 HELP = """usage: python -m pinnkfac solve FILE.py|NAME [KEY=VALUE ...] [-m]
@@ -30,12 +32,12 @@ examples:
   python -m pinnkfac solve heat1d pde.kappa=0.1 step=kfac_star net.widths=[32,32]
   python -m pinnkfac solve poisson2d -m step=kfac,adam seed=0,1"""
 
-FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info")
-OPTIONS = ("-m", "--multirun", "--cfg", "--help")
-"""Those that a user may need; the others are Hydra's own."""
+MULTIRUN = ("-m", "--multirun")
 PRINTS = ("-c", "--cfg", "-i", "--info")
 """Flags that show the configuration and start nothing."""
-EXIT_CODES = {"finished": 0, "diverged": 1}
+FLAGS = (*MULTIRUN, *PRINTS, "--resolve", "-p", "--package")
+OPTIONS = (*MULTIRUN, "--cfg", "--help")
+"""Those that a user may need; the others are Hydra's own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,80 +49,86 @@ def main(arguments: list[str]) -> int:
     overrides = [o for o in overrides if not _is_folder(o)]
 
     from pinnkfac.common.memory import keep_freed_memory
-    from pinnkfac.config.configuration import parse, quoted, register, swept_configs
-    from pinnkfac.config.loading import find
-    from pinnkfac.run.assembly import check_settings
-    from pinnkfac.store.run_folder import jobs, remove_if_empty
+    from pinnkfac.config.compose import quoted, register
+    from pinnkfac.config.pde_file import find
 
     found = find(given)
     register(found.defaults)
     keep_freed_memory()
-    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    sweep = any(flag in MULTIRUN for flag in flags)
+    swept = _swept(overrides, sweep=sweep)
+    problem = f"problem={quoted(given)}"
+    if any(flag in PRINTS for flag in flags):
+        shown = [flag for flag in flags if flag not in MULTIRUN]
+        _call_hydra(lambda _: None, [*overrides, problem], shown)
+        return 0
+    chosen = _named_folder(named, sweep=sweep)
+    folder = chosen or _new_folder(found.name)
+    words = [*overrides, f"run.dir={quoted(str(folder))}", problem]
+    results: list[Result | str] = []
+    try:
+        _call_hydra(lambda config: results.append(_job(config, found, swept)), words, flags, folder)
+    finally:
+        if chosen is None:  # another start may be about to write to a folder that the user named
+            _drop_if_unused(folder)
+        failed = sweep and folder.is_dir() and not _finish_sweep(folder)
+    return 1 if failed else max((exit_code(result) for result in results), default=0)
+
+
+def _swept(overrides: Sequence[str], *, sweep: bool) -> list[str]:
+    """The keys that have several values.
+
+    Raises UserError where they have without -m, and for a value that cannot be, before any job.
+    """
+    from pinnkfac.config.compose import check_sweep, parse
+    from pinnkfac.run.assembly import check_settings
+
     swept = [o for o in parse(overrides) if o.is_sweep_override()]
     if swept and not sweep:
         raise UserError(
             f"{swept[0].input_line} has several values: add -m to run them all, or quote a comma"
         )
-    for value, config in swept_configs(overrides):
-        try:
-            check_settings(config)
-        except UserError as error:
-            raise UserError(f"in the sweep, {value}: {error}") from error
-    if any(flag in PRINTS for flag in flags):
-        shown = [flag for flag in flags if flag not in ("-m", "--multirun")]
-        _call_hydra(lambda _: None, [*overrides, f"problem={quoted(given)}"], shown)
-        return 0
-    folder, own = _folder(found.name, named)
-    if sweep and Path(folder, "problem.json").exists():
-        raise UserError(f"run.dir={folder} holds a run: choose another folder for a sweep")
-    if sweep and jobs(folder):
-        held = counted(len(jobs(folder)), "job")
-        raise UserError(f"run.dir={folder} holds {held} of a sweep already: choose another folder")
-    words = [*overrides, f"run.dir={quoted(folder)}", f"problem={quoted(given)}"]
-    keys = [str(o.key_or_group) for o in swept]
-    results: list[Result | str] = []
+    check_sweep(overrides, check_settings)
+    return [str(o.key_or_group) for o in swept]
+
+
+def _call_hydra(
+    job: Callable[[DictConfig], None],
+    words: Sequence[str],
+    flags: Sequence[str],
+    folder: Path | None = None,
+) -> None:
+    """Let Hydra compose the configuration, of every job of a sweep, and call ``job`` with it."""
+    import hydra
+
+    from pinnkfac.config import options
+    from pinnkfac.config.compose import CONFIG_NAME, explained, opened
+
     mistakes: list[Exception] = []
 
-    def job(config: DictConfig) -> None:
+    def kept(config: DictConfig) -> None:
         try:
-            results.append(_job(config, found, keys))
+            job(config)
         except Exception as error:  # Hydra would print lines of its own about it
             mistakes.append(error)
 
+    # Hydra reads the command line itself, and would print a traceback of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    saved, sys.argv = sys.argv, [sys.argv[0], *opened(words), *flags]
+    start = hydra.main(
+        config_path=str(options.folder()), config_name=CONFIG_NAME, version_base="1.3"
+    )
     try:
-        _call_hydra(job, words, flags)
+        with explained(words):
+            start(kept)()
     except OSError as error:
         raise UserError(
             f"run.dir={folder}: the folder cannot be used ({error.strerror}): choose another"
         ) from error
     finally:
-        if own:  # another start may be about to write to a folder that the user named
-            remove_if_empty(folder)
-        failed = sweep and Path(folder).is_dir() and not _finish_sweep(folder)
+        sys.argv = saved
     if mistakes:
         raise mistakes[0]
-    return 1 if failed else max((exit_code(result) for result in results), default=0)
-
-
-def _call_hydra(
-    job: Callable[[DictConfig], None], words: Sequence[str], flags: Sequence[str]
-) -> None:
-    """Let Hydra compose the configuration, of every job of a sweep, and call ``job`` with it."""
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from pinnkfac.config.configuration import CONFIG_NAME, config_folder, explain, opened
-
-    # Hydra reads the command line itself, and would print a traceback of its own.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    saved, sys.argv = sys.argv, [sys.argv[0], *opened(words), *flags]
-    try:
-        hydra.main(config_path=config_folder(), config_name=CONFIG_NAME, version_base="1.3")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, words)) from error
-    finally:
-        sys.argv = saved
 
 
 def _sorted_words(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
@@ -165,31 +173,52 @@ def _check_key(word: str) -> None:
         raise UserError(f"{word}: this cannot be taken out; give it another value")
 
 
-def _folder(name: str, overrides: Sequence[str]) -> tuple[str, bool]:
-    """The folder that the command line names, or (then True) a new one that no other start gets."""
-    given = [o.partition("=")[2] for o in overrides if _is_folder(o)]
-    if given and given[-1] not in ("", "null"):
-        text = given[-1]
-        if text[0] in "'\"" and text[-1] == text[0] and len(text) > 1:
-            text = text[1:-1]
-        if "${" in text:
-            raise UserError(f"run.dir={text}: write the folder itself, without ${{...}}")
-        return str(Path(text).expanduser()), False
+def _named_folder(overrides: Sequence[str], *, sweep: bool) -> Path | None:
+    """The folder that the command line names; raises UserError where it is none for a sweep."""
+    text = overrides[-1].partition("=")[2] if overrides else ""
+    if text in ("", "null"):
+        return None
+    if text[0] in "'\"" and text[-1] == text[0] and len(text) > 1:
+        text = text[1:-1]
+    if "${" in text:
+        raise UserError(f"run.dir={text}: write the folder itself, without ${{...}}")
+    folder = Path(text).expanduser()
+    if not sweep:
+        return folder
+
+    from pinnkfac.store.stored_run import jobs
+
+    if (folder / "problem.json").exists():
+        raise UserError(f"run.dir={folder} holds a run: choose another folder for a sweep")
+    if jobs(folder):
+        held = counted(len(jobs(folder)), "job")
+        raise UserError(f"run.dir={folder} holds {held} of a sweep already: choose another folder")
+    return folder
+
+
+def _new_folder(name: str) -> Path:
+    """A folder that no other start gets."""
     base = Path("outputs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
             path = base if number == 1 else base.with_name(f"{base.name}_{number}")
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
-            except FileExistsError:
-                continue
-            return str(path), True
+                return path
     except OSError as error:
         raise UserError(
             f"{base} cannot be made ({error.strerror}): choose a folder with run.dir=..."
         ) from error
     raise UserError(f"{base} and a thousand like it exist: choose a folder with run.dir=...")
+
+
+def _drop_if_unused(folder: Path) -> None:
+    """Drop a folder in which nothing was written but its lock."""
+    from pinnkfac.common.locks import LOCK
+
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_folder(override: str) -> bool:
@@ -198,13 +227,14 @@ def _is_folder(override: str) -> bool:
 
 def exit_code(result: Result | str) -> int:
     """0 for a run that finished; a sweep ends with 1 for any job that did not."""
-    from pinnkfac.run.interruption import EXIT_CODES as by_signal
-
-    if isinstance(result, str):
+    if isinstance(result, str) or result.status == "diverged":
         return 1
-    if result.status == "interrupted":
-        return by_signal[result.stop_reason.partition(" ")[0]]
-    return EXIT_CODES[result.status]
+    return EXIT_CODES[_signal_of(result)] if result.status == "interrupted" else 0
+
+
+def _signal_of(result: Result) -> str:
+    """Who asked for the end of an interrupted run, such as 'Ctrl-C'."""
+    return result.stop_reason.partition(" ")[0]
 
 
 def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | str:
@@ -213,7 +243,7 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from pinnkfac.config.configuration import finish
+    from pinnkfac.config.compose import finish
     from pinnkfac.run.solving import Task, solve_task
 
     hydra_config = HydraConfig.get()
@@ -233,13 +263,13 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
             raise
         return _failed(folder, found.name, error, overrides)
     if sweep and result.status == "interrupted":
-        raise Stopped(result.stop_reason.partition(" ")[0])
+        raise Stopped(_signal_of(result))
     return result
 
 
 def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str]) -> str:
     """A row of the sweep's table for a job that failed."""
-    from pinnkfac.__main__ import message_of
+    from pinnkfac.common.messages import message_of
     from pinnkfac.run.summary import failure
     from pinnkfac.store.run_folder import RunFolder
 
@@ -254,7 +284,7 @@ def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str])
     return message
 
 
-def _finish_sweep(folder: str) -> bool:
+def _finish_sweep(folder: Path) -> bool:
     """The table over all jobs (a failure here costs the table only); whether all finished."""
     from pinnkfac.compare.sweep import finish_sweep
 

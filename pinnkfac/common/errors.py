@@ -24,6 +24,11 @@ def suggest(given: str, known: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(known) if known else 'none'}."
 
 
+def first_line(error: BaseException, most: int = 120) -> str:
+    """The first line of what an exception says, of at most so many letters; '' for nothing."""
+    return "".join(str(error).strip().splitlines()[:1])[:most]
+
+
 def counted(number: int, what: str) -> str:
     """'1 point', '3 points'."""
     return f"{number} {what}{'' if number == 1 else 's'}"

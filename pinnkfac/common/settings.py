@@ -51,68 +51,61 @@ Number = Annotated[int, Range(least=0)]
 """A number of things, with 0 for none."""
 
 
-def check(key: str, settings: type, values: Mapping[str, Any]) -> None:
+KINDS = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a word",
+    type(None): "null",
+}
+
+
+def check(key: str, settings: Any, values: Mapping[str, Any]) -> None:
     """Compare values with the fields of a settings dataclass; ``key`` is where they are set.
 
     Raises UserError, naming the setting, for an unknown name, a wrong type or a number out of
     range.
     """
-    if not dataclasses.is_dataclass(settings):
-        return
     prefix = f"{key}." if key else ""
     hints = get_type_hints(settings, include_extras=True)
     names = [f.name for f in dataclasses.fields(settings) if f.init]
     for name, value in values.items():
         if name not in names:
             raise UserError(f"the setting '{prefix}{name}' does not exist. {suggest(name, names)}")
-        each = {name: value}
+        parts = {name: value}
         if isinstance(value, Mapping) and get_origin(hints[name]) is not None:
-            each = {f"{name}.{k}": {k: v} for k, v in value.items()}
-        for part, own in each.items():
-            problem = _mismatch(own, hints[name])
+            parts = {f"{name}.{inner}": {inner: v} for inner, v in value.items()}
+        for part, of_part in parts.items():
+            problem = _mismatch(of_part, hints[name])
             if problem:
-                shown = own if part == name else next(iter(own.values()))
-                raise UserError(f"{prefix}{part}={_shown(shown)}: {problem}")
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
+                shown = of_part if part == name else next(iter(of_part.values()))
+                raise UserError(f"{prefix}{part}={'null' if shown is None else shown}: {problem}")
 
 
 def _mismatch(value: Any, hint: Any) -> str:
     """What is wrong with a value of this type, in words; '' where nothing is."""
-    if hint is Any:
-        return ""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        found = _mismatch(value, arguments[0])
+        problem = _mismatch(value, arguments[0])
         ranges = [a for a in arguments[1:] if isinstance(a, Range)]
-        if not found and any(value not in r for r in ranges):
-            return f"give {_article(arguments[0])} {' and '.join(map(str, ranges))}"
-        return found and f"{found}{''.join(f' {r}' for r in ranges)}"
+        if not problem and any(value not in r for r in ranges):
+            problem = f"give {KINDS[arguments[0]]}"
+        return problem and " ".join((problem, " and ".join(map(str, ranges)))).rstrip()
     if origin in (Union, types.UnionType):
         each = [_mismatch(value, option) for option in arguments]
-        if "" in each:
-            return ""
-        return " or ".join(m if i == 0 else m.removeprefix("give ") for i, m in enumerate(each))
+        others = [problem.removeprefix("give ") for problem in each[1:]]
+        return "" if "" in each else " or ".join([each[0], *others])
     if origin is Literal:
         return "" if value in arguments else suggest(str(value), arguments)
-    if hint is type(None):
-        return "" if value is None else "give null"
-    if hint is bool:
-        return "" if isinstance(value, bool) else "give true or false"
-    if hint is int:
-        return "" if isinstance(value, int) and not isinstance(value, bool) else _give(int)
-    if hint is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if good and not math.isnan(value) else _give(float)
-    if hint is str:
-        return "" if isinstance(value, str) else "give a word"
-    if origin is not None and issubclass(origin, Mapping):
+    if hint is Any:
+        return ""
+    if hint in KINDS:
+        return "" if _is_a(value, hint) else f"give {KINDS[hint]}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             return "give a mapping, {name: value}"
         return next((m for v in value.values() if (m := _mismatch(v, arguments[1]))), "")
-    if origin is not None and issubclass(origin, Sequence):
+    if isinstance(origin, type) and issubclass(origin, Sequence):
         if isinstance(value, str) or not isinstance(value, Sequence):
             return "give a list, [value, value]"
         return next((f"in the list, {m}" for v in value if (m := _mismatch(v, arguments[0]))), "")
@@ -121,9 +114,9 @@ def _mismatch(value: Any, hint: Any) -> str:
     return ""
 
 
-def _article(kind: Any) -> str:
-    return "a whole number" if kind is int else "a number"
-
-
-def _give(kind: Any) -> str:
-    return f"give {_article(kind)}"
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and not math.isnan(value)
+    return isinstance(value, kind)

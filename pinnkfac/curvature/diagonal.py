@@ -18,6 +18,7 @@ class Diagonal(Curvature[None]):
     exponent 0.75."""
 
     exponent: Annotated[float, Range(above=0, most=1)] = 0.75
+    """power of the diagonal"""
 
     def at(self, situation: Situation, state: None) -> Solver:
         diagonal = diagonal_gramian(situation.linearisation)

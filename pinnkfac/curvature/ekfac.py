@@ -20,7 +20,8 @@ from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.averaging import Average, equal
 from pinnkfac.curvature.base import Curvature, Situation, Solver
-from pinnkfac.curvature.kfac import ByInverses, FactorAverage, Factors, Inverses
+from pinnkfac.curvature.factors import FactorAverage, Factors
+from pinnkfac.curvature.kfac import ByInverses, Inverses
 from pinnkfac.curvature.kronecker import EigenInverse, Pair, floored, merge, symmetric_eigen
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation
@@ -40,8 +41,11 @@ class Moments:
     """
 
     every: Count = 1
+    """steps between new eigenbases"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
+    """of the average of second moments; 0: those of the step alone"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
+    """smallest moment with damping that is kept, relative to the largest; 0: none"""
 
 
 def second_moments(linearisation: Linearisation, bases: list[Basis]) -> list[Tensor]:
@@ -77,7 +81,9 @@ class EigenvalueCorrected(Curvature[EkfacState]):
     exactly."""
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     moments: Moments = field(default_factory=Moments)
+    """the second moments along their eigenbases"""
 
     @property
     def kept(self) -> str:

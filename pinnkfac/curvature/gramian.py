@@ -19,8 +19,8 @@ from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Range
 from pinnkfac.curvature.averaging import Average, Start, equal
 from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.factors import dense_gramian
 from pinnkfac.curvature.kernel import layer_kernel
-from pinnkfac.curvature.kfac import dense_gramian
 from pinnkfac.curvature.kronecker import floored
 from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block
@@ -45,8 +45,11 @@ class GramianSettings:
     """
 
     approximation: Approximation = "layerwise"
+    """full, layerwise or diagonal"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
+    """of the exponential average of the Gramian as a whole; 0: that of the step alone"""
     start: Start = "bias-corrected"
+    """of that average: bias-corrected, identity or zero"""
 
     def __post_init__(self) -> None:
         check_choice("step.gramian.approximation", self.approximation, Approximation)

@@ -96,7 +96,9 @@ class NystromSketch(Curvature[SketchState]):
     """
 
     rank: Count = 50
+    """vectors of the sketch; each costs two products with the Jacobian"""
     every: Count = 5
+    """steps between sketches"""
 
     @property
     def kept(self) -> str:

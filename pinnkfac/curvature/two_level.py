@@ -48,8 +48,11 @@ class TwoLevel(Curvature[TwoLevelState]):
     """
 
     smoother: Curvature[Any] = field(default_factory=KroneckerFactors)
+    """a preconditioner for all but the coarse space"""
     coarse: Count = 30
+    """vectors of the coarse space; each costs two products with the Jacobian a step"""
     refresh: Number = 3
+    """of them drawn anew in every step; each costs two products more"""
 
     @property
     def kept(self) -> str:

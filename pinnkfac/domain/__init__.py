@@ -1,7 +1,24 @@
-"""Where terms live: boxes, their regions, given points, and how points are drawn."""
+"""Where terms live: shapes, their regions, given points, and how points are drawn."""
 
 from pinnkfac.domain.box import Box
+from pinnkfac.domain.domain import Domain, Outline
+from pinnkfac.domain.image import Image
+from pinnkfac.domain.patches import Patches
 from pinnkfac.domain.points import Points, PointSet, Region
 from pinnkfac.domain.sampling import Even, Grid, Sampling, Sobol, Uniform
 
-__all__ = ["Box", "Even", "Grid", "PointSet", "Points", "Region", "Sampling", "Sobol", "Uniform"]
+__all__ = [
+    "Box",
+    "Domain",
+    "Even",
+    "Grid",
+    "Image",
+    "Outline",
+    "Patches",
+    "PointSet",
+    "Points",
+    "Region",
+    "Sampling",
+    "Sobol",
+    "Uniform",
+]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import keyword
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import UserError, suggest
-from pinnkfac.domain.points import Patch, Patches
+from pinnkfac.domain.patches import Patch, Patches
 from pinnkfac.field import ELEMENTWISE, At, Coordinates, Form
 
 Range = tuple[float, float]
@@ -18,6 +20,9 @@ TAKEN = frozenset((*dir(Form), *ELEMENTWISE, *dir(At), OPPOSITE)) | {
     name for name in dir(Tensor) if not callable(getattr(Tensor, name))
 }
 """What ``u.NAME`` and ``at.NAME`` are already, and ``.NAME`` of a product of fields (``.T``)."""
+ROUNDING = 1e-6
+"""Points this far outside a box, relative to the size of its coordinates, are taken for inside: a
+bound that was written in float32 is."""
 
 
 class Box:
@@ -79,6 +84,17 @@ class Box:
     @property
     def high(self) -> tuple[float, ...]:
         return tuple(b for _, b in self.ranges.values())
+
+    @property
+    def bounds(self) -> Box:
+        return self
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Which points [batch, coord] lie in the box, its faces included, up to rounding: bool
+        [batch]."""
+        low, high = (torch.tensor(v, dtype=torch.float64).to(points) for v in (self.low, self.high))
+        slack = ROUNDING * torch.maximum(low.abs(), high.abs())
+        return ((points >= low - slack) & (points <= high + slack)).all(dim=1)
 
     @property
     def interior(self) -> Patches:
@@ -152,13 +168,24 @@ class Box:
         ``lambda u, at: u - u(at.opposite)`` on it is a periodic condition.
         """
         patches = []
-        for own in self._names((name,)):
-            i = self.coordinates.index(own)
+        for coordinate in self._names((name,)):
+            i = self.coordinates.index(coordinate)
             shift = tuple(
                 self.high[j] - self.low[j] if j == i else 0.0 for j in range(len(self.ranges))
             )
-            patches.append(self._face(own, 0, {OPPOSITE: shift}))
+            patches.append(self._face(coordinate, 0, {OPPOSITE: shift}))
         return self._region(f"opposite({name!r})", patches)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its ranges and its time, as plain values."""
+        ranges = {name: list(bounds) for name, bounds in self.ranges.items()}
+        return {"coordinates": ranges, "time": self.coordinates.time}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Box:
+        """The opposite of ``as_dict``; raises KeyError, TypeError or UserError for other values."""
+        ranges: Mapping[str, Sequence[float]] = values["coordinates"]
+        return cls({name: (low, high) for name, (low, high) in ranges.items()}, time=values["time"])
 
     def __repr__(self) -> str:
         shown = list(self.ranges.items())

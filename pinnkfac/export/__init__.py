@@ -1,1 +1,1 @@
-"""Solutions as files for other programs."""
+"""Solutions as files for other programs: a format is a module, see formats.py."""

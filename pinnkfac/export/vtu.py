@@ -1,8 +1,9 @@
-"""A solution as VTK meshes, for ParaView: .vtu, and .pvd for several times."""
+"""A mesh for ParaView (needs meshio: pip install 'pinnkfac[vtu]'); where time is an axis, a file
+per time, and a .pvd that lists them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from pinnkfac.common.errors import UserError
-from pinnkfac.common.files import whole
+from pinnkfac.common.files import whole, write_text
+from pinnkfac.export.content import Array, Content, Grid, Wanted
 from pinnkfac.problem.signature import Signature
-from pinnkfac.solution.grid import Array, Axes, FieldsOnGrid
 
 TIMES = 21
 """Times, of which each is a file, where nothing was said about them."""
@@ -29,9 +30,7 @@ CORNERS = {
 """The corners of a cell in VTK's order, as steps along the axes."""
 
 
-def write_vtu(
-    on_grid: Callable[..., FieldsOnGrid], path: Path, signature: Signature, axes: Mapping[str, Any]
-) -> list[Path]:
+def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
     """Lines, quads or hexahedra on the axes of space, with fields and vectors at their points.
 
     Up to three coordinates of space keep their places: a slice y = 0.5 lies at y = 0.5. With more,
@@ -40,23 +39,23 @@ def write_vtu(
 
     Raises UserError where meshio is missing, or the axes make no mesh.
     """
-    meshio = _meshio(path)
+    asked, meshio, signature = wanted.grid(path), _meshio(path), content.signature
     time = signature.coordinates.time
     # Few coordinates are all axes unless something is said; then each time is a file.
-    few = len(signature.domain.ranges) <= 3
-    wanted = ({time: TIMES} if time and few else {}) | dict(axes)
-    _check(path, signature, Axes.of(signature.domain, wanted))
-    grid = on_grid(**wanted)
+    few = len(signature.coordinates.names) <= 3
+    axes = ({time: TIMES} if time and few else {}) | dict(asked)
+    _check(path, signature, content.axes(axes).varying)
+    grid = content.on_grid(**axes)
     if time is None or time not in grid.axes:
-        return [_write(meshio, path, grid, grid.values)]
-    number = list(grid.axes).index(time)
-    width = max(3, len(str(len(grid.axes[time]) - 1)))
+        return [_write(meshio, path, signature, grid, grid.values)]
+    number, times = list(grid.axes).index(time), grid.axes[time]
+    width = max(3, len(str(len(times) - 1)))
     written = []
-    for i in range(len(grid.axes[time])):
+    for i in range(len(times)):
         one = path.with_name(f"{path.stem}_{i:0{width}d}{path.suffix}")
         values = {name: np.take(v, i, axis=number) for name, v in grid.values.items()}
-        written.append(_write(meshio, one, grid, values))
-    written.append(_write_collection(path.with_suffix(".pvd"), grid.axes[time], written))
+        written.append(_write(meshio, one, signature, grid, values))
+    written.append(_write_collection(path.with_suffix(".pvd"), times, written))
     return written
 
 
@@ -70,9 +69,9 @@ def _meshio(path: Path) -> Any:
         ) from error
 
 
-def _check(path: Path, signature: Signature, chosen: Axes) -> None:
+def _check(path: Path, signature: Signature, varying: Mapping[str, Array]) -> None:
     """Raise UserError where the axes make no mesh, before anything is evaluated on them."""
-    axes = _in_space(signature, chosen.varying)
+    axes = _in_space(signature, varying)
     if len(axes) not in CELLS:
         names = signature.coordinates.space
         raise UserError(
@@ -91,31 +90,32 @@ def _in_space(signature: Signature, axes: Mapping[str, Array]) -> dict[str, Arra
     return {name: axes[name] for name in axes if name != signature.coordinates.time}
 
 
-def _write(meshio: Any, path: Path, grid: FieldsOnGrid, values: Mapping[str, Array]) -> Path:
+def _write(
+    meshio: Any, path: Path, signature: Signature, grid: Grid, values: Mapping[str, Array]
+) -> Path:
     """One mesh; ``values`` are the fields [axis, …] on the axes of space."""
+    axes = _in_space(signature, grid.axes)
     mesh = meshio.Mesh(
-        _points(grid),
-        [(CELLS[len(_in_space(grid.signature, grid.axes))], _cells(grid))],
-        point_data={_attribute(n): v for n, v in _point_data(grid, values).items()},
+        _points(axes, grid.fixed, signature.coordinates.space),
+        [(CELLS[len(axes)], _cells(tuple(map(len, axes.values()))))],
+        point_data={_attribute(n): v for n, v in _point_data(signature, values).items()},
     )
     return whole(path, lambda aside: meshio.write(aside, mesh, file_format="vtu"))
 
 
-def _points(grid: FieldsOnGrid) -> Array:
+def _points(axes: Mapping[str, Array], fixed: Mapping[str, float], space: tuple[str, ...]) -> Array:
     """The points of the mesh, [batch, 3], the last axis fastest."""
-    axes, space = _in_space(grid.signature, grid.axes), grid.signature.coordinates.space
     mesh = np.meshgrid(*axes.values(), indexing="ij")
     arrays = dict(zip(axes, mesh, strict=True))
     names = space if len(space) <= 3 else tuple(axes)
     points = np.zeros((mesh[0].size, 3))
     for i, name in enumerate(names):
-        points[:, i] = arrays[name].reshape(-1) if name in arrays else grid.fixed[name]
+        points[:, i] = arrays[name].reshape(-1) if name in arrays else fixed[name]
     return points
 
 
-def _cells(grid: FieldsOnGrid) -> Array:
+def _cells(shape: tuple[int, ...]) -> Array:
     """Numbers of the points of each cell, [cell, corner]."""
-    shape = tuple(len(values) for values in _in_space(grid.signature, grid.axes).values())
     numbers = np.arange(np.prod(shape)).reshape(shape)
     corners = [
         numbers[tuple(slice(s, n - 1 + s) for s, n in zip(steps, shape, strict=True))].reshape(-1)
@@ -124,9 +124,8 @@ def _cells(grid: FieldsOnGrid) -> Array:
     return np.stack(corners, axis=1)
 
 
-def _point_data(grid: FieldsOnGrid, values: Mapping[str, Array]) -> dict[str, Array]:
+def _point_data(signature: Signature, values: Mapping[str, Array]) -> dict[str, Array]:
     """Fields [batch] and vectors [batch, 3] by their names with units."""
-    signature = grid.signature
     data = {signature.label(name): v.reshape(-1) for name, v in values.items()}
     for name, components in signature.vectors.items():
         if len(components) <= 3:
@@ -155,7 +154,4 @@ def _write_collection(path: Path, times: Array, files: list[Path]) -> Path:
         f"  <Collection>\n{''.join(lines)}  </Collection>\n</VTKFile>\n"
     )
 
-    def write(aside: Path) -> None:
-        aside.write_text(text, encoding="utf-8")
-
-    return whole(path, write)
+    return write_text(path, text)

@@ -8,31 +8,47 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pinnkfac.config.loading import bundled, resource, summary
+from pinnkfac.common.files import resource
+from pinnkfac.config.complete import complete
+from pinnkfac.config.pde_file import bundled, summary
+from pinnkfac.inspection.declared import Leaf, defaults_of, meanings_of
 
 PLURALS = {"net": "nets", "step": "steps", "search": "searches"}
 """Groups whose options one speaks of in the plural."""
+REMARK = "#"
+"""The key of the remark behind a node."""
+NO_SETTINGS = ("_target_", "_settings_", "defaults", "hydra", REMARK)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """``key`` as an override names it, its value where nothing else is said, and a remark."""
+    """``key`` as an override names it, its value where nothing else is said, and a remark.
+
+    ``owner`` is the class that it is a field of, as far as that is known. ``is_object``: its value
+    is a class, whose own settings follow.
+    """
 
     key: str
     value: str
     remark: str = ""
+    owner: str = ""
+    is_object: bool = False
 
 
 @dataclass(frozen=True)
 class Option:
-    """A PDE, or an option of a group; ``brings`` are the options of other groups it chooses."""
+    """A PDE, or an option of a group; ``settings()`` are read when they are asked for, ``brings``
+    are the options of other groups it chooses."""
 
     name: str
     text: str
-    settings: tuple[Setting, ...] = ()
+    settings: Callable[[], list[Setting]]
     brings: tuple[str, ...] = ()
     is_default: bool = False
     source: str = ""
@@ -50,7 +66,7 @@ def pdes() -> list[Option]:
     for name, path in bundled().items():
         source = re.search(r"^Source: (.*?)\.?$", path.read_text(encoding="utf-8"), re.M)
         line, arguments = summary(path)
-        settings = tuple(_arguments(arguments))
+        settings = partial(_arguments, arguments)
         result.append(Option(name, line, settings, source=source.group(1) if source else ""))
     return result
 
@@ -72,12 +88,8 @@ def options(folder: Path) -> list[Option]:
 
 def _option(path: Path, group: str) -> Option:
     text = path.read_text(encoding="utf-8")
-    everywhere = text.startswith("# @package _global_")
-    entries = entries_of(text)
-    settings = tuple(
-        Setting(key if everywhere else f"{group}.{key}", value, remark)
-        for key, value, remark in entries
-    )
+    prefix = "" if text.startswith("# @package _global_") else f"{group}."
+    settings = partial(settings_of, text, prefix)
     brings = tuple(
         f"{other}={name}" for other, name in re.findall(r"^ *- override /(\w+): (\w+)", text, re.M)
     )
@@ -86,19 +98,17 @@ def _option(path: Path, group: str) -> Option:
 
 def default_of(group: str) -> str:
     """The option of a group that is chosen where nothing else is said."""
-    text = (resource("conf") / "solve.yaml").read_text(encoding="utf-8")
-    found = re.search(rf"^ *- {group}: (\w+)", text, re.M)
+    found = re.search(rf"^ *- {group}: (\w+)", _text_of_all(), re.M)
     return found.group(1) if found else ""
 
 
 def general() -> list[Setting]:
     """The settings beside the groups: seed, device, stop.seconds …"""
-    text = (resource("conf") / "solve.yaml").read_text(encoding="utf-8")
-    return [
-        Setting(*entry)
-        for entry in entries_of(text)
-        if not entry[0].startswith(("hydra", "problem"))
-    ]
+    return settings_of(_text_of_all())
+
+
+def _text_of_all() -> str:
+    return (resource("conf") / "solve.yaml").read_text(encoding="utf-8")
 
 
 def first_remark(text: str) -> str:
@@ -110,33 +120,45 @@ def first_remark(text: str) -> str:
     return ""
 
 
-def entries_of(text: str) -> list[tuple[str, str, str]]:
-    """(dotted key, value, comment behind it) of the entries of a configuration file.
+def settings_of(text: str, prefix: str = "") -> list[Setting]:
+    """The settings of a configuration file, with those that it leaves to classes."""
+    return list(_settings(complete(nodes_of(text), defaults_of), prefix))
 
-    A node that is an object without settings of its own is an entry with its class as the value.
-    """
-    result: list[tuple[str, str, str]] = []
-    outer: list[tuple[int, str, str]] = []
+
+def _settings(node: dict[str, Any], prefix: str) -> Iterator[Setting]:
+    owner = node.get("_target_", node.get("_settings_", ""))
+    meanings = meanings_of(owner)
+    for name, value in node.items():
+        if name in NO_SETTINGS:
+            continue
+        key, meaning = f"{prefix}{name}", meanings.get(name, "")
+        if isinstance(value, dict):
+            inner = list(_settings(value, f"{key}."))
+            if "_target_" in value:
+                kind = value["_target_"].rpartition(".")[2]
+                yield Setting(key, kind, value.get(REMARK) or meaning, owner, bool(inner))
+            yield from inner
+        elif value.value != "???":
+            yield Setting(key, value.value, value.remark or meaning, owner)
+
+
+def nodes_of(text: str) -> dict[str, Any]:
+    """The nodes of a configuration file: each value a Leaf, with the comment behind it."""
+    root: dict[str, Any] = {}
+    outer = [(-1, root)]
     for line in text.splitlines():
         found = re.match(r"""( *)(\w+): *('[^']*'|"[^"]*"|.*?)(?: +# ?(.*))?$""", line)
         if not found or line.lstrip().startswith(("#", "-")):
             continue
         indent, key, value, remark = len(found[1]), found[2], found[3], found[4] or ""
-        while outer and outer[-1][0] >= indent:
+        while outer[-1][0] >= indent:
             outer.pop()
-        path = ".".join([name for _, name, _ in outer] + [key])
-        if key == "_target_":
-            if outer:  # replaced by the settings of the object, if it has any
-                result.append(
-                    (path.removesuffix("._target_"), value.rpartition(".")[2], outer[-1][2])
-                )
+        node = outer[-1][1]
+        if key in ("_target_", "_settings_"):
+            node[key] = value
         elif not value or value.startswith("#"):
-            outer.append((indent, key, remark or value.lstrip("# ")))
+            node[key] = {REMARK: remark or value.lstrip("# ")}
+            outer.append((indent, node[key]))
         else:  # without blanks, as a shell passes it on in one word
-            result.append((path, value.replace(", ", ","), remark))
-    keys = [key for key, _, _ in result]
-    return [
-        entry
-        for entry in result
-        if not any(key.startswith(f"{entry[0]}.") for key in keys) and entry[0] != "defaults"
-    ]
+            node[key] = Leaf(value.replace(", ", ","), remark)
+    return root

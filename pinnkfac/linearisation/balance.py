@@ -26,7 +26,9 @@ class Balance:
     """
 
     every: Number = 20
+    """steps between updates; 0: terms stay as written"""
     most: Annotated[float, Range(least=1)] = 1e8
+    """largest weight"""
 
     def scales(self, linearisation: Linearisation) -> list[Tensor]:
         """s for every term, [equation]."""

@@ -13,7 +13,7 @@ from torch import nn
 from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count, Number, Positive, check
-from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, PeriodicEmbedding
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.problem.signature import Signature
 
@@ -33,14 +33,24 @@ class MlpSettings:
     problem is periodic in), Fourier features."""
 
     widths: Sequence[Count] = (64, 64, 48, 48)
+    """widths of the hidden layers"""
     activation: str = "tanh"
+    """tanh, sin, sigmoid, softplus, silu, gelu or exp"""
     initialisation: str = "auto"
+    """first weights: torch's, lecun (hidden ones of variance 1/inputs, three times larger, by which
+    waves are learnt sooner), or auto: lecun for at most three coordinates"""
     residual: bool = False
+    """a hidden layer adds its input to its output, where the widths agree"""
     input_scaling: bool = True
+    """maps the domain to [−1, 1] first, so that units do not matter"""
     fourier_features: Number = 0
+    """random Fourier features in front (an even number), for solutions with many scales; 0: none"""
     fourier_scale: Positive = 1.0
+    """standard deviation of their frequencies"""
     periodic: Sequence[str] = ()
+    """coordinates in which every field is periodic, beside those of Problem(periodic=...)"""
     harmonics: Count = 1
+    """waves for each periodic coordinate"""
 
     def make(self, signature: Signature, seed: int) -> nn.Module:
         """Raises UserError for an unknown activation or coordinate, and for too large widths."""
@@ -60,7 +70,7 @@ class MlpSettings:
             )
 
     def _embedding(self, signature: Signature) -> list[nn.Module]:
-        names, domain = signature.coordinates.names, signature.domain
+        names, box = signature.coordinates.names, signature.domain.bounds
         for name in self.periodic:
             if name not in names:
                 raise UserError(
@@ -68,9 +78,9 @@ class MlpSettings:
                 )
         result: list[nn.Module] = []
         features = len(names)
-        lengths = [b - a for a, b in zip(domain.low, domain.high, strict=True)]
+        lengths = [b - a for a, b in zip(box.low, box.high, strict=True)]
         if self.input_scaling:
-            result.append(InputScaling(domain.low, domain.high))
+            result.append(InputScaling(box.low, box.high))
             lengths = [2.0] * len(names)
         wrapped = {*self.periodic, *signature.periodic}
         if wrapped:

@@ -132,8 +132,7 @@ def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
     """The figure at the first time, and what sets it to the others."""
     quantities = sliced.quantities()
     lines = len(sliced.axes) == 2
-    known = sliced.exact is not None
-    columns = (2 if lines else 3) if known else 1
+    columns = 1 if sliced.exact is None else 2 if lines else 3
     plane = tuple(sliced.axes)[1:]
     width, height, _ = (4.4, 3.0, None) if lines else panel_size(sliced.signature, plane)
     size = (width * columns, height * len(quantities) + 0.4)
@@ -182,7 +181,7 @@ def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Up
 
     def values(i: int) -> None:
         now = quantity.at(i)
-        for line, data in zip(lines, (now.own, now.exact), strict=False):
+        for line, data in zip(lines, (now.values, now.exact), strict=False):
             assert data is not None
             line.set_ydata(data)
 
@@ -202,7 +201,7 @@ def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Up
 
 
 def _moving_maps(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Update]:
-    values = (quantity.own, quantity.arrows, value_label(quantity))
+    values = (quantity.values, quantity.arrows, value_label(quantity))
     updates = [_moving_values(row[0], sliced, quantity, *values)]
     if quantity.error is None or quantity.exact is None:
         return updates
@@ -229,11 +228,11 @@ def _moving_values(
     sliced: Slice,
     quantity: Quantity,
     data: Array,
-    arrows: tuple[Array, Array] | None,
+    arrows: Array | None,
     title: str,
 ) -> Update:
     plane = list(sliced.axes.values())[1:]
-    at_first = None if arrows is None else (arrows[0][0], arrows[1][0])
+    at_first = None if arrows is None else arrows[0]
     image, quiver = value_map(axes, plane, data[0], quantity.limits, at_first)
     value_bar(image, axes)
     label_plane(axes, sliced)
@@ -243,6 +242,6 @@ def _moving_values(
     def update(i: int) -> None:
         image.set_data(data[i].T)
         if quiver is not None and arrows is not None:
-            quiver.set_UVC(arrows[0][i][places].T, arrows[1][i][places].T)
+            quiver.set_UVC(*arrows[i][places].T)
 
     return update

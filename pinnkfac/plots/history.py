@@ -178,5 +178,5 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 def names_in(history: History, key: str) -> list[str]:
     """The names in a group of numbers, such as ``losses``, in the order of their first records."""
     groups: Iterable[Any] = (record.get(key) for record in history)
-    found = (name for group in groups if isinstance(group, Mapping) for name in group)
-    return list(dict.fromkeys(found))
+    names = (name for group in groups if isinstance(group, Mapping) for name in group)
+    return list(dict.fromkeys(names))

@@ -43,7 +43,9 @@ def error_title(quantity: Quantity) -> str:
     assert quantity.exact is not None
     relative = relative_l2(quantity.error, quantity.exact)
     if relative is None:
-        return f"largest error {short(float(np.abs(quantity.error).max()))}"
+        inside = ~np.isnan(quantity.exact)
+        largest = float(np.abs(quantity.error[inside]).max(initial=0.0))
+        return f"largest error {short(largest)}"
     return f"relative L2 error {relative:.1e}"
 
 
@@ -64,7 +66,7 @@ def error_limits(quantity: Quantity) -> Limits:
 # -- lines -----------------------------------------------------------------------------------------
 def value_lines(axes: Axes, x: Array, quantity: Quantity, x_label: str) -> list[Line2D]:
     """The solution as a line and the exact one dashed above it."""
-    lines = axes.plot(x, quantity.own, color=COLOURS[0], linewidth=2.4, label="solution")
+    lines = axes.plot(x, quantity.values, color=COLOURS[0], linewidth=2.4, label="solution")
     if quantity.exact is not None:
         lines += axes.plot(x, quantity.exact, "--", color=BLACK, linewidth=1.2, label="exact")
         axes.legend()
@@ -96,7 +98,7 @@ def value_map(
     plane: Sequence[Array],
     data: Array,
     limits: Limits,
-    arrows: tuple[Array, Array] | None = None,
+    arrows: Array | None = None,
 ) -> tuple[AxesImage, Quiver | None]:
     """A map of values on the grid of two axes, and the arrows of a vector on it."""
     image = _image(axes, plane, data, limits, VALUES)
@@ -149,17 +151,14 @@ def thinned(plane: Sequence[Array]) -> tuple[slice, slice]:
     return parts[0], parts[1]
 
 
-def _arrows(
-    axes: Axes, plane: Sequence[Array], arrows: tuple[Array, Array], longest: float
-) -> Quiver:
+def _arrows(axes: Axes, plane: Sequence[Array], arrows: Array, longest: float) -> Quiver:
     """Arrows on one scale in all panels: a vector of the length ``longest`` spans one gap."""
     places = thinned(plane)
     columns = len(plane[0][places[0]])
     return axes.quiver(
         plane[0][places[0]],
         plane[1][places[1]],
-        arrows[0][places].T,
-        arrows[1][places].T,
+        *arrows[places].T,
         color="white",
         edgecolor=BLACK,
         linewidth=0.5,

@@ -72,12 +72,12 @@ def palette_of(images: Sequence[Image.Image]) -> Image.Image:
     for one in images:
         together.paste(one, (0, top))
         top += one.height
-    found = together.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    colours = np.array(found.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette = together.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette(), dtype=np.uint8).reshape(-1, 3)
     # The paper stays exactly as white as it is.
     colours[(colours >= ALMOST_WHITE).all(axis=1)] = 255
-    found.putpalette(colours.reshape(-1).tolist())
-    return found
+    palette.putpalette(colours.reshape(-1).tolist())
+    return palette
 
 
 def in_few_colours(drawn: Image.Image, palette: Image.Image) -> Image.Image:
@@ -91,11 +91,11 @@ def _dots(figure: Figure) -> float:
     return min(DOTS, math.sqrt(MOST_PIXELS / (width * height)))
 
 
-def checked_ending(path: str | Path, known: tuple[str, ...]) -> str:
-    """The ending of a file name without its dot; raises UserError where it is not known."""
+def checked_ending(path: str | Path, endings: tuple[str, ...]) -> str:
+    """The ending of a file name without its dot; raises UserError where it is none of those."""
     ending = Path(path).suffix.lower().removeprefix(".")
-    if ending not in known:
-        given = f"the ending '.{ending}'" if ending else "no ending"
-        allowed = ", ".join(f".{name}" for name in known)
-        raise UserError(f"{path} has {given}: give a file name that ends in one of {allowed}")
+    if ending not in endings:
+        what = f"the ending '.{ending}'" if ending else "no ending"
+        allowed = ", ".join(f".{name}" for name in endings)
+        raise UserError(f"{path} has {what}: give a file name that ends in one of {allowed}")
     return ending

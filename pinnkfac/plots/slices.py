@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import UserError
+from pinnkfac.domain.domain import left_out
 from pinnkfac.plots.style import plain, short
 from pinnkfac.problem.signature import Signature
 
@@ -36,56 +38,44 @@ class NoExact(Exception):
 class Quantity:
     """A field, or the magnitude of a vector, on the grid of a slice.
 
-    ``own``, ``exact`` and ``error`` have the shape of the grid. The error of a field is the signed
-    difference u − u★, that of a vector, which is not ``signed``, the magnitude |v − v★|.
-    ``arrows`` and ``exact_arrows`` are the two components of a vector in the plane of the picture.
+    ``values``, ``exact`` and ``error`` have the shape of the grid, NaN outside the domain. The
+    error of a field is the signed difference u − u★, that of a vector, which is not ``signed``, the
+    magnitude |v − v★|. ``arrows`` and ``exact_arrows`` [*grid, 2] are the components of a vector in
+    the plane of the picture.
     """
 
     name: str
     unit: str
-    own: Array
+    values: Array
     exact: Array | None
     error: Array | None
     signed: bool = True
-    arrows: tuple[Array, Array] | None = None
-    exact_arrows: tuple[Array, Array] | None = None
+    arrows: Array | None = None
+    exact_arrows: Array | None = None
 
     @property
     def limits(self) -> tuple[float, float]:
         """The smallest and largest value, of both solutions."""
-        parts = [self.own] if self.exact is None else [self.own, self.exact]
+        parts = [self.values] if self.exact is None else [self.values, self.exact]
         values = np.concatenate([part.reshape(-1) for part in parts])
         values = values[np.isfinite(values)]
         return (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
 
     def at(self, index: int) -> Quantity:
         """The quantity at one place of the first axis of the grid."""
-
-        def one(array: Array | None) -> Array | None:
-            return None if array is None else array[index]
-
-        def both(pair: tuple[Array, Array] | None) -> tuple[Array, Array] | None:
-            return None if pair is None else (pair[0][index], pair[1][index])
-
-        return Quantity(
-            self.name,
-            self.unit,
-            self.own[index],
-            one(self.exact),
-            one(self.error),
-            self.signed,
-            both(self.arrows),
-            both(self.exact_arrows),
-        )
+        names = ("values", "exact", "error", "arrows", "exact_arrows")
+        arrays = {name: array for name in names if (array := getattr(self, name)) is not None}
+        return replace(self, **{name: array[index] for name, array in arrays.items()})
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Values ``own`` and ``exact`` [*axes, field] on the grid of the named ``axes``."""
+    """``values`` and ``exact`` [*axes, field] on the grid of the named ``axes``, NaN outside the
+    domain."""
 
     signature: Signature
     axes: dict[str, Array]
-    own: Array
+    values: Array
     exact: Array | None
 
     def quantities(self) -> list[Quantity]:
@@ -95,9 +85,9 @@ class Slice:
             Quantity(
                 plain(name),
                 units.get(name, ""),
-                self.own[..., k],
+                self.values[..., k],
                 None if self.exact is None else self.exact[..., k],
-                None if self.exact is None else self.own[..., k] - self.exact[..., k],
+                None if self.exact is None else self.values[..., k] - self.exact[..., k],
             )
             for k, name in enumerate(self.signature.fields)
         ]
@@ -109,31 +99,27 @@ class Slice:
         signature = self.signature
         units = {signature.shown_units.get(c, "") for c in components}
         place = [signature.fields.index(c) for c in components]
-        own = self.own[..., place]
+        values = self.values[..., place]
         exact = None if self.exact is None else self.exact[..., place]
         # The components of a vector are in the order of the coordinates of space.
         plane = [i for i, x in enumerate(signature.coordinates.space) if x in self.axes]
 
-        def in_plane(vectors: Array | None) -> tuple[Array, Array] | None:
-            if vectors is None or len(plane) != 2:
-                return None
-            return vectors[..., plane[0]], vectors[..., plane[1]]
-
+        drawn = len(plane) == 2
         return Quantity(
             f"|{plain(name)}|",
             units.pop() if len(units) == 1 else "",
-            np.linalg.norm(own, axis=-1),
+            np.linalg.norm(values, axis=-1),
             None if exact is None else np.linalg.norm(exact, axis=-1),
-            None if exact is None else np.linalg.norm(own - exact, axis=-1),
+            None if exact is None else np.linalg.norm(values - exact, axis=-1),
             False,
-            in_plane(own),
-            in_plane(exact),
+            values[..., plane] if drawn else None,
+            exact[..., plane] if drawn and exact is not None else None,
         )
 
 
 def ticks(signature: Signature, name: str, number: int) -> Array:
     """``number`` values of a coordinate from one end to the other."""
-    low, high = signature.domain.ranges[name]
+    low, high = signature.domain.bounds.ranges[name]
     return np.linspace(low, high, number)
 
 
@@ -152,20 +138,23 @@ def cut(solution: SolutionLike, exact: Exact | None, axes: Mapping[str, Array]) 
 
 
 def diagonal(solution: SolutionLike, exact: Exact | None, number: int) -> Slice:
-    """The fields along the diagonal of the box, from all low ends to all high ones.
+    """The fields along the diagonal of the domain's bounds, from all low ends to all high ones.
 
     Its one axis is the share of the way. Raises NoExact like ``cut``.
     """
-    low, high = np.array(solution.signature.domain.low), np.array(solution.signature.domain.high)
+    box = solution.signature.domain.bounds
+    low, high = np.array(box.low), np.array(box.high)
     share = np.linspace(0.0, 1.0, number)
     points = low + share[:, None] * (high - low)
     return _evaluate(solution, exact, points, {"share": share})
 
 
 def relative_l2(error: Array, exact: Array) -> float | None:
-    """‖u − u★‖ / ‖u★‖ over all points; None where the exact solution is zero on all."""
-    size = float(np.linalg.norm(exact))
-    return float(np.linalg.norm(error)) / size if size > 0 else None
+    """‖u − u★‖ / ‖u★‖ over the points of the domain; None where the exact solution is zero on all
+    of them."""
+    inside = ~np.isnan(exact)
+    size = float(np.linalg.norm(exact[inside]))
+    return float(np.linalg.norm(error[inside])) / size if size > 0 else None
 
 
 def fixed_note(signature: Signature, shown: Sequence[str]) -> str:
@@ -185,23 +174,25 @@ def fixed_note(signature: Signature, shown: Sequence[str]) -> str:
 
 
 def _middle(signature: Signature) -> Array:
-    return (np.array(signature.domain.low) + np.array(signature.domain.high)) / 2
+    box = signature.domain.bounds
+    return (np.array(box.low) + np.array(box.high)) / 2
 
 
 def _evaluate(
     solution: SolutionLike, exact: Exact | None, points: Array, axes: dict[str, Array]
 ) -> Slice:
-    at = torch.from_numpy(points)
-    shape = (*(len(values) for values in axes.values()), len(solution.signature.fields))
-    own = _array(solution(at)).reshape(shape)
-    if exact is None:
-        return Slice(solution.signature, axes, own, None)
+    signature, at = solution.signature, torch.from_numpy(points)
+    inside = ~left_out(signature.domain, at)
+    shape = (*(len(ticks) for ticks in axes.values()), len(signature.fields))
+
+    def on_grid(function: Exact) -> Array:
+        values = torch.full((len(at), len(signature.fields)), math.nan, dtype=torch.float64)
+        if inside.any():
+            values[inside] = function(at[inside]).detach().double().cpu()
+        return values.numpy().reshape(shape)
+
+    values = on_grid(solution)
     try:
-        known = exact(at)
+        return Slice(signature, axes, values, None if exact is None else on_grid(exact))
     except UserError as error:
         raise NoExact(str(error)) from error
-    return Slice(solution.signature, axes, own, _array(known).reshape(shape))
-
-
-def _array(values: Tensor) -> Array:
-    return values.detach().double().cpu().numpy()

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pinnkfac.domain import Outline
 from pinnkfac.plots.panels import (
     error_bar,
     error_limits,
@@ -50,14 +51,19 @@ def draw_solution(solution: SolutionLike, exact: Exact | None = None) -> Figure:
 
     One row of panels per field and per vector. One coordinate: lines. One of space and time: maps
     over both, and lines at five times. Two of space: maps, with time at three times. More: maps of
-    the slice through the middle, and lines along the diagonal of the box. ``exact`` maps points
-    [batch, coord] to values [batch, field]; where it raises UserError, the picture goes without it
-    and says why.
+    the slice through the middle, and lines along the diagonal of the domain's bounds. Outside the
+    domain there is nothing. ``exact`` maps points [batch, coord] to values [batch, field]; where it
+    raises UserError, the picture goes without it and says why.
     """
+    notes = []
+    domain = solution.signature.domain
+    if isinstance(domain, Outline):
+        notes.append(f"the shape of {domain.kind} is not at hand: this is the box around it")
     try:
-        return _draw(solution, exact, "")
+        return _draw(solution, exact, notes)
     except NoExact as reason:
-        return _draw(solution, None, f"without the exact solution: {str(reason)[:100]}")
+        notes.append(f"without the exact solution: {str(reason)[:100]}")
+        return _draw(solution, None, notes)
 
 
 def shown_plane(signature: Signature) -> tuple[str, ...]:
@@ -73,7 +79,7 @@ def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float
     have the same scale."""
     if signature.coordinates.time in plane:
         return 3.4, 2.7, None
-    low, high = zip(*(signature.domain.ranges[name] for name in plane), strict=True)
+    low, high = zip(*(signature.domain.bounds.ranges[name] for name in plane), strict=True)
     ratio = (high[1] - low[1]) / (high[0] - low[0])
     if not 1 / 3 <= ratio <= 3:
         return 3.4, 2.7, None
@@ -82,7 +88,7 @@ def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float
     return max(width, 1.5) + 1.1, max(height, 1.3) + 0.6, width
 
 
-def _draw(solution: SolutionLike, exact: Exact | None, note: str) -> Figure:
+def _draw(solution: SolutionLike, exact: Exact | None, notes: Sequence[str]) -> Figure:
     signature = solution.signature
     coordinates = signature.coordinates
     if len(coordinates.names) == 1:
@@ -92,15 +98,14 @@ def _draw(solution: SolutionLike, exact: Exact | None, note: str) -> Figure:
     elif len(coordinates.space) > 2:
         figure = _many_coordinates(solution, exact)
         lines = f"lines: along the diagonal, where all {len(coordinates.names)} coordinates change"
-        where = f"{fixed_note(signature, shown_plane(signature))}; {lines}"
-        note = "\n".join(filter(None, [where, note]))
+        notes = [f"{fixed_note(signature, shown_plane(signature))}; {lines}", *notes]
     elif coordinates.time:
         figure = _maps_in_time(solution, exact)
     else:
         sliced = cut(solution, exact, _axes(signature, shown_plane(signature), ON_MAPS))
         figure = _arrange([_map_row(sliced, q) for q in sliced.quantities()], sliced)
-    if note:
-        figure.suptitle(note, fontsize=9)
+    if notes:
+        figure.suptitle("\n".join(notes), fontsize=9)
     return figure
 
 
@@ -144,7 +149,7 @@ def _line_row(x: Array, quantity: Quantity, label: str) -> list[Panel]:
 # -- maps ------------------------------------------------------------------------------------------
 def _map_row(sliced: Slice, quantity: Quantity) -> list[Panel]:
     """Maps of the solution, the exact one and the error."""
-    panels: list[Panel] = [partial(_value_panel, sliced=sliced, quantity=quantity, which="own")]
+    panels: list[Panel] = [partial(_value_panel, sliced=sliced, quantity=quantity, which="values")]
     if quantity.error is not None:
         panels.append(partial(_value_panel, sliced=sliced, quantity=quantity, which="exact"))
         panels.append(partial(_error_panel, sliced=sliced, quantity=quantity))
@@ -152,15 +157,15 @@ def _map_row(sliced: Slice, quantity: Quantity) -> list[Panel]:
 
 
 def _value_panel(figure: Figure, axes: Axes, sliced: Slice, quantity: Quantity, which: str) -> None:
-    own = which == "own"
-    data = quantity.own if own else quantity.exact
+    exact = which == "exact"
+    data = quantity.exact if exact else quantity.values
     assert data is not None
-    arrows = quantity.arrows if own else quantity.exact_arrows
+    arrows = quantity.exact_arrows if exact else quantity.arrows
     plane = list(sliced.axes.values())
     image, _ = value_map(axes, plane, data, quantity.limits, arrows)
     value_bar(image, axes)
     label_plane(axes, sliced)
-    axes.set_title(f"{'' if own else 'exact '}{value_label(quantity)}")
+    axes.set_title(f"{'exact ' if exact else ''}{value_label(quantity)}")
 
 
 def _error_panel(_: Figure, axes: Axes, sliced: Slice, quantity: Quantity) -> None:
@@ -199,7 +204,7 @@ def _time_lines(_: Figure, axes: Axes, sliced: Slice, quantity: Quantity) -> Non
     shades = colormaps[VALUES](np.linspace(0.25, 0.95, len(times)))
     for i, t in enumerate(times):
         label = f"{time} = {short(t)}"
-        axes.plot(x, quantity.own[i], color=shades[i], linewidth=2.4, label=label)
+        axes.plot(x, quantity.values[i], color=shades[i], linewidth=2.4, label=label)
     if quantity.exact is not None:
         for i in range(len(times)):
             label = "exact" if i == 0 else "_"
@@ -223,7 +228,7 @@ def _maps_in_time(solution: SolutionLike, exact: Exact | None) -> Figure:
     times = ticks(signature, time, MAP_TIMES)
     sliced = cut(solution, exact, {time: times, **_axes(signature, plane, ON_MAPS // 2 + 1)})
     quantities = sliced.quantities()
-    kinds = ["own"] if exact is None else ["own", "exact", "error"]
+    kinds = ["values"] if exact is None else ["values", "exact", "error"]
     width, height, _ = panel_size(signature, plane)
     rows = len(quantities) * len(kinds)
     figure = Figure(figsize=((width - 0.5) * len(times) + 0.9, height * rows), layout="constrained")
@@ -247,11 +252,12 @@ def _row_in_time(row: Sequence[Axes], sliced: Slice, quantity: Quantity, kind: s
             image = error_map(axes, plane, now, error_limits(quantity))
             axes.set_title(f"{moment}: {error_title(now)}")
         else:
-            data = now.own if kind == "own" else now.exact
+            data = now.exact if kind == "exact" else now.values
             assert data is not None
-            arrows = now.arrows if kind == "own" else now.exact_arrows
+            arrows = now.exact_arrows if kind == "exact" else now.arrows
             image, _ = value_map(axes, plane, data, quantity.limits, arrows)
-            axes.set_title(f"{'' if kind == 'own' else 'exact '}{value_label(quantity)}, {moment}")
+            which = "exact " if kind == "exact" else ""
+            axes.set_title(f"{which}{value_label(quantity)}, {moment}")
         label_plane(axes, sliced)
     if kind == "error":
         error_bar(image, row[-1], quantity)

@@ -118,7 +118,7 @@ def swept_keys(rows: Sequence[SweepRow]) -> list[str]:
     for row in rows:
         for key, value in row.overrides.items():
             values.setdefault(key, set()).add(value)
-    return [key for key, found in values.items() if len(found) > 1]
+    return [key for key, different in values.items() if len(different) > 1]
 
 
 def _finite(value: float | None) -> bool:
@@ -144,15 +144,15 @@ def _most_values(rows: Sequence[SweepRow], keys: Sequence[str]) -> str:
 def _groups(
     rows: Sequence[SweepRow], over: str, others: Sequence[str], measure: str
 ) -> list[Group]:
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     for row in rows:
         label = ", ".join(f"{k}={row.overrides.get(k, '')}" for k in others)
-        group = found.setdefault(label, Group(label, {}))
+        group = groups.setdefault(label, Group(label, {}))
         value = row.overrides.get(over, "")
         group.values.setdefault(value, []).append(getattr(row, measure))
         if row.status != "finished":
             group.early.append((value, getattr(row, measure)))
-    return list(found.values())
+    return list(groups.values())
 
 
 # -- panels ----------------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ def _number_lines(axes: Axes, groups: Sequence[Group], over: str) -> None:
         spread = np.stack([middle - low, high - middle]) if several else None
         label = plain(group.label)
         axes.errorbar(x, middle, yerr=spread, capsize=3, elinewidth=1.0, label=label, **style)
-        own = {"color": style["color"], "marker": style["marker"]}
+        same = {"color": style["color"], "marker": style["marker"]}
         for value, error in group.early:
-            axes.plot(_as_number(value), error, **{**OPEN, **own})
+            axes.plot(_as_number(value), error, **{**OPEN, **same})
     if logarithmic:
         axes.set_xscale("log")
     axes.set_xlabel(plain(over))
@@ -190,15 +190,15 @@ def _category_dots(axes: Axes, groups: Sequence[Group], over: str) -> None:
     for number, group in enumerate(groups):
         shift = (number - (len(groups) - 1) / 2) * width
         places = [names.index(n) + shift for n, errors in group.values.items() for _ in errors]
-        errors = [e for own in group.values.values() for e in own]
+        errors = [e for errors in group.values.values() for e in errors]
         colour = COLOURS[number % len(COLOURS)]
         style = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6.5}
         axes.plot(places, errors, linestyle="none", label=plain(group.label), **style)  # type: ignore
         for name, error in group.early:
             axes.plot(names.index(name) + shift, error, **{**OPEN, **style})
-        for name, own in group.values.items():
-            if len(own) > 1:
-                place, middle = names.index(name) + shift, float(np.median(own))
+        for name, several in group.values.items():
+            if len(several) > 1:
+                place, middle = names.index(name) + shift, float(np.median(several))
                 axes.hlines(middle, place - width / 3, place + width / 3, color=colour)
     tilted = sum(len(name) + 2 for name in names) > 80
     axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=30 * tilted)

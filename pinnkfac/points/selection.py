@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -12,6 +13,10 @@ from torch import Generator, Tensor
 from pinnkfac.common.settings import NonNegative, Range
 from pinnkfac.domain import PointSet
 from pinnkfac.domain.sampling import DENSE, subset
+
+PART, SOME = 0.2, 10.0
+"""Of the cost of a step, that the residuals at candidates may cost; and that cost in evaluations of
+the residuals, where the step does not say what it is."""
 
 
 class Selection:
@@ -50,18 +55,22 @@ class ImportanceSampling(Selection):
     square over some neighbours. In the order of a curve that fills space, those are taken where the
     sum of the n passes u, u + 1, …, with a random u, so that points are as even as the density
     allows (systematic sampling; Stevens & Olsen 2004, doi:10.1198/016214504000000250), and each is
-    moved at random within the part of the region that the candidate stands for. So the loss stays
-    an estimate of the mean over the region without bias but for the size of these parts (Horvitz &
-    Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is,
-    which few uniform points hit; no weight becomes much more than 1/``share`` times what it was. On
-    regions of more than DENSE dimensions, points are taken as they are drawn. Importance sampling
-    for PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
+    moved at random within the part of the region that the candidate stands for; where the region
+    does not say how, none is taken twice, and no n_i is above 1. So the loss stays an estimate of
+    the mean over the region without bias but for the size of these parts (Horvitz & Thompson 1952,
+    doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is, which few
+    uniform points hit; no weight becomes much more than 1/``share`` times what it was. On regions
+    of more than DENSE dimensions, points are taken as they are drawn. Importance sampling for
+    PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
     """
 
     faithful: ClassVar[bool] = True
     factor: Annotated[int, Range(least=2)] = 10
+    """candidates for a point, where they are cheap beside a step"""
     power: NonNegative = 1.0
+    """of the residual, in the probability to be taken"""
     share: Annotated[float, Range(above=0, most=1)] = 0.5
+    """of the density that does not depend on the residual"""
 
     def candidates(self, dimension: int) -> int:
         return self.factor if 0 < dimension <= DENSE else 1
@@ -71,19 +80,21 @@ class ImportanceSampling(Selection):
     ) -> PointSet:
         if number >= len(candidates):
             return candidates
-        own = candidates.weights
-        plain = residual if own is None else residual / own.to(residual).sqrt()[:, None]
+        drawn = candidates.weights
+        plain = residual if drawn is None else residual / drawn.to(residual).sqrt()[:, None]
         order = z_order(candidates.coordinates)
         reach = len(candidates) // number // 2
-        expected = self.numbers(_smooth(plain[order], reach), number)
+        expected = self.numbers(smooth(plain[order], reach), number)
+        if not candidates.movable:
+            expected = at_most_once(expected)
         sums = expected.cumsum(0)
         marks = torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(number)
         taken = torch.searchsorted(sums, marks * (sums[-1] / number)).clamp_max(len(order) - 1)
         rows = order[taken]
         weights = number / (len(candidates) * expected[taken])
-        if own is not None:
-            weights = weights.to(own) * own[rows]
-        return replace(_spread(candidates, rows, generator), weights=weights)
+        if drawn is not None:
+            weights = weights.to(drawn) * drawn[rows]
+        return replace(candidates.spread(rows, generator), weights=weights)
 
     def numbers(self, residual: Tensor, number: int) -> Tensor:
         """n [batch] from the residuals [batch, equation] of all candidates."""
@@ -109,9 +120,13 @@ class ResidualAdaptive(Selection):
 
     faithful: ClassVar[bool] = False
     factor: Annotated[int, Range(least=2)] = 10
+    """candidates for a point"""
     power: NonNegative = 1.0
+    """of the residual, in the probability to be kept"""
     constant: NonNegative = 1.0
+    """what is added to it, in units of the mean"""
     share: Annotated[float, Range(least=0, most=1)] = 0.2
+    """of the points that is taken anywhere"""
 
     def choose(
         self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
@@ -128,7 +143,37 @@ class ResidualAdaptive(Selection):
         return _relative(residual, self.power) + self.constant
 
 
-def _smooth(residual: Tensor, reach: int) -> Tensor:
+def affordable(
+    selection: Selection | None, dimensions: Sequence[int], evaluations: float
+) -> list[int]:
+    """How many candidates there are for a point of every term, on regions of these dimensions.
+
+    With weights, fewer where their residuals would cost more than a part of a step, as every step
+    may ask for them; one costs so many ``evaluations`` of the residuals (NaN: it does not say).
+    """
+    if selection is None:
+        return [1] * len(dimensions)
+    wanted = [selection.candidates(dimension) for dimension in dimensions]
+    if not selection.faithful:
+        return wanted
+    most = PART * (SOME if math.isnan(evaluations) else evaluations)
+    return [max(1, int(min(most, factor))) for factor in wanted]
+
+
+def at_most_once(numbers: Tensor) -> Tensor:
+    """n [batch] with the same sum, of at most as many, and none above 1: where several of a
+    candidate would be one and the same point. Those above 1 are 1, the others larger by a factor.
+    """
+    free = torch.ones_like(numbers, dtype=torch.bool)
+    total, result = numbers.sum(), numbers
+    while bool((result > 1.0).any()):
+        free &= result < 1.0
+        factor = (total - (~free).sum()) / numbers[free].sum()
+        result = torch.where(free, factor * numbers, 1.0)
+    return result
+
+
+def smooth(residual: Tensor, reach: int) -> Tensor:
     """The root mean square over ``reach`` neighbours to each side on the curve, [batch, 1]: zeros
     between the waves of a residual are no reason for fewer points."""
     squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
@@ -136,25 +181,6 @@ def _smooth(residual: Tensor, reach: int) -> Tensor:
     at = torch.arange(len(squares))
     low, high = (at - reach).clamp_min(0), (at + reach + 1).clamp_max(len(squares))
     return ((sums[high] - sums[low]).clamp_min(0.0) / (high - low)).sqrt()[:, None]
-
-
-def _spread(candidates: PointSet, rows: Tensor, generator: Generator) -> PointSet:
-    """Chosen candidates, each at a random place in the part of its region that it stands for: so
-    that one that is taken several times is not the same point. All are moved: where only some
-    were, as many would leave a front as enter it no more. Those of one box follow each other."""
-    chosen = candidates[rows]
-    if candidates.ranges is None:
-        return chosen
-    ranges = candidates.ranges.to("cpu", torch.float64)
-    _, which, counts = ranges.unique_consecutive(return_inverse=True, return_counts=True, dim=0)
-    sides = (ranges[..., 1] - ranges[..., 0])[rows]
-    part = 1.0 / counts[which[rows]].to(sides)
-    if chosen.weights is not None:
-        part = part * chosen.weights.to(sides)
-    dimension = (sides > 0).sum(dim=1).clamp_min(1)
-    cells = sides * (part ** (1.0 / dimension))[:, None]
-    move = torch.rand(sides.shape, dtype=torch.float64, generator=generator) - 0.5
-    return chosen.moved((move * cells).to(chosen.coordinates))
 
 
 def z_order(coordinates: Tensor) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pinnkfac.common.errors import UserError, suggest
-from pinnkfac.domain import Box
+from pinnkfac.domain import Domain
+from pinnkfac.domain.domain import as_stored, from_stored
 from pinnkfac.field import Coordinates
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Fields u, v … of the coordinates of a box, with the units that they are labelled with.
+    """Fields u, v … of the coordinates of a domain, with the units that they are labelled with.
 
     ``vectors`` maps the name of a vector field to its components, one field per coordinate of
     space. ``units`` maps the name of a field or coordinate to its unit, as it is to be shown.
@@ -24,17 +25,17 @@ class Signature:
     """
 
     fields: tuple[str, ...]
-    domain: Box
+    domain: Domain
     units: Mapping[str, str] = field(default_factory=dict)
     vectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
     periodic: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        known = (*self.fields, *self.coordinates.names)
+        names = (*self.fields, *self.coordinates.names)
         for name in self.units:
-            if name not in known:
-                raise UserError(f"units: there is no '{name}'. {suggest(name, known)}")
+            if name not in names:
+                raise UserError(f"units: there is no '{name}'. {suggest(name, names)}")
         for name in self.periodic:
             if name not in self.coordinates.names:
                 raise UserError(
@@ -73,8 +74,7 @@ class Signature:
         """Plain values, as a run folder keeps them."""
         return {
             "fields": list(self.fields),
-            "coordinates": {name: list(bounds) for name, bounds in self.domain.ranges.items()},
-            "time": self.coordinates.time,
+            **as_stored(self.domain),
             "units": dict(self.units),
             "vectors": {name: list(components) for name, components in self.vectors.items()},
             "parameters": list(self.parameters),
@@ -84,10 +84,9 @@ class Signature:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Signature:
         """The opposite of ``as_dict``; raises KeyError, TypeError or UserError for other values."""
-        ranges: Mapping[str, Sequence[float]] = values["coordinates"]
         return Signature(
             tuple(values["fields"]),
-            Box({name: (low, high) for name, (low, high) in ranges.items()}, time=values["time"]),
+            from_stored(values),
             dict(values["units"]),
             {name: tuple(components) for name, components in values["vectors"].items()},
             tuple(values["parameters"]),

@@ -17,14 +17,18 @@ from torch import Generator, nn
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
-from pinnkfac.config.configuration import GROUPS, build
+from pinnkfac.config.build import build
+from pinnkfac.config.options import GROUPS
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
+from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
-from pinnkfac.run.loop import Best, Progress, Stop
+from pinnkfac.run.progress import Best, Progress, Stop
 from pinnkfac.step.base import Step, Stepper
+from pinnkfac.taylor.plan import make_plan
+from pinnkfac.taylor.published import published_plan
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,15 @@ class RunSettings:
     """Where a run is written, and what beside its result (the node ``run``)."""
 
     dir: str | None = None
+    """folder of the run; null: outputs/NAME/DATE_TIME, a new one for every run"""
     error_points: Count = 10_000
+    """points of the domain that errors are measured on, where a solution is known"""
     checkpoint: Annotated[float, Range(least=0)] = 30.0
+    """seconds between checkpoints; 0: after every step"""
     plot: bool = True
+    """draw the pictures at the end"""
     quiet: bool = False
+    """show warnings only"""
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,19 @@ class General:
     """The settings at the root of the configuration."""
 
     seed: Annotated[int, Range(least=0, most=2**40)] = 0
+    """draws the weights and the points"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1 …"""
     dtype: str = "float64"
+    """float64 or float32"""
     threads: Count | None = None
+    """threads that share the points, on the CPU; null: one a core"""
     published_rows: bool = False
+    """the rows of arXiv:2405.15603 instead of the fewest, for comparison"""
     memory: Positive = 4.0
+    """GiB that one linearisation may keep; above it, parts are computed anew"""
     debug: bool = False
+    """show the traceback of a mistake"""
 
 
 NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}
@@ -178,18 +194,20 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     system = System(
         problem,
         net.to(device=device, dtype=dtype),
-        published_rows=general.published_rows,
+        planner=published_plan if general.published_rows else make_plan,
         memory=general.memory * GIB,
         workers=_workers(general.threads, device),
     )
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
-    source = PointSource(system, build(config.points, "points"), generators["points"], price)
+    functions = functions_of(system, price)
+    source = PointSource(problem, build(config.points, "points"), functions, generators["points"])
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):
-        source.plan.thin(step.share_of_points(system.workload, source.plan.first))
+        share = step.share_of_points(system.workload, source.plan.first)
+        source.plan = source.plan.thinned(share)
     search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)
@@ -208,9 +226,9 @@ def _check_periodic(system: System, problem: Problem) -> None:
     as these may hide what it depends on."""
     if not problem.signature.periodic:
         return
-    domain, own = problem.domain, system.get_parameters()
+    box, own = problem.domain.bounds, system.get_parameters()
     generator = Generator().manual_seed(0)
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in (domain.low, domain.high))
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
     shape = (16, len(low))
     places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
     noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]

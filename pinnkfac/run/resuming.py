@@ -11,13 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pinnkfac.common.errors import UserError, counted
-from pinnkfac.config.configuration import GROUPS, changed, differences, foreign_targets
-from pinnkfac.config.loading import stored_pde
+from pinnkfac.config.options import GROUPS
+from pinnkfac.config.pde_file import stored_pde
+from pinnkfac.config.stored import changed, check_classes, differences
 from pinnkfac.run.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.run.display import Display, make_display
-from pinnkfac.run.loop import Progress, ending_of
+from pinnkfac.run.progress import Progress, ending_of
 from pinnkfac.run.solving import Given, Result, Task, begin, check_given, given_pde, go
-from pinnkfac.store.run_folder import NODES, RunFolder, StoredRun
+from pinnkfac.store.run_folder import NODES, RunFolder
+from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.version import __version__
 
 
@@ -83,12 +85,7 @@ def _reopened(
     earlier = tuple(stored.problem.get("overrides", ()))
     given = {o.partition("=")[0]: o for o in (*earlier, *rest)}
     config = changed(stored.config, found.defaults, rest, earlier)
-    foreign = foreign_targets(config, rest)
-    if foreign:
-        raise UserError(
-            f"{stored.path} calls code from outside pinnkfac ({foreign[0]}): if you trust it, add "
-            "this setting to the command"
-        )
+    check_classes(config, rest, stored.path)
     if config.net != stored.config.net:
         raise UserError(
             "net: the weights of a run are those of its net, which cannot change when it is "

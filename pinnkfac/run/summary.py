@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 import time
@@ -12,12 +13,12 @@ from typing import Any
 import numpy
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from pinnkfac.linearisation.system import System
 from pinnkfac.run.accuracy import Errors
 from pinnkfac.run.assembly import available_cores
-from pinnkfac.run.loop import Ending, Progress
-from pinnkfac.store.run_folder import parameters_sha256
+from pinnkfac.run.progress import Ending, Progress
 from pinnkfac.version import __version__
 
 
@@ -73,6 +74,14 @@ def failure(name: str, message: str, overrides: Sequence[str]) -> dict[str, Any]
         "overrides": list(overrides),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def parameters_sha256(values: list[Tensor]) -> str:
+    """SHA-256 over the bytes of all trained numbers, in order."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ class FieldFunction:
 
     It returns a float for plain numbers, a tensor where any coordinate is one, otherwise a numpy
     array of the shape that the coordinates broadcast to (and the components, for a vector).
-    Nothing is recorded for autograd. Warns of points outside the box.
+    Nothing is recorded for autograd. Warns of points outside the domain.
 
     Raises UserError for an unknown, missing or wrong coordinate or derivative.
     """
@@ -41,11 +41,11 @@ class FieldFunction:
         self._vector = vector
 
     def __call__(self, /, *positional: Any, **coordinates: Any) -> Any:
-        box = self._fields.signature.domain
+        domain = self._fields.signature.domain
         if positional:
-            given = ", ".join(f"{name}=..." for name in list(box.ranges)[:3])
-            raise UserError(f"{self._name}: give coordinates by name, {self._name}({given})")
-        asked = places(box, coordinates, self._name)
+            example = ", ".join(f"{name}=..." for name in domain.coordinates.names[:3])
+            raise UserError(f"{self._name}: give coordinates by name, {self._name}({example})")
+        asked = places(domain, coordinates, self._name)
         values: Tensor = self._fields.forms(self._forms, asked.points)
         return asked.shaped(values if self._vector else values[:, 0])
 

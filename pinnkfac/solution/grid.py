@@ -1,4 +1,4 @@
-"""Fields on a grid of the box: axes from resolutions and fixed values."""
+"""Fields on a grid over the domain: axes from resolutions and fixed values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pinnkfac.common.errors import UserError, suggest
-from pinnkfac.domain import Box
+from pinnkfac.domain import Domain
 from pinnkfac.problem.signature import Signature
 
 Array = NDArray[Any]
@@ -27,14 +27,15 @@ LARGEST = 10**8
 @dataclass(frozen=True)
 class Axes:
     """``varying`` coordinates by name with their values, and ``fixed`` ones with their number,
-    both in the order of the box."""
+    both in the order of the problem."""
 
     varying: dict[str, Array]
     fixed: dict[str, float]
 
     @staticmethod
-    def of(box: Box, given: Mapping[str, Any]) -> Axes:
-        """Whole numbers are resolutions, other numbers fix a coordinate, arrays are the axis.
+    def of(domain: Domain, asked: Mapping[str, Any]) -> Axes:
+        """Axes over the bounds of a domain: whole numbers are resolutions, other numbers fix a
+        coordinate, arrays are the axis.
 
         What is left out: in up to three coordinates an axis over the whole range; in more, the
         middle of the range, but if no axis was given then the first two coordinates of space that
@@ -42,25 +43,26 @@ class Axes:
 
         Raises UserError, naming the coordinate, for anything else.
         """
-        for name in given:
-            if name not in box.ranges:
+        ranges = domain.bounds.ranges
+        for name in asked:
+            if name not in ranges:
                 raise UserError(
-                    f"on_grid: there is no coordinate '{name}'. {suggest(name, box.ranges)}"
+                    f"on_grid: there is no coordinate '{name}'. {suggest(name, ranges)}"
                 )
-        chosen = {name: _axis(name, value, box.ranges[name]) for name, value in given.items()}
-        left = [name for name in box.ranges if name not in chosen]
-        if len(box.ranges) > 3:
+        chosen = {name: _axis(name, value, ranges[name]) for name, value in asked.items()}
+        left = [name for name in ranges if name not in chosen]
+        if len(ranges) > 3:
             none = not any(isinstance(value, np.ndarray) for value in chosen.values())
-            shown = [n for n in left if n in box.coordinates.space][:2] if none else []
+            shown = [n for n in left if n in domain.coordinates.space][:2] if none else []
         else:
             shown = left
         for name in left:
-            low, high = box.ranges[name]
+            low, high = ranges[name]
             chosen[name] = 0.5 * (low + high)
             if name in shown:
-                chosen[name] = np.linspace(low, high, RESOLUTION.get(len(box.ranges), 101))
-        varying = {n: v for n in box.ranges if isinstance(v := chosen[n], np.ndarray)}
-        fixed = {n: v for n in box.ranges if isinstance(v := chosen[n], float)}
+                chosen[name] = np.linspace(low, high, RESOLUTION.get(len(ranges), 101))
+        varying = {n: v for n in ranges if isinstance(v := chosen[n], np.ndarray)}
+        fixed = {n: v for n in ranges if isinstance(v := chosen[n], float)}
         number = math.prod(len(values) for values in varying.values())
         if number > LARGEST:
             sizes = " × ".join(f"{n}={len(v)}" for n, v in varying.items())
@@ -112,7 +114,7 @@ def _allowed(name: str) -> str:
 class FieldsOnGrid:
     """The fields of a solution on a grid.
 
-    ``axes``: the coordinates that vary, {name: values [axis]}, in the order of the box;
+    ``axes``: the coordinates that vary, {name: values [axis]}, in the order of the problem;
     ``fixed``: the others, {name: number}; ``values``: {field: array [axis, axis, …]}, one array
     axis per entry of ``axes``, in their order.
     """

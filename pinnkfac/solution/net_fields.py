@@ -43,7 +43,7 @@ class NetFields:
 
     @property
     def dimension(self) -> int:
-        return len(self.signature.domain.ranges)
+        return len(self.signature.coordinates.names)
 
     def _here(self, points: Tensor) -> Tensor:
         reference = next(self.net.parameters())
@@ -51,7 +51,7 @@ class NetFields:
 
     def _wrong_shape(self, points: Any) -> str:
         what = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        names = ", ".join(self.signature.domain.ranges) if self.dimension <= 6 else "x1, x2, …"
+        names = ", ".join(self.signature.coordinates.names) if self.dimension <= 6 else "x1, x2, …"
         return (
             f"solution(points): points is {what}; give a tensor [batch, {self.dimension}] with "
             f"the coordinates ({names}), or coordinates by name, solution."
@@ -134,7 +134,7 @@ class NetFields:
             slots[:] = recorder.slots
             return point.sum()
 
-        def known(point: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        def evaluated(point: Tensor, z: Tensor) -> tuple[Tensor, ...]:
             index = {slot: i for i, slot in enumerate(slots)}
             return outputs(Evaluator(coordinates, index, z, point), point)
 
@@ -143,16 +143,16 @@ class NetFields:
         z = self.slots(slots, x) if slots else x.new_zeros(len(x), 0)
         with _explained(number):
             if not len(x):
-                one = torch.vmap(known)(self._middle(x), x.new_zeros(1, len(slots)))
+                one = torch.vmap(evaluated)(self._middle(x), x.new_zeros(1, len(slots)))
                 return [entry[:0] for entry in one], tuples[0]
             pieces = [
-                torch.vmap(known)(*part)
+                torch.vmap(evaluated)(*part)
                 for part in zip(x.split(POINTS), z.split(POINTS), strict=True)
             ]
         return [torch.cat(entries) for entries in zip(*pieces, strict=True)], tuples[0]
 
     def _middle(self, x: Tensor) -> Tensor:
-        ranges = self.signature.domain.ranges.values()
+        ranges = self.signature.domain.bounds.ranges.values()
         return x.new_tensor([[0.5 * (low + high) for low, high in ranges]])
 
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import UserError, suggest
-from pinnkfac.domain import Box
-
-ROUNDING = 1e-6
-"""Points this far outside the box, relative to the size of its coordinates, are taken for inside:
-a bound that was written in float32 is."""
+from pinnkfac.domain import Box, Domain
+from pinnkfac.domain.box import ROUNDING
+from pinnkfac.domain.domain import left_out
+from pinnkfac.field import Coordinates
 
 
 @dataclass(frozen=True)
@@ -38,54 +37,59 @@ class Places:
         return result.item() if result.dim() == 0 else result.cpu().numpy()
 
 
-def places(box: Box, given: Mapping[str, Any], caller: str) -> Places:
+def places(domain: Domain, asked: Mapping[str, Any], caller: str) -> Places:
     """The points of coordinates that broadcast together; those of a cube may come as one vector.
 
     Raises UserError, naming the coordinate, for one that is unknown, missing, given twice, not
-    numbers, or of a shape that does not fit. Warns of points outside the box.
+    numbers, or of a shape that does not fit. Warns of points outside the domain.
     """
-    columns = _columns(box, given, caller)
-    missing = [name for name in box.ranges if name not in columns]
+    coordinates = domain.coordinates
+    names = coordinates.names
+    columns = _columns(coordinates, asked, caller)
+    missing = [name for name in names if name not in columns]
     if missing:
         what = "coordinate" if len(missing) == 1 else "coordinates"
         raise UserError(
             f"{caller}: the {what} {listed(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"missing: give all of {listed(box.ranges)}{_or_vector(box)}"
+            f"missing: give all of {listed(names)}{_or_vector(coordinates)}"
         )
-    tensors = [columns[name] for name in box.ranges]
+    tensors = [columns[name] for name in names]
     try:
         broadcast = torch.broadcast_tensors(*tensors)
     except RuntimeError:
-        shapes = ", ".join(f"{n} has {tuple(columns[n].shape)}" for n in list(box.ranges)[:6])
+        shapes = ", ".join(f"{n} has {tuple(columns[n].shape)}" for n in names[:6])
         raise UserError(
             f"{caller}: the coordinates' shapes do not broadcast together ({shapes}): give one "
             "number per point in each, or all combinations by on_grid"
         ) from None
     points = torch.stack([t.reshape(-1) for t in broadcast], dim=1)
-    warn_outside(box, points, caller)
-    return Places(points, tuple(broadcast[0].shape), _any_tensor(given))
+    warn_outside(domain, points, caller)
+    as_tensor = any(isinstance(value, Tensor) for value in asked.values())
+    return Places(points, tuple(broadcast[0].shape), as_tensor)
 
 
-def _columns(box: Box, given: Mapping[str, Any], caller: str) -> dict[str, Tensor]:
-    vector = box.coordinates.vector
-    known = [*box.ranges, *([vector] if vector else [])]
-    device = next((v.device for v in given.values() if isinstance(v, Tensor)), None)
+def _columns(coordinates: Coordinates, asked: Mapping[str, Any], caller: str) -> dict[str, Tensor]:
+    vector = coordinates.vector
+    names = [*coordinates.names, *([vector] if vector else [])]
+    device = next((v.device for v in asked.values() if isinstance(v, Tensor)), None)
     columns: dict[str, Tensor] = {}
-    for name, value in given.items():
-        if name not in known:
-            raise UserError(f"{caller}: there is no coordinate '{name}'. {suggest(name, known)}")
+    for name, value in asked.items():
+        if name not in names:
+            raise UserError(f"{caller}: there is no coordinate '{name}'. {suggest(name, names)}")
         numbers = _numbers(name, value, caller).to(device)
-        entries = _entries(box, numbers, caller) if name == vector else {name: numbers}
-        for own, column in entries.items():
-            if own in columns:
-                raise UserError(f"{caller}: '{own}' is given twice, by itself and in '{vector}'")
-            columns[own] = column
+        entries = _entries(coordinates, numbers, caller) if name == vector else {name: numbers}
+        for coordinate, column in entries.items():
+            if coordinate in columns:
+                raise UserError(
+                    f"{caller}: '{coordinate}' is given twice, by itself and in '{vector}'"
+                )
+            columns[coordinate] = column
     return columns
 
 
-def _entries(box: Box, numbers: Tensor, caller: str) -> dict[str, Tensor]:
+def _entries(coordinates: Coordinates, numbers: Tensor, caller: str) -> dict[str, Tensor]:
     """The coordinates x1 … xd of a vector whose last axis has them."""
-    space, vector = box.coordinates.space, box.coordinates.vector
+    space, vector = coordinates.space, coordinates.vector
     if numbers.dim() == 0 or numbers.shape[-1] != len(space):
         raise UserError(
             f"{caller}: '{vector}' is the vector of {listed(space)} and has shape "
@@ -112,10 +116,6 @@ def _numbers(name: str, value: Any, caller: str) -> Tensor:
         raise wrong from None
 
 
-def _any_tensor(given: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Tensor) for value in given.values())
-
-
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -127,30 +127,42 @@ def listed(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(names if len(names) <= 6 else (*names[:2], "…", names[-1]))
 
 
-def _or_vector(box: Box) -> str:
-    vector = box.coordinates.vector
+def _or_vector(coordinates: Coordinates) -> str:
+    vector = coordinates.vector
     if not vector:
         return ""
-    return f", or the vector {vector} with {len(box.coordinates.space)} entries on its last axis"
+    return f", or the vector {vector} with {len(coordinates.space)} entries on its last axis"
 
 
-def warn_outside(box: Box, points: Tensor, caller: str) -> None:
-    """Warn of points [batch, coord] that leave the box, and by how much."""
+def warn_outside(domain: Domain, points: Tensor, caller: str) -> None:
+    """Warn of points [batch, coord] that leave the bounds of the domain, and by how much; else of
+    those that leave its shape."""
     if not len(points):
         return
+    where = _beyond(domain.bounds, points)
+    if not where:
+        outside = left_out(domain, points)
+        if not outside.any():
+            return
+        first = zip(domain.coordinates.names[:6], points[outside][0].tolist(), strict=False)
+        place = ", ".join(f"{name} = {value:g}" for name, value in first)
+        where = f"{int(outside.sum())} of {len(points)} points outside {domain}, such as {place}"
+    warnings.warn(
+        f"{caller}: {where}: the net was not trained there", stacklevel=_outside_package()
+    )
+
+
+def _beyond(box: Box, points: Tensor) -> str:
+    """By how much points leave a box, coordinate by coordinate; '' where none does."""
     lowest, highest = points.amin(0).tolist(), points.amax(0).tolist()
-    said = []
+    parts = []
     for (name, (low, high)), least, most in zip(box.ranges.items(), lowest, highest, strict=True):
         beyond = max(low - least, most - high)
         if beyond > ROUNDING * max(abs(low), abs(high)):
             far = least if low - least >= most - high else most
-            said.append(f"{name} = {far:g} is {beyond:g} outside ({low:g}, {high:g})")
-    if said:
-        more = f", and {len(said) - 3} more coordinates" if len(said) > 3 else ""
-        warnings.warn(
-            f"{caller}: {'; '.join(said[:3])}{more}: the net was not trained there",
-            stacklevel=_outside_package(),
-        )
+            parts.append(f"{name} = {far:g} is {beyond:g} outside ({low:g}, {high:g})")
+    more = f", and {len(parts) - 3} more coordinates" if len(parts) > 3 else ""
+    return "; ".join(parts[:3]) + more
 
 
 def _outside_package() -> int:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import suggest
-from pinnkfac.export.export import export
+from pinnkfac.domain.domain import left_out
+from pinnkfac.export.content import Content, Wanted
+from pinnkfac.export.formats import export
 from pinnkfac.field import Context, Form
 from pinnkfac.problem.signature import Signature
 from pinnkfac.solution.field_function import FieldFunction, UnknownName
-from pinnkfac.solution.grid import Axes, FieldsOnGrid
+from pinnkfac.solution.grid import Array, Axes, FieldsOnGrid
 from pinnkfac.solution.net_fields import NetFields
 from pinnkfac.solution.places import listed, places, warn_outside
 from pinnkfac.solution.stored import trained
-from pinnkfac.store.run_folder import StoredRun, Which
+from pinnkfac.store.run_folder import Which
+from pinnkfac.store.stored_run import StoredRun
 
 
 class _Formal(Context):
@@ -68,8 +74,8 @@ class Solution:
         Raises UserError where the folder holds no run or a file in it does not fit.
         """
         run = folder if isinstance(folder, StoredRun) else StoredRun.open(folder)
-        found = trained(run, which, net)
-        return Solution(run.signature, found.net, found.coefficients)
+        stored = trained(run, which, net)
+        return Solution(run.signature, stored.net, stored.coefficients)
 
     def __call__(self, points: Tensor) -> Tensor:
         """The fields [batch, field] at points [batch, coord], in the net's dtype on its device.
@@ -84,10 +90,10 @@ class Solution:
         fields, vectors = self.signature.fields, self.signature.vectors
         if name not in fields and name not in vectors:
             raise UnknownName(f"there is no field '{name}'. {suggest(name, (*fields, *vectors))}")
-        own = (name,) if name in fields else vectors[name]
+        components = (name,) if name in fields else vectors[name]
         zero = (0,) * len(self.signature.coordinates.names)
         context = _Formal(self.signature)
-        forms = [Form(context, {(fields.index(n), "", zero): 1.0}) for n in own]
+        forms = [Form(context, {(fields.index(n), "", zero): 1.0}) for n in components]
         return FieldFunction(self._fields, name, forms, vector=name not in fields)
 
     def __getattr__(self, name: str) -> FieldFunction:
@@ -117,19 +123,23 @@ class Solution:
     def on_grid(self, /, **axes: Any) -> FieldsOnGrid:
         """The fields on a grid: ``on_grid(x=100, y=50, t=0.5)``.
 
-        A whole number is that many equispaced points over the range of the box, another number
+        A whole number is that many equispaced points over the bounds of the domain, another number
         fixes the coordinate, an array is the axis itself. Coordinates that are left out: with up
         to three, an axis over the whole range (101 points, 41 in three dimensions); with more, the
         middle of the range, and where no axis is given at all, the first two of space that are
-        left are axes of 101 points.
+        left are axes of 101 points. Where the domain is no box, the fields are NaN at what it
+        leaves out of its bounds.
 
-        Raises UserError, naming the coordinate, for a wrong axis; warns of points outside the box.
+        Raises UserError, naming the coordinate, for a wrong axis; warns of points outside the
+        bounds.
         """
-        chosen = Axes.of(self.signature.domain, axes)
+        domain = self.signature.domain
+        chosen = Axes.of(domain, axes)
         points = chosen.points(self.signature.coordinates.names)
-        warn_outside(self.signature.domain, points, "on_grid")
+        warn_outside(domain.bounds, points, "on_grid")
         shape = tuple(len(values) for values in chosen.varying.values())
         values = self(points).cpu().numpy()
+        values[left_out(domain, points).numpy()] = np.nan
         fields = {n: values[:, k].reshape(shape) for k, n in enumerate(self.signature.fields)}
         return FieldsOnGrid(self.signature, chosen.varying, chosen.fixed, fields)
 
@@ -149,7 +159,20 @@ class Solution:
         Raises UserError for another ending, axes that do not fit, or a file that cannot be
         written.
         """
-        return export(self, Path(path), points, axes)
+        content = Content(
+            self.signature,
+            self.net,
+            self.coefficients,
+            partial(Axes.of, self.signature.domain),
+            self.on_grid,
+            self._table,
+        )
+        return export(content, Path(path), Wanted(axes, points))
+
+    def _table(self, points: Mapping[str, Any]) -> Array:
+        """Coordinates and fields at named points, [batch, coord + field]."""
+        asked = places(self.signature.domain, points, "export").points
+        return torch.cat([asked.cpu(), self(asked).double().cpu()], dim=1).numpy()
 
     def __repr__(self) -> str:
         names = listed(self.signature.coordinates.names)

@@ -49,9 +49,10 @@ class Auto:
 
     Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
     model (curvature/cost.py), its kernel fits into memory, and there are at most ``per_parameter``
-    residuals for each parameter, but not further than to ``fewest`` residuals. A run begins with
-    exact steps, or with the others where these are cheaper and an exact one still costs more than
-    that, as where there are too many given points.
+    residuals for each parameter, but not further than to ``fewest`` residuals, nor to less than
+    half of a fair share beside given points, which are never thinned. A run begins with exact
+    steps, or with the others where these are cheaper and an exact one still costs more than that,
+    as where there are too many given points.
 
     Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
     lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
@@ -69,15 +70,28 @@ class Auto:
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
+    """the exact steps, set like spring; their damping is that of the group, the search that of
+    both"""
     factored: Kfac = field(default_factory=_factored)
+    """KFAC with conjugate gradients, set like kfac_cg"""
     factored_damping: Damping = field(default_factory=LevenbergMarquardt)
+    """its damping, set like levenberg_marquardt"""
     multiplications: Positive = 3e10
+    """that an exact step may cost: points are thinned to that"""
     fewest: Count = 200
+    """residuals that are taken whatever they cost"""
     per_parameter: Positive = 4.0
+    """residuals for each parameter that are enough: points are thinned to that"""
     patience: Annotated[int, Range(least=2)] = 20
+    """steps after which progress is judged"""
     stalled: NonNegative = 0.05
+    """powers of ten that the loss must fall by in that time"""
     slack: Annotated[float, Range(least=1)] = 1.2
+    """how much more an exact step may cost at first, as points are whole"""
+    fair: Annotated[float, Range(above=0, most=1)] = 0.5
+    """of the share of points that terms would keep if given points were thinned too, the least"""
     referee: Referee = field(default_factory=Referee)
+    """when the methods change places"""
 
     def cost(self, workload: Workload, points: Sequence[int]) -> float:
         """Of an exact step on so many points of every term; infinite where it does not fit."""
@@ -89,16 +103,30 @@ class Auto:
         self, workload: Workload, numbers: Callable[[float], Sequence[int]]
     ) -> float:
         """The part of the points that steps are to begin with; ``numbers(share)`` are those of
-        every term."""
-        share, least = 1.0, workload.residuals(numbers(0.0))
-        while True:
-            residuals = workload.residuals(now := numbers(share))
-            if residuals <= max(self.fewest, least):
-                return share
-            enough = self.per_parameter * workload.parameters
-            if residuals <= enough and self.cost(workload, now) <= self.multiplications:
-                return share
+        every term, of which given points are always all.
+
+        No term pays for given points with more than half of its own: the share is at least
+        ``fair`` times the one that would do if those were thinned like all others. Where exact
+        steps are too dear even so, no points are thinned, since KFAC, which then begins, needs no
+        few.
+        """
+        first = numbers(1.0)
+        alike = self._thinned(workload, lambda share: [max(1, round(share * n)) for n in first])
+        share, least = self._thinned(workload, numbers), self.fair * alike
+        if share >= least:
+            return share
+        dear = self.cost(workload, numbers(least)) > self.slack * self.multiplications
+        return 1.0 if dear else least
+
+    def _thinned(self, workload: Workload, numbers: Callable[[float], Sequence[int]]) -> float:
+        """The share at which exact steps are as cheap as they should be, or points the fewest."""
+        share, fewest = 1.0, max(self.fewest, workload.residuals(numbers(0.0)))
+        enough = self.per_parameter * workload.parameters
+        while (residuals := workload.residuals(numbers(share))) > fewest:
+            if residuals <= enough and self.cost(workload, numbers(share)) <= self.multiplications:
+                break
             share *= 0.95
+        return share
 
     def start(
         self,

@@ -44,7 +44,8 @@ class Constant:
 
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
-    start: NonNegative = 1e-6
+    start: NonNegative = 1e-8
+    """λ of every step"""
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return damping
@@ -57,8 +58,11 @@ class Exponential:
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     start: Positive = 1e-2
+    """λ of the first step"""
     factor: Fraction = 0.99
+    """on λ in every step"""
     lowest: NonNegative = 1e-12
+    """the smallest λ"""
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return max(damping * self.factor, self.lowest)
@@ -71,9 +75,13 @@ class Steps:
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     start: Positive = 1e-2
+    """λ of the first step"""
     factor: Fraction = 0.1
+    """on λ, once in `every` steps"""
     every: Count = 100
+    """steps between changes of λ"""
     lowest: NonNegative = 1e-12
+    """the smallest λ"""
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         if (step + 1) % self.every:
@@ -93,12 +101,19 @@ class LevenbergMarquardt:
     needs_ratio: ClassVar[bool] = True
     adapts: ClassVar[bool] = True
     start: Positive = 1e-2
+    """λ of the first step"""
     lower: Fraction = 0.5
+    """factor on λ where the loss fell by more than `good` of the prediction"""
     higher: Annotated[float, Range(above=1)] = 2.0
+    """factor on λ where it fell by less than `bad` of it, or the step was rejected"""
     good: Positive = 0.75
+    """part of the predicted fall above which λ falls"""
     bad: NonNegative = 0.25
+    """part of the predicted fall below which λ rises"""
     lowest: Positive = 1e-14
+    """the smallest λ"""
     highest: Positive = 1e4
+    """the largest λ"""
 
     def __post_init__(self) -> None:
         if not self.bad <= self.good:
@@ -128,12 +143,19 @@ class ByLength:
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = True
     start: Positive = 1e-2
+    """λ of the first step"""
     lower: Fraction = 0.25
+    """factor on λ where the accepted length is at least `long`"""
     higher: Annotated[float, Range(above=1)] = 4.0
+    """factor on λ where it is below `short`, or the step was rejected"""
     long: Positive = 0.5
+    """accepted length from which λ falls"""
     short: Positive = 0.125
+    """accepted length below which λ rises"""
     lowest: Positive = 1e-14
+    """the smallest λ"""
     highest: Positive = 1e4
+    """the largest λ"""
 
     def __post_init__(self) -> None:
         if not self.short <= self.long:

@@ -29,9 +29,13 @@ class Adam:
     """torch.optim.Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
 
     learning_rate: Positive = 1e-3
+    """factor on the step"""
     beta1: Momentum = 0.9
+    """of the average of gradients"""
     beta2: Momentum = 0.999
+    """of the average of their squares"""
     epsilon: Positive = 1e-8
+    """added to the root of the latter"""
 
     def start(
         self,
@@ -56,7 +60,9 @@ class Sgd:
     """torch.optim.SGD with heavy-ball momentum."""
 
     learning_rate: Positive = 1e-3
+    """factor on the step"""
     momentum: Momentum = 0.9
+    """heavy-ball momentum"""
 
     def start(
         self,
@@ -79,7 +85,9 @@ class Lbfgs:
     """torch.optim.LBFGS; one step is ``iterations`` iterations with a strong Wolfe search."""
 
     iterations: Count = 20
+    """iterations that make one step"""
     history: Count = 50
+    """pairs that are remembered"""
 
     def start(
         self,

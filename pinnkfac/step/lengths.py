@@ -112,9 +112,13 @@ class Automatic(Lengths):
 
     natural = True
     by_layer: bool = True
+    """a length and a momentum for every layer"""
     memory: Number = 1
+    """last steps that are directions too"""
     first_length: Positive | None = None
+    """of the first step, instead of the model's"""
     damped: bool = True
+    """add the damping to the quadratic model"""
 
     def start(self) -> Past:
         return Past()
@@ -196,7 +200,7 @@ class Projection(Lengths):
         return combine((1.0, phi), (decay, past))
 
     def after(self, state: Projected, taken: Taken) -> Projected:
-        remembered = self.decay > 0 and taken.length >= self.least_length
+        remembered = self.decay > 0 and taken.length >= self.least_length and taken.length > 0
         return replace(state, past=taken.step if remembered else None, steps=state.steps + 1)
 
     def forget(self, state: Projected) -> Projected:
@@ -215,8 +219,11 @@ class Published:
     """
 
     learning_rate: Positive = 0.05
+    """the longest step, in units of the direction"""
     norm_constraint: Positive = 1e-3
+    """the largest square of a step's norm"""
     bias_correction: bool = True
+    """divide the direction of step k by √(1 − decay^2k)"""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from pinnkfac.curvature.base import Curvature
 from pinnkfac.curvature.cg_fac import MatrixFree, RowSharing
 from pinnkfac.curvature.conjugate_gradients import Refined, Truncated
 from pinnkfac.curvature.ekfac import EigenvalueCorrected, Moments
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.gramian import ExactGramian, Factorisation, GramianSettings
-from pinnkfac.curvature.kfac import Factors, InverseSettings, KroneckerFactors
+from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.least_squares import Exact
 from pinnkfac.curvature.nystrom import SketchedKernel
 from pinnkfac.linearisation.objective import Objective
@@ -60,10 +61,17 @@ class Kfac(Method):
     """
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     inverse: InverseSettings = field(default_factory=InverseSettings)
+    """how they become an inverse"""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.0
+    """fixed momentum; needs step.lengths=null"""
     iterations: Number = 0
+    """conjugate-gradient iterations on the exact Gramian, preconditioned by the factors; each costs
+    two products with the Jacobian"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         if self.momentum and self.lengths is not None:
@@ -88,9 +96,15 @@ class Ekfac(Method):
     """
 
     factors: Factors = field(default_factory=Factors)
+    """how the Kronecker factors are made and averaged"""
     moments: Moments = field(default_factory=Moments)
+    """the second moments along their eigenbases"""
     iterations: Number = 0
+    """conjugate-gradient iterations on the exact Gramian, preconditioned by the factors; each costs
+    two products with the Jacobian"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def parts(self) -> GaussNewton:
         curvature = _refined(EigenvalueCorrected(self.factors, self.moments), self.iterations)
@@ -109,9 +123,14 @@ class CgFac(Method):
     """
 
     sharing: RowSharing = "expand"
+    """how rows share a layer: expand or reduce; rows: one product for every row"""
     iterations: Count = 10
+    """the most conjugate-gradient iterations a layer"""
     tolerance: NonNegative = 0.01
+    """a layer stops where ‖r‖² is below this part of its start"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         check_choice("step.sharing", self.sharing, RowSharing)
@@ -132,8 +151,13 @@ class Engd(Method):
     """
 
     gramian: GramianSettings = field(default_factory=GramianSettings)
+    """what of the Gramian is taken, and how it is averaged"""
     solver: Factorisation = "jacobi"
+    """jacobi: Cholesky after scaling to a unit diagonal; cholesky; least-squares: minimum norm, as
+    published"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         check_choice("step.solver", self.solver, Factorisation)
@@ -152,9 +176,14 @@ class EngdWNystrom(Method):
     """
 
     rank: Count = 100
+    """vectors of the sketch; each costs two products with the Jacobian"""
     iterations: Number = 20
+    """the most conjugate-gradient iterations on the kernel; 0: the sketch stands in for it"""
     progress: NonNegative = 5e-4
+    """stop where the dual model falls by less than this part an iteration; 0: never"""
     lengths: Automatic | None = None
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def parts(self) -> GaussNewton:
         curvature = SketchedKernel(self.rank, self.iterations, self.progress)
@@ -174,11 +203,19 @@ class GaussNewtonCg(Method):
     """
 
     preconditioner: Curvature[Any] = field(default_factory=KroneckerFactors)
+    """one of the options of preconditioner"""
     iterations: Count = 20
+    """the most conjugate-gradient iterations in a step"""
     progress: NonNegative = 5e-4
+    """stop where the quadratic model falls by less than this part an iteration; 0: never"""
     decay: Annotated[float, Range(least=0, most=1)] = 0.95
+    """start from this part of the last solution; 0: from 0"""
     backtracking: bool = True
+    """evaluate the loss at stored iterates, half to twice as far as the last step went, and take
+    the best"""
     lengths: Automatic | None = field(default_factory=Automatic)
+    """lengths and momentum from the exact quadratic model, checked by the search; null: the search
+    decides"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.preconditioner, Curvature):
@@ -208,11 +245,20 @@ class Spring(Method):
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
+    """part of the last step that the next one goes on with; 0: ENGD-W"""
     least_length: NonNegative = 0.05
+    """a shorter step is not gone on with"""
     relative: bool = True
+    """damping in units of the mean diagonal entry of the kernel, so that one value fits all
+    problems"""
     geodesic: bool = False
+    """bend the step by the second derivative of the residual along it: one more evaluation and
+    solve"""
     corrections: Number = 0
+    """how often the end of a long step near a solution is led back to the linear model, each time
+    by one evaluation and solve"""
     published: Published | None = None
+    """the step length of arXiv:2505.12149 instead of a search; null: a search"""
 
     def __post_init__(self) -> None:
         for name, value in (("geodesic", self.geodesic), ("corrections", self.corrections)):

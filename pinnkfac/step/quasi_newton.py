@@ -96,8 +96,12 @@ class Ssbfgs:
     """
 
     iterations: Count = 20
+    """iterations that make one step"""
     scaling: Scaling = "al-baali"
+    """al-baali (only ever enlarges the inverse Hessian), oren-luenberger (shrinks it too), or none:
+    plain BFGS"""
     search: Wolfe = field(default_factory=Wolfe)
+    """its strong Wolfe search"""
 
     def __post_init__(self) -> None:
         check_choice("step.scaling", self.scaling, Scaling)
@@ -120,7 +124,9 @@ class Ssbroyden:
     """Self-scaled Broyden with a strong Wolfe search; one step is ``iterations`` iterations."""
 
     iterations: Count = 20
+    """iterations that make one step"""
     search: Wolfe = field(default_factory=Wolfe)
+    """its strong Wolfe search"""
 
     def start(
         self,

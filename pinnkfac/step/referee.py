@@ -170,22 +170,24 @@ class Circumstances:
 class Referee:
     """Thresholds of the contest.
 
-    ``risen``: powers of ten that the loss has to rise by in a trial of exact steps for them to be
-    left: where the loss falls no more, its noise says little, and exact steps still lower the
-    error. ``fitted``: how many times lower than on unseen points the loss is after a step that
-    fitted its own only; ``slow``: powers of ten in a window, below which most of the steps being
-    such is a stall. ``far``: by how many powers of ten losses have fallen in all where a net is far
-    from a solution still, and ``early`` how many windows long that is looked at. ``growth``: how
-    many times the points where exact steps stall, and ``times`` how often.
+    Exact steps are left after a trial only where the loss rose by ``risen`` decades: where it falls
+    no more, its noise says little, and exact steps still lower the error.
     """
 
     risen: NonNegative = 1.0
+    """powers of ten that the loss has to rise by in a trial of exact steps for them to be left"""
     fitted: Positive = 2.0
+    """how many times lower than on unseen points the loss of a step that fitted its own only is"""
     slow: NonNegative = 0.3
+    """powers of ten in a window below which most of the steps being such is a stall"""
     far: Positive = 1.0
+    """powers of ten that losses have fallen by in all where a net is near a solution"""
     early: Count = 4
+    """windows in which exact steps may be found to have gone astray"""
     growth: Annotated[float, Range(least=1)] = 1.5
+    """how many times the points where exact steps stall"""
     times: Annotated[int, Range(least=0)] = 3
+    """how often"""
 
     def judge(
         self, standing: Standing, circumstances: Circumstances, stalled: float

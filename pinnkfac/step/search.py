@@ -55,6 +55,7 @@ class Fixed:
     """Always the same length; the loss is not evaluated."""
 
     length: Positive = 1.0
+    """of every step"""
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         return Accepted(self.length, math.nan, 0)
@@ -65,8 +66,11 @@ class Grid:
     """The best of base^low … base^high, as in arXiv:2405.15603 (2^-30 … 2^0)."""
 
     base: Annotated[float, Range(above=1)] = 2.0
+    """lengths are powers of it"""
     low: int = -30
+    """the lowest power"""
     high: int = 0
+    """the highest power; one loss for each"""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
@@ -90,10 +94,15 @@ class Backtracking:
     """
 
     shrink: Fraction = 0.5
+    """factor on a length at which the loss did not fall enough"""
     grow: Annotated[float, Range(least=1)] = 4.0
+    """the first trial over the last accepted length, where the step has no length of its own"""
     sufficient: NonNegative = 1e-4
+    """part of the fall that the slope promises which is enough"""
     longest: Positive = 1.0
+    """the longest trial"""
     most: Count = 30
+    """trials after which the step is rejected"""
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         length = self.longest if not last else min(self.longest, self.grow * last)
@@ -112,9 +121,13 @@ class Quadratic:
     eq. 3.57)."""
 
     grow: Annotated[float, Range(least=1)] = 2.0
+    """the first trial over the last accepted length, where the step has no length of its own"""
     sufficient: NonNegative = 1e-4
+    """part of the fall that the slope promises which is enough"""
     longest: Positive = 1.0
+    """the longest trial"""
     most: Count = 30
+    """trials after which the step is rejected"""
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         slope = min(slope, 0.0)

@@ -43,8 +43,11 @@ class Wolfe:
     """
 
     sufficient: Annotated[float, Range(above=0, below=0.5)] = 1e-4
+    """c₁ of the strong Wolfe conditions: part of the promised fall that is enough"""
     curvature: Fraction = 0.9
+    """c₂ of them: part of the slope that may be left"""
     most: Count = 20
+    """doublings of a length"""
 
     def __post_init__(self) -> None:
         if self.sufficient >= self.curvature:

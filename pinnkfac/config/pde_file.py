@@ -17,10 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pinnkfac.common.errors import UserError, suggest
+from pinnkfac.common.files import resource
 
 if TYPE_CHECKING:  # torch is slow to import, and finding a file does not need it
     from pinnkfac.problem import Problem
-    from pinnkfac.store.run_folder import StoredRun
+    from pinnkfac.store.stored_run import StoredRun
 
 KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
@@ -28,13 +29,6 @@ KINDS: tuple[tuple[Any, str], ...] = (
     (str, "a word"),
     ((list, tuple), "a list"),
 )
-PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def resource(name: str) -> Path:
-    """A folder that travels with the package: inside it (wheel) or beside it (checkout)."""
-    inside = PACKAGE / name
-    return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 @dataclass(frozen=True)

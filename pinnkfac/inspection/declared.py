@@ -1,0 +1,118 @@
+"""Settings classes as their files declare them, read as text, so that torch need not be imported.
+
+A setting is a field of a dataclass with a default, and a string below it says what it means.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pinnkfac.common.files import PACKAGE
+
+
+class Leaf(NamedTuple):
+    """A value as a file of settings would have it, and a remark behind it."""
+
+    value: str
+    remark: str = ""
+
+
+def defaults_of(target: str) -> dict[str, Any]:
+    """The defaults of a class: a Leaf, or for an object ``_target_`` and the defaults of its own;
+    none where there is no such class."""
+    return {
+        name: _node(value, module)
+        for name, value, _, module in _fields(target)
+        if value is not None
+    }
+
+
+def meanings_of(target: str) -> dict[str, str]:
+    """What the fields of a class mean, where that is said."""
+    return {name: meaning for name, _, meaning, _ in _fields(target) if meaning}
+
+
+def _fields(target: str) -> Iterator[tuple[str, ast.expr | None, str, str]]:
+    """(name, default, meaning, module) of the fields of a class, those of its bases first."""
+    module, _, name = target.rpartition(".")
+    found = _located(module, name)
+    if found is None:
+        return
+    module, class_ = found
+    for base in class_.bases:
+        yield from _fields(f"{module}.{ast.unparse(base)}")
+    for field, below in zip(class_.body, [*class_.body[1:], None], strict=True):
+        if not isinstance(field, ast.AnnAssign) or "ClassVar" in ast.unparse(field.annotation):
+            continue
+        text = below.value if isinstance(below, ast.Expr) else None
+        meaning = str(text.value) if isinstance(text, ast.Constant) else ""
+        yield ast.unparse(field.target), field.value, " ".join(meaning.split()), module
+
+
+def _located(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """The module that defines a class, and its definition, through the modules that import it."""
+    text = _text_of(module)
+    found = re.search(rf"^class {name}\b.*?(?=^\S|\Z)", text, re.M | re.S)  # all of it is slow
+    if found:
+        (node,) = ast.parse(found[0]).body
+        return (module, node) if isinstance(node, ast.ClassDef) else None
+    for other, names in re.findall(r"^from (\S+) import (\([^)]*\)|.*)$", text, re.M):
+        if re.search(rf"\b{name}\b", names):
+            return _located(other, name)
+    return None
+
+
+@functools.cache
+def _text_of(module: str) -> str:
+    if module and module.partition(".")[0] not in sys.stdlib_module_names:
+        for root in (PACKAGE.parent, *map(Path, sys.path)):
+            inside = root.joinpath(*module.split("."))
+            for path in (inside.with_suffix(".py"), inside / "__init__.py"):
+                if path.is_file():
+                    return path.read_text(encoding="utf-8")
+    return ""
+
+
+def _node(value: ast.expr, module: str) -> Any:
+    """A default: a Leaf, or the node of an object."""
+    made = _made(value)
+    if made is None:
+        return Leaf(text_of(value))
+    name, given = made
+    found = _located(module, name)
+    if found is None:
+        return Leaf({"list": "[]", "dict": "{}"}.get(name, name))
+    target = f"{found[0]}.{name}"
+    own = {k.arg: _node(k.value, module) for k in given if k.arg}
+    return {"_target_": target, **defaults_of(target), **own}
+
+
+def _made(value: ast.expr) -> tuple[str, list[ast.keyword]] | None:
+    """The class and the arguments of ``Class(name=...)`` and of a field that is made by either."""
+    if not isinstance(value, ast.Call):
+        return None
+    if ast.unparse(value.func) != "field":
+        return ast.unparse(value.func), value.keywords
+    factory = next(k.value for k in value.keywords if k.arg == "default_factory")
+    if isinstance(factory, ast.Lambda):
+        return _made(factory.body)
+    return ast.unparse(factory), []
+
+
+def text_of(value: ast.expr) -> str:
+    """A constant as a file of settings would have it, in one word of a shell."""
+    if isinstance(value, ast.Tuple | ast.List):
+        return f"[{','.join(map(text_of, value.elts))}]"
+    if not isinstance(value, ast.Constant):
+        return ast.unparse(value)
+    if isinstance(value.value, float):
+        short = f"{value.value:g}"
+        return short if "e" in short else repr(value.value)
+    return value.value if isinstance(value.value, str) else json.dumps(value.value)

@@ -28,6 +28,21 @@ class Parser(argparse.ArgumentParser):
         )
         self.command = command
 
+    def add_pde(self) -> None:
+        """``pde`` and the ``overrides`` of its configuration."""
+        self.add_argument("pde", metavar="PDE", help="FILE.py, FILE.py:function or NAME")
+        self.add_argument(
+            "overrides", metavar="KEY=VALUE", nargs="*", help="settings, as for solve"
+        )
+
+    def add_checkpoint(self) -> None:
+        self.add_argument(
+            "--checkpoint",
+            choices=("last", "best"),
+            default="last",
+            help="the last state of the run (default), or that of the lowest loss",
+        )
+
     def error(self, message: str) -> NoReturn:
         raise UserError(
             f"{self.command}: {message}. 'python -m pinnkfac {self.command} --help' shows its use"

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.nets.settings import stored_settings
 from pinnkfac.store.run_folder import CHECKPOINTS, Which
 from pinnkfac.store.stored_run import StoredRun
@@ -66,17 +66,17 @@ def _net(
 
 def _config(run: StoredRun, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that a checkpoint belongs to: config.yaml is that of the last start."""
-    own = checkpoint.get("config", OmegaConf.to_container(run.config, resolve=False))
-    if not isinstance(own, dict):
+    config = checkpoint.get("config", OmegaConf.to_container(run.config, resolve=False))
+    if not isinstance(config, dict):
         raise UserError(f"{run.path}: the checkpoint holds no configuration: it is damaged")
-    return own
+    return config
 
 
 def _configured(run: StoredRun, values: Any) -> nn.Module:
-    own = run.problem.get("net")
-    if own is not None:
+    name = run.problem.get("net")
+    if name is not None:
         raise UserError(
-            f"{run.path}: the run trained a net of the user's own ({own}), which its folder "
+            f"{run.path}: the run trained a net of the user's own ({name}), which its folder "
             "does not describe: build it and give it, Solution.load(folder, net=...)"
         )
     config = run.path / "config.yaml"
@@ -85,24 +85,23 @@ def _configured(run: StoredRun, values: Any) -> nn.Module:
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
     except Exception as error:  # sizes that no machine holds, say
-        line = str(error).strip().splitlines()[:1]
         raise UserError(
             f"{config}: the net that it describes cannot be made ({type(error).__name__}: "
-            f"{''.join(line)[:120]})"
+            f"{first_line(error)})"
         ) from error
 
 
-def _mismatch(own: Mapping[str, Tensor], stored: Any) -> str:
+def _mismatch(weights: Mapping[str, Tensor], stored: Any) -> str:
     """What keeps stored weights from fitting, in words; '' where nothing does."""
     if not isinstance(stored, Mapping):
         return "it holds no weights under 'net'"
-    missing = [name for name in own if name not in stored]
+    missing = [name for name in weights if name not in stored]
     if missing:
         return f"it lacks '{missing[0]}'" + (f" and {len(missing) - 1} more" * (len(missing) > 1))
-    more = [name for name in stored if name not in own]
+    more = [name for name in stored if name not in weights]
     if more:
         return f"it has '{more[0]}', which the net has not"
-    for name, tensor in own.items():
+    for name, tensor in weights.items():
         value = stored[name]
         if not isinstance(value, Tensor):
             return f"'{name}' is {type(value).__name__}, not a tensor"
@@ -118,13 +117,13 @@ def _check_outputs(run: StoredRun, net: nn.Module, whose: str) -> None:
     domain, fields = run.signature.domain, run.signature.fields
     point = next(net.parameters()).new_tensor([domain.low, domain.high])
     try:
-        found = f"[batch, {net(point).shape[1]}]"
+        output = f"[batch, {net(point).shape[1]}]"
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    if found != f"[batch, {len(fields)}]":
+        output = f"{type(error).__name__}: {error}"
+    if output != f"[batch, {len(fields)}]":
         raise UserError(
             f"{run.path / 'problem.json'}: {whose} does not map {len(domain.ranges)} coordinates "
-            f"to {len(fields)} fields ({found})"
+            f"to {len(fields)} fields ({output})"
         )
 
 

@@ -18,8 +18,6 @@ from pinnkfac.run.interruption import EXIT_CODES
 def main(arguments: list[str]) -> int:
     overrides = [word for word in arguments if is_override(word)]
     options = _parser().read([word for word in arguments if not is_override(word)])
-    if options is None:
-        return 0
     suite = suite_of(options.suite)
     if options.overrides:
         raise UserError(

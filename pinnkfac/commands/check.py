@@ -19,8 +19,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_pde()
     options = parser.read(arguments)
-    if options is None:
-        return 0
 
     from pinnkfac.inspection.checks import examine
     from pinnkfac.inspection.finding import Verdict

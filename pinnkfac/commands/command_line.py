@@ -48,9 +48,6 @@ class Parser(argparse.ArgumentParser):
             f"{self.command}: {message}. 'python -m pinnkfac {self.command} --help' shows its use"
         )
 
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace | None:
-        """The arguments, or None where only the help was asked for (and is printed)."""
-        try:
-            return self.parse_args(list(arguments))
-        except SystemExit:  # --help
-            return None
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The arguments; SystemExit where only the help was asked for (and is printed)."""
+        return self.parse_args(list(arguments))

@@ -36,8 +36,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_checkpoint()
     options = parser.read(arguments)
-    if options is None:
-        return 0
     grid = _grid(options.grid)
 
     import warnings

@@ -41,8 +41,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_checkpoint()
     options = parser.read(_with_kind(arguments))
-    if options is None:
-        return 0
 
     from pinnkfac.store.stored_run import StoredRun, jobs
 

@@ -18,8 +18,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="abbreviate nothing")
     # Options may stand anywhere, also between the overrides.
     options = parser.read(sorted(arguments, key=lambda word: not word.startswith("-")))
-    if options is None:
-        return 0
 
     from pinnkfac.inspection.description import describe
     from pinnkfac.inspection.given import given

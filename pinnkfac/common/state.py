@@ -11,7 +11,8 @@ made with:
 
 so that a field that is added is saved without being listed anywhere. A field may hold None,
 numbers, strings, tensors, generators, other dataclasses, lists, tuples and dictionaries of these,
-and what else has ``state_dict`` and ``load_state_dict`` (nets, torch's optimizers).
+and what else has ``state_dict`` and ``load_state_dict`` (nets, torch's optimizers). The types of
+the fields are looked up, so what they name must be imported for more than type checkers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -119,6 +121,7 @@ def _is_record(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
+@cache
 def _fields(record: type) -> dict[str, Any]:
     """The fields that are state, and their types."""
     hints = get_type_hints(record, include_extras=True)

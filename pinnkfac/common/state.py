@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -121,7 +120,6 @@ def _is_record(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-@cache
 def _fields(record: type) -> dict[str, Any]:
     """The fields that are state, and their types."""
     hints = get_type_hints(record, include_extras=True)

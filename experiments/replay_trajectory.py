@@ -21,8 +21,9 @@ import torch
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.gramian import GramianSettings
-from pinnkfac.curvature.kfac import Factors, InverseSettings
+from pinnkfac.curvature.kfac import InverseSettings
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp
 from pinnkfac.step.base import Batch, Step
@@ -31,6 +32,7 @@ from pinnkfac.step.gauss_newton import GaussNewtonStepper
 from pinnkfac.step.lengths import Automatic, Published
 from pinnkfac.step.methods import Engd, Kfac, Spring
 from pinnkfac.step.search import Fixed, Grid, Search
+from pinnkfac.taylor.published import published_plan
 
 LIMIT = 1e-8
 
@@ -151,7 +153,7 @@ def replay(path: Path) -> Deviation:
         raise NotImplementedError(f"{meta['optimizer']} is not a step of this version")
     widths = meta["widths"]
     net = Mlp(widths[0], 1, widths[1:-1])
-    system = System(problem_of(meta, data), net, published_rows=True)
+    system = System(problem_of(meta, data), net, planner=published_plan)
     ours = published_parameters(system, data, 0)
     points = system.prepare(
         [t.where.draw(0, None, Generator()) for t in system.problem.terms]  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from pinnkfac.common.memory import keep_freed_memory
 from pinnkfac.config.build import build
 from pinnkfac.config.compose import compose
 from pinnkfac.config.pde_file import find
-from pinnkfac.curvature.kfac import factors
+from pinnkfac.curvature.factors import factors
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
 from pinnkfac.step.base import Batch, Stepper

@@ -16,6 +16,7 @@ from pinnkfac.nets import (
     Mlp,
     PeriodicEmbedding,
     Scale,
+    affine_layer,
 )
 from pinnkfac.problem import Problem
 
@@ -60,6 +61,18 @@ class TooShort(FirstOrderOnly):
     """tanh with too few derivatives, and silent about it."""
 
     highest = None
+
+
+@affine_layer
+class Masked(nn.Linear):
+    """y = (W ∘ mask) z + b: a layer with trained parameters of its own, and its registration."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0], dtype=FLOAT)
+        self.register_buffer("mask", mask)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return nn.functional.linear(z, self.weight * self.mask, self.bias)
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -111,6 +124,23 @@ def _frozen_layers(d: int) -> nn.Module:
     return net
 
 
+def _fixed_matrices(d: int) -> nn.Module:
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        z = torch.tanh(net.a(x) @ net.matrix)
+        return net.b(torch.sin(torch.einsum("bi,ji->bj", z, net.matrix.exp())))
+
+    net = Net(forward, a=linear(d, 4), b=linear(4, 2))
+    net.register_buffer("matrix", torch.linspace(-1, 1, 16, dtype=FLOAT).view(4, 4))
+    return net
+
+
+def _two_axes(net: nn.Module, x: Tensor) -> Tensor:
+    """A product over two axes of features, summed over one."""
+    z = torch.tanh(net.a(x)).view(-1, 2, 2)
+    weights = torch.sin(net.b(x)).unsqueeze(1)
+    return net.c((z * weights).sum(-1) - z.transpose(1, 2)[..., 0])
+
+
 def _twice(d: int) -> nn.Module:
     return Net(
         lambda net, x: net.c(torch.tanh(net.b(torch.tanh(net.b(torch.tanh(net.a(x))))))),
@@ -141,6 +171,20 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "power 1 and 5": lambda d: functional(d, lambda z: z**1, lambda z: torch.pow(z, 5)),
     "silu and a power in floating point": lambda d: functional(
         d, nn.functional.silu, lambda z: z**2.0
+    ),
+    "powers as methods": lambda d: functional(d, lambda z: z.square(), lambda z: z.pow(2.0)),
+    "roots": lambda d: functional(
+        d, lambda z: (z.square() + 1.3).sqrt(), lambda z: torch.rsqrt(z * z + 0.7)
+    ),
+    "real powers": lambda d: functional(
+        d, lambda z: (1.5 + torch.sin(z)) ** 0.5, lambda z: torch.pow(2.0 + z.tanh(), -1.3)
+    ),
+    "reciprocals": lambda d: functional(
+        d, lambda z: 1.0 / (2.0 + torch.tanh(z)), lambda z: (2.5 + z.sin()).reciprocal() ** -1
+    ),
+    "logarithm": lambda d: functional(d, lambda z: torch.log(2.0 + torch.sin(z)), torch.tanh),
+    "softplus with options": lambda d: functional(
+        d, lambda z: nn.functional.softplus(z, 2.0), lambda z: nn.functional.softplus(z, beta=0.5)
     ),
     "Mlp of sin": lambda d: Mlp(d, 2, (4, 3), "sin"),
     "Mlp of exp": lambda d: Mlp(d, 2, (4, 3), "exp"),
@@ -184,6 +228,59 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
         b=linear(4, 2),
         s=Scale(d),
     ),
+    "masked layer": lambda d: nn.Sequential(
+        linear(d, 4),
+        nn.Tanh(),
+        Masked(torch.eye(4, dtype=FLOAT)[:3] + 0.5),
+        nn.Tanh(),
+        linear(3, 2),
+    ),
+    "masked layer called twice": lambda d: Net(
+        lambda net, x: net.c(torch.tanh(net.b(torch.tanh(net.b(torch.tanh(net.a(x))))))),
+        a=Masked(torch.ones(4, d, dtype=FLOAT)),
+        b=Masked(torch.ones(4, 4, dtype=FLOAT).tril()),
+        c=linear(4, 2),
+    ),
+    # linear functions
+    "sums and means": lambda d: Net(
+        lambda net, x: net.b(
+            torch.cat([(z := net.a(x).sin()).sum(-1, keepdim=True), z.mean(1, True), z], -1)
+        ),
+        a=linear(d, 4),
+        b=linear(6, 2),
+    ),
+    "flip and roll": lambda d: Net(
+        lambda net, x: net.b(torch.tanh(net.a(x)).flip(-1) * torch.roll(net.a(x), 1, dims=1)),
+        a=linear(d, 4),
+        b=linear(4, 2),
+    ),
+    "every second feature": lambda d: Net(
+        lambda net, x: net.b(torch.tanh(net.a(x))[:, ::2]), a=linear(d, 4), b=linear(2, 2)
+    ),
+    "columns": lambda d: Net(
+        lambda net, x: net.b(torch.stack([x[:, 0], torch.tanh(net.a(x)).sum(1) / x[:, 1]], dim=-1)),
+        a=linear(d, 4),
+        b=linear(2, 2),
+    ),
+    "chunks": lambda d: Net(
+        lambda net, x: net.b(
+            torch.cat((z := torch.sin(net.a(x)).chunk(2, dim=-1))[::-1], -1) * z[1][:, :1]
+        ),
+        a=linear(d, 4),
+        b=linear(4, 2),
+    ),
+    "expanded": lambda d: Net(
+        lambda net, x: net.b(torch.tanh(net.a(x).expand(-1, 3).cumsum(-1))),
+        a=linear(d, 1),
+        b=linear(3, 2),
+    ),
+    "shapes": lambda d: nn.Sequential(
+        linear(d, 4), nn.Unflatten(1, (2, 2)), nn.Tanh(), nn.Flatten(), linear(4, 2)
+    ),
+    "fixed matrices": _fixed_matrices,
+    "two axes of features": lambda d: Net(
+        _two_axes, a=linear(d, 4), b=linear(d, 2), c=linear(2, 2)
+    ),
     # structure
     "residual connection": lambda d: Mlp(d, 2, (4, 4, 4), residual=True),
     "difference": lambda d: Net(
@@ -196,6 +293,12 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
         lambda net, x: net.c(torch.tanh(net.a(x)) * torch.sin(net.b(x))),
         a=linear(d, 4),
         b=linear(d, 4),
+        c=linear(4, 2),
+    ),
+    "quotient": lambda d: Net(
+        lambda net, x: net.c(torch.tanh(net.a(x)) / (2.0 + torch.sin(net.b(x)))),
+        a=linear(d, 4),
+        b=linear(d, 1),
         c=linear(4, 2),
     ),
     "sum with one feature": lambda d: Net(

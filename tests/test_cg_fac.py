@@ -32,7 +32,7 @@ from pinnkfac.curvature.cg_fac import (
     MatrixFree,
     conjugate_gradients_by_layer,
 )
-from pinnkfac.curvature.kfac import Factors, factors
+from pinnkfac.curvature.factors import Factors, factors
 from pinnkfac.curvature.kronecker import inverse as kronecker_inverse
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale

@@ -37,7 +37,7 @@ from pinnkfac.curvature.conjugate_gradients import (
     truncated,
 )
 from pinnkfac.curvature.diagonal import Diagonal
-from pinnkfac.curvature.kfac import Factors
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.nystrom import NystromSketch
 from pinnkfac.curvature.two_level import TwoLevel
 from pinnkfac.linearisation.products import (

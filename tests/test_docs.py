@@ -37,7 +37,7 @@ from pinnkfac.nets.mlp import ACTIVATIONS
 from pinnkfac.run.summary import failure
 from pinnkfac.store.run_folder import RunFolder
 from pinnkfac.store.stored_run import StoredRun
-from pinnkfac.taylor import rules
+from pinnkfac.taylor.jet import MODULES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -175,11 +175,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     shutil.copytree(options.folder(), tmp_path / "conf")
     monkeypatch.setattr(options, "folder", lambda: tmp_path / "conf")
-    before, argv, known = set(sys.modules), sys.argv, dict(rules.MODULES)
+    before, argv, known = set(sys.modules), sys.argv, dict(MODULES)
     yield tmp_path
     sys.argv = argv
-    rules.MODULES.clear()
-    rules.MODULES.update(known)
+    MODULES.clear()
+    MODULES.update(known)
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]

@@ -31,7 +31,8 @@ from pinnkfac.curvature.ekfac import (
     carried,
     second_moments,
 )
-from pinnkfac.curvature.kfac import Factors, Inverses, KroneckerFactors
+from pinnkfac.curvature.factors import Factors
+from pinnkfac.curvature.kfac import Inverses, KroneckerFactors
 from pinnkfac.curvature.kronecker import EigenInverse, floored, merge
 from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System

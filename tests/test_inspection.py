@@ -16,12 +16,12 @@ from pinnkfac.common.errors import UserError
 from pinnkfac.config.pde_file import bundled, find
 from pinnkfac.inspection import autodiff, notation, text
 from pinnkfac.inspection.checks import examine, examine_problem
+from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.description import describe, layers, ranges
 from pinnkfac.inspection.finding import Verdict
 from pinnkfac.inspection.formulas import formulas
-from pinnkfac.inspection.given import given
 from pinnkfac.inspection.hints import bare_faces, free_constants, missing_start
-from pinnkfac.inspection.tracing import evaluate, is_faithful, leaf_values, trace
+from pinnkfac.inspection.tracing import is_faithful, trace
 from pinnkfac.nets import Activation, Mlp
 from pinnkfac.residual import record
 
@@ -32,6 +32,11 @@ def draw(term, number=5):
     return term.where.draw(number, Uniform(), torch.Generator().manual_seed(1))
 
 
+def traced_term(problem, term):
+    points = draw(term)
+    return trace(record(term, problem, points), points)
+
+
 def problem_of(name):
     found = find(name)
     return found.problem(found.defaults)
@@ -40,7 +45,8 @@ def problem_of(name):
 # -- reading formulas back -----------------------------------------------------------------------
 NAMES = {
     **{name: getattr(torch, name) for name in ("sin", "cos", "exp", "log", "sqrt", "abs", "where")},
-    **{name: getattr(torch, name) for name in ("tanh", "maximum", "prod", "sum", "atan")},
+    **{name: getattr(torch, name) for name in ("tanh", "maximum", "prod", "sum", "max", "atan")},
+    "item": lambda v, i: v[i],
     "softmax": lambda v: torch.softmax(v, 0),
     "stack": lambda *values: torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in values]),
 }
@@ -115,21 +121,21 @@ def compare(problem, term):
     theta = torch.tensor([0.3 + i for i in range(len(problem.parameters))], dtype=torch.float64)
     named = {p.name: v for p, v in zip(problem.parameters, theta, strict=True)}
     expected = residual.value(z, theta, points, residual.remainder(points))
-    traced = trace(term, problem, points)
+    traced = trace(residual, points)
+    graph = traced.values(z, theta, points)
     printed = formulas(traced, problem, full=True, digits=17)
     size = expected.abs().max() + z.abs().max()
     for i in range(len(points)):
         derivatives = {key: numbers[i, k] for k, key in enumerate(keys)}
-        graph = evaluate(traced, derivatives, leaf_values(points, i, named))
         names = names_at(problem, points, i, named)
         atoms = atoms_of(problem, derivatives)
         for name, body in printed.named:
             names[name] = read(body, atoms, names)
         for e, formula in enumerate(printed.equations):
             own = float(expected[i, e])
-            assert abs(graph[e] - own) <= 1e-12 * size, (term.name, formula)
+            assert abs(float(graph[i, e]) - own) <= 1e-12 * size, (term.name, formula)
             assert abs(float(read(formula, atoms, names)) - own) <= 1e-12 * size, formula
-    assert is_faithful(traced, residual, points)
+    assert is_faithful(traced, points)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -153,6 +159,7 @@ def _accumulated(u, at):
     return total
 
 
+TABLE = torch.linspace(1, 2, 9, dtype=torch.float64)
 TRICKY = {
     "differences": lambda u, at: u - (u.x - (at.x - u * u)),
     "difference of a product": lambda u, at: 1 - (2 - u * u.x) * (-3 + at.x),
@@ -170,6 +177,13 @@ TRICKY = {
     ),
     "vectors": lambda u, at: torch.stack([at.x, u * u])[1] + torch.stack([at.x, at.y])[:1].sum(),
     "in place": _accumulated,
+    "in place on zeros": lambda u, at: torch.zeros_like(at.x).add_(u * u) + torch.ones_like(u) * u,
+    "numbers from a table": lambda u, at: (
+        u * float(TABLE[3]) * at.x + u * u * torch.linspace(0, 1, 5, dtype=torch.float64)[2]
+    ),
+    "several results": lambda u, at: (
+        torch.stack([at.x * u, u.x * u]).max(0).values + sum(torch.sin(torch.stack([u, at.y])))
+    ),
     "autodiff inside": lambda u, at: u - torch.func.grad(lambda x: torch.sin(x) * x**2)(at.x),
     "mixed orders": lambda u, at: lap(lap(u)) - 3 * u.xy + 0.5 * u.xxx * u,
     "bound by name": lambda u, at: dot(grad(u), grad(u)) - dot((at.x, at.y), grad(u)),
@@ -200,7 +214,7 @@ def test_brackets_signs_and_powers_are_right(name):
 def test_equations_are_printed_as_on_paper(residual, printed):
     box = Box(t=(0, 1), x=(0.5, 1), y=(0.5, 2))
     problem = Problem(fields=("u",), terms=[Term("all", box.interior, residual)])
-    found = formulas(trace(problem.terms[0], problem, draw(problem.terms[0])), problem)
+    found = formulas(traced_term(problem, problem.terms[0]), problem)
     assert [e.replace(text.TIGHT, " ") for e in found.equations] == [printed]
 
 
@@ -213,7 +227,7 @@ def test_long_sources_and_parts_used_twice_get_names():
         return speed * u.x + speed**2 - source
 
     problem = Problem(fields=("u",), terms=[Term("all", box.interior, residual)])
-    traced = trace(problem.terms[0], problem, draw(problem.terms[0]))
+    traced = traced_term(problem, problem.terms[0])
     short = formulas(traced, problem)
     assert [name for name, _ in short.named] == ["w1"]
     assert short.omitted[0][0] == "f1(x, y)"
@@ -231,7 +245,7 @@ def test_a_residual_that_differs_from_call_to_call_is_not_printed(tmp_path):
         "calls.append(0) or u * u.xx - len(calls) * at.x",
         ("    box =", "    calls = []\n    box ="),
     )
-    shown = "\n".join(describe(given(str(path), ["net.widths=[4]"]), 100))
+    shown = "\n".join(describe(configured(str(path), ["net.widths=[4]"]), 100))
     assert "1 equation(s) that cannot be written down" in shown
     assert "u u_xx" not in shown
 
@@ -296,7 +310,7 @@ def test_ranges_of_many_coordinates_are_abbreviated():
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_show_fits_and_says_what_a_run_would_take(name):
-    lines = describe(given(name, ["net.widths=[6,5]", "points.scale=0.01"]), 80)
+    lines = describe(configured(name, ["net.widths=[6,5]", "points.scale=0.01"]), 80)
     assert max(map(len, lines)) <= 80
     shown = "\n".join(lines)
     problem = problem_of(name)
@@ -312,11 +326,13 @@ def test_show_fits_and_says_what_a_run_would_take(name):
 
 
 def test_rows_are_those_that_the_net_carries():
-    shown = "\n".join(describe(given("heat4d", ["net.widths=[4]"]), 100))
+    shown = "\n".join(describe(configured("heat4d", ["net.widths=[4]"]), 100))
     assert "rows (6)     value,  ∂x1,  ∂x2,  ∂x3,  ∂x4,  ∂t − 0.25 Δ" in shown.replace(
         "rows (6)   value", "rows (6)     value"
     )
-    published = "\n".join(describe(given("heat4d", ["net.widths=[4]", "published_rows=true"]), 100))
+    published = "\n".join(
+        describe(configured("heat4d", ["net.widths=[4]", "published_rows=true"]), 100)
+    )
     assert "rows (7)" in published
 
 
@@ -718,7 +734,7 @@ def test_measured_parameters_have_a_name_in_formulas():
         parameters=(k,),
     )
     shown = [
-        formulas(trace(t, problem, draw(t)), problem).equations[0].replace(text.TIGHT, " ")
+        formulas(traced_term(problem, t), problem).equations[0].replace(text.TIGHT, " ")
         for t in problem.terms
     ]
     assert shown == ["u_x k + exp(k) u = 0", "u − seen k = 0", "n_x u_x − 1 = 0"]

@@ -21,7 +21,7 @@ from torch.func import functional_call, jacrev
 from pinnkfac import Box, Points, Problem, Term, Uniform, lap
 from pinnkfac.common.parallel import Workers
 from pinnkfac.common.state import restore, state_of
-from pinnkfac.curvature.kfac import FactorAverage, Factors, dense_gramian, factors
+from pinnkfac.curvature.factors import FactorAverage, Factors, dense_gramian, factors
 from pinnkfac.domain import PointSet
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.compiled import with_scales
@@ -31,6 +31,8 @@ from pinnkfac.linearisation.linearisation import Head, Linearisation
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.workload import Workload
 from pinnkfac.nets import FixedLinear, Mlp, Scale
+from pinnkfac.taylor.plan import make_plan
+from pinnkfac.taylor.published import published_plan
 
 RTOL = 1e-10
 EXACT = 1e-12
@@ -40,7 +42,11 @@ BOX = Box(x=(0, 1), y=(0, 1))
 def system_of(residual, net, *, where=BOX.interior, fields=("u",), published=False):
     """A system of one term."""
     term = Term("eq", where, residual, weight=1.7)
-    return System(Problem(fields=fields, terms=[term], domain=BOX), net, published_rows=published)
+    return System(
+        Problem(fields=fields, terms=[term], domain=BOX),
+        net,
+        planner=published_plan if published else make_plan,
+    )
 
 
 def exact_blocks(system, points):

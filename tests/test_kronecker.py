@@ -10,7 +10,7 @@ from nets import FLOAT
 from oracles import assert_close, kronecker, random_spd
 
 from pinnkfac import UserError
-from pinnkfac.curvature.kfac import gram
+from pinnkfac.curvature.factors import gram
 from pinnkfac.curvature.kronecker import damp, floored, inverse, merge, symmetric_eigen
 
 RTOL = 1e-10

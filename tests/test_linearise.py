@@ -38,6 +38,7 @@ from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.direction import combine, inner, norm
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp, Scale
+from pinnkfac.taylor.published import published_plan
 
 RTOL = 1e-11
 every_problem = pytest.mark.parametrize("name", PROBLEMS)
@@ -96,10 +97,10 @@ def test_products_with_the_jacobian_for_every_net(name, device):
 
 @pytest.mark.parametrize("name", ["tanh", "product", "Scale", "layer called twice"])
 def test_published_rows_give_the_same_products(name):
-    system = System(everything(2), NETS[name](2), published_rows=True)
+    system = System(everything(2), NETS[name](2), planner=published_plan)
     check(system, points_for(system, 4), [4])
     problem = heat()
-    published = System(problem, net := net_for(problem), published_rows=True)
+    published = System(problem, net := net_for(problem), planner=published_plan)
     folded = System(problem, net)
     points = points_for(folded, 5)
     assert published.terms[0].rows == folded.terms[0].rows + 1

@@ -16,12 +16,8 @@ from pinnkfac import UserError
 from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature import kronecker
 from pinnkfac.curvature.averaging import Average
-from pinnkfac.curvature.kfac import (
-    Factors,
-    InverseSettings,
-    KfacState,
-    KroneckerFactors,
-)
+from pinnkfac.curvature.factors import Factors
+from pinnkfac.curvature.kfac import InverseSettings, KfacState, KroneckerFactors
 from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp, Scale

@@ -26,7 +26,7 @@ from pinnkfac.common.errors import counted
 from pinnkfac.common.memory import check_fits, is_shortage, making
 from pinnkfac.common.messages import message_of
 from pinnkfac.run.checkpoints import Checkpoints
-from pinnkfac.run.display import Live, Pace, Plain, Quiet, make_display
+from pinnkfac.run.display import Display, Live, Pace, Plain, make_display
 from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.loop import Ending, Progress, Stop, ending_of
 from pinnkfac.store.run_folder import RunFolder, Unwritable
@@ -422,8 +422,8 @@ def test_a_plain_line_has_all_that_a_user_watches(capsys):
     display.show(record(13, damping=None, relative_l2_error=None), Pace(0.02, None))
     line = capsys.readouterr().out
     assert "damping –" in line and "error" not in line and "left" not in line
-    Quiet().show(record(1), Pace(1, 1))
-    Quiet().say("nothing")
+    Display().show(record(1), Pace(1, 1))
+    Display().say("nothing")
     assert capsys.readouterr().out == ""
 
 
@@ -452,8 +452,8 @@ def test_a_narrow_terminal_gets_fewer_columns():
 
 
 def test_a_pipe_gets_plain_lines_and_quiet_gets_none():
-    assert type(make_display(quiet=False).display) is Plain
-    assert type(make_display(quiet=True).display) is Quiet
+    assert type(make_display(quiet=False)) is Plain
+    assert type(make_display(quiet=True)) is Display
 
 
 def test_an_output_that_has_gone_does_not_end_the_run(tmp_path):

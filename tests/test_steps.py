@@ -26,7 +26,8 @@ from stepping import situation, take
 from torch import nn
 
 from pinnkfac import UserError
-from pinnkfac.curvature.kfac import Factors, InverseSettings, KroneckerFactors, factors
+from pinnkfac.curvature.factors import Factors, factors
+from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.kronecker import merge
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Scale

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from nets import FLOAT, NETS, FirstOrderOnly, Gaussian, Net, TooShort, linear, sequential
@@ -11,12 +13,22 @@ from torch import nn
 from pinnkfac import Box, Problem, Term, Uniform, UserError, lap
 from pinnkfac.field import Context, Coordinates, Form, grad, multi_indices
 from pinnkfac.linearisation.system import System
-from pinnkfac.nets import Activation, FixedLinear, InputScaling, Mlp, PeriodicEmbedding, Scale
+from pinnkfac.nets import (
+    Activation,
+    FixedLinear,
+    InputScaling,
+    Mlp,
+    PeriodicEmbedding,
+    Scale,
+    affine_layer,
+)
 from pinnkfac.nets.mlp import ACTIVATIONS
 from pinnkfac.residual import record
 from pinnkfac.taylor import activations
+from pinnkfac.taylor.activations import power
 from pinnkfac.taylor.graph import Graph
 from pinnkfac.taylor.plan import make_plan
+from pinnkfac.taylor.published import published_plan
 
 RTOL = 1e-11
 BATCH = 3
@@ -35,7 +47,7 @@ def slot(alpha, field=0):
 
 def slot_values(net, x, slots, *, outputs=2, published=False):
     """Slots [batch, slot] by Taylor mode."""
-    plan = make_plan(slots, x.shape[1], published_rows=published)
+    plan = (published_plan if published else make_plan)(slots, x.shape[1])
     with torch.no_grad():
         jet, tape = Graph(net, x.shape[1], outputs).forward(x, plan)
     assert tape is None and jet.value.shape == (len(x), outputs)
@@ -136,9 +148,8 @@ def test_operators_share_rows_without_disturbing_each_other():
 
 
 def rows(expressions, names, *, time="t", published=False):
-    plan = make_plan(
-        [slot_of(e, names, time) for e in expressions], len(names), published_rows=published
-    )
+    planner = published_plan if published else make_plan
+    plan = planner([slot_of(e, names, time) for e in expressions], len(names))
     assert len(plan.rows) == len(plan.powers) == len(plan.products)
     return len(plan.rows)
 
@@ -179,8 +190,7 @@ def test_laplacian_in_100_dimensions_has_102_rows():
 
 # -- activations ---------------------------------------------------------------------------------
 def softplus_of(beta):
-    module = nn.Softplus(beta=beta)
-    return activations.MODULES[nn.Softplus](module), module
+    return partial(activations.softplus, beta=beta), nn.Softplus(beta=beta)
 
 
 TOWERS = {
@@ -194,15 +204,23 @@ TOWERS = {
     "exp": (activations.exp, torch.exp),
     "SiLU": (activations.silu, nn.functional.silu),
     "GELU": (activations.gelu, nn.functional.gelu),
-    **{f"power {n}": (activations.power(n), lambda z, n=n: z**n) for n in range(1, 7)},
+    **{f"power {n}": (partial(power, exponent=n), lambda z, n=n: z**n) for n in range(1, 7)},
     "own": (Gaussian().tower, lambda z: torch.exp(-0.5 * z * z)),
+}
+OF_POSITIVE = {
+    "log": (activations.log, torch.log),
+    **{
+        f"power {p}": (partial(power, exponent=p), lambda z, p=p: z**p)
+        for p in (0.5, -1, -2.7, 3.1)
+    },
 }
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", [*TOWERS, *OF_POSITIVE])
 def test_towers_up_to_order_five(name, device):
-    tower, function = TOWERS[name]
-    z = torch.linspace(-4, 4, 33, dtype=FLOAT, device=device).requires_grad_()
+    tower, function = (TOWERS | OF_POSITIVE)[name]
+    lowest = 0.3 if name in OF_POSITIVE else -4.0
+    z = torch.linspace(lowest, 4, 33, dtype=FLOAT, device=device).requires_grad_()
     value = function(z)
     found = tower(z.detach(), 5)
     assert len(found) == 6
@@ -224,6 +242,32 @@ def test_towers_of_any_order_agree(name):
         assert len(shorter) == order + 1
         for a, b in zip(shorter, longest, strict=False):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def spellings(name):
+    """Every way in which torch lets a net call the function: as a function, method or layer."""
+    for space in (torch, torch.special, nn.functional):
+        if hasattr(space, name):
+            yield getattr(space, name)
+    if hasattr(torch.Tensor, name):
+        yield lambda z: getattr(z, name)()
+    for layer in vars(nn).values():
+        if isinstance(layer, type) and layer.__name__.lower() == name:
+            yield layer()
+
+
+@pytest.mark.parametrize("name", sorted(activations.TOWERS.keys() - {"pow"}))
+def test_an_entry_of_the_table_has_every_spelling(name):
+    calls = list(spellings(name))
+    assert calls
+    for call in calls:
+        net = Net(lambda net, x: net.b(net.call(net.a(x) + 2.0)), a=linear(2, 4), b=linear(4, 2))
+        net.call = call
+        x = points(2)
+        found = slot_values(net, x, [slot((0, 0)), slot((1, 1))])
+        expected = derivatives(net, x, 2)
+        assert_close(found[:, 0], expected[0][:, 0], RTOL, call)
+        assert_close(found[:, 1], expected[2][:, 0, 0, 1], RTOL, call)
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "softplus", "SiLU", "GELU"])
@@ -307,6 +351,12 @@ def middle(module):
     return nn.Sequential(linear(2, 4), module, linear(4, 1))
 
 
+@affine_layer
+class NotAffine(nn.Module):
+    def forward(self, z):
+        return z * z.sum(-1, keepdim=True)
+
+
 REFUSED = {
     "BatchNorm1d": (lambda: middle(nn.BatchNorm1d(4, dtype=FLOAT)), ["'1'", "BatchNorm1d", "rule"]),
     "LayerNorm": (lambda: middle(nn.LayerNorm(4, dtype=FLOAT)), ["LayerNorm", "rule"]),
@@ -323,14 +373,18 @@ REFUSED = {
     "function of relu": (lambda: tiny(lambda n, x: n.b(torch.relu(n.a(x)))), ["relu", "rule"]),
     "function of gelu tanh": (
         lambda: tiny(lambda n, x: n.b(nn.functional.gelu(n.a(x), approximate="tanh"))),
-        ["gelu", "rule"],
+        ["GELU", "approximate"],
     ),
-    "function of softplus beta": (
-        lambda: tiny(lambda n, x: n.b(nn.functional.softplus(n.a(x), 2.0))),
-        ["softplus", "rule"],
+    "power of a layer": (lambda: tiny(lambda n, x: n.b(n.a(x) ** n.a(x))), ["pow", "rule"]),
+    "layer as an exponent": (lambda: tiny(lambda n, x: n.b(2.0 ** n.a(x))), ["pow", "rule"]),
+    "sum with a factor": (
+        lambda: tiny(lambda n, x: n.b(torch.add(n.a(x), n.a(x), alpha=2))),
+        ["add", "rule"],
     ),
-    "power of a fraction": (lambda: tiny(lambda n, x: n.b(n.a(x) ** 0.5)), ["pow", "rule"]),
-    "layer over layer": (lambda: tiny(lambda n, x: n.b(n.a(x) / n.a(x))), ["truediv", "rule"]),
+    "unknown option": (
+        lambda: tiny(lambda n, x: n.b(torch.div(n.a(x), 2.0, rounding_mode="floor"))),
+        ["div", "rule"],
+    ),
     "softmax": (lambda: tiny(lambda n, x: n.b(torch.softmax(n.a(x), -1))), ["softmax", "rule"]),
     "sum over the batch": (lambda: tiny(lambda n, x: n.b(n.a(x) + n.a(x).mean(0))), ["mean"]),
     "cat along the batch": (
@@ -338,7 +392,26 @@ REFUSED = {
         ["cat", "dim=-1"],
     ),
     "one column": (lambda: tiny(lambda n, x: n.b(n.a(x)) * x[:, 0]), ["a:a + 1"]),
-    "every second feature": (lambda: tiny(lambda n, x: n.b(n.a(x)[:, ::2])), ["x[:, a:b]"]),
+    "points in reverse": (lambda: tiny(lambda n, x: n.b(n.a(x).flip(0))), ["flip", "points"]),
+    "sums along the batch": (
+        lambda: tiny(lambda n, x: n.b(n.a(x).cumsum(0))),
+        ["cumsum", "points", "dim=-1"],
+    ),
+    "first point": (lambda: tiny(lambda n, x: n.b(n.a(x)) * x[0]), ["getitem", "points"]),
+    "total": (lambda: tiny(lambda n, x: n.b(n.a(x)) * x.sum()), ["sum", "points"]),
+    "size of the batch": (
+        lambda: tiny(lambda n, x: n.b(n.a(x).view(3, 4))),
+        ["reshape", "points", "-1"],
+    ),
+    "matrix product of layers": (
+        lambda: tiny(lambda n, x: n.b(torch.einsum("bi,bj->bi", n.a(x), n.a(x)))),
+        ["einsum", "not linear", "*"],
+    ),
+    "affine layer that is not": (lambda: middle(NotAffine()), ["'1'", "not linear"]),
+    "Linear on two axes": (
+        lambda: tiny(lambda n, x: n.b(n.a(x).unsqueeze(1)).flatten(1)),
+        ["Linear", "flatten(1)"],
+    ),
     "raw parameter": (_with_raw_parameter, ["'raw'", "Scale", "nn.Linear"]),
     "unused parameter": (_with_unused_parameter, ["'unused'", "not used"]),
     "nothing to train": (
@@ -365,7 +438,6 @@ def test_nets_without_rules_are_refused_by_name(name):
 def test_what_is_refused_runs_in_torch():
     """The table above refuses nets that torch accepts, not nets that are broken anyway."""
     broken = {"Conv1d", "wrong width", "wrong number of coordinates"}
-    broken |= {"every second feature"}
     for name, (build, _) in REFUSED.items():
         if name not in broken:
             build()(points(2))

@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> int:
     if options is None:
         return 0
 
+    from pinnkfac.inspection.configured import configured
     from pinnkfac.inspection.description import describe
-    from pinnkfac.inspection.given import given
 
-    say(describe(given(options.pde, options.overrides), width(), full=options.full))
+    say(describe(configured(options.pde, options.overrides), width(), full=options.full))
     return 0

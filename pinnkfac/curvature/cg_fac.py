@@ -1,6 +1,6 @@
 """CG-FAC: conjugate gradients on Kronecker products whose factors are never formed.
 
-Per layer V ↦ Σ_t w_t B_t V A_t + λ V over the terms t, with the factors of KFAC (kfac.py) left as
+Per layer V ↦ Σ_t w_t B_t V A_t + λ V over the terms t, with the factors of KFAC (factors.py) as
 products of Z and G (Chen 2021, arXiv:2101.00218):
 
     B V A = 1/(N · N S) · Gᵀ(G V) Zᵀ Z,    Z [N·S, in + bias], G [N·S, out],
@@ -21,7 +21,7 @@ from torch import Tensor
 from pinnkfac.common.errors import Diverged, check_choice
 from pinnkfac.common.settings import Count, NonNegative
 from pinnkfac.curvature.base import Curvature, Situation, Solver
-from pinnkfac.curvature.kfac import dense_gramian
+from pinnkfac.curvature.factors import dense_gramian
 from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.direction import Direction

@@ -20,7 +20,8 @@ from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.averaging import Average, equal
 from pinnkfac.curvature.base import Curvature, Situation, Solver
-from pinnkfac.curvature.kfac import ByInverses, FactorAverage, Factors, Inverses
+from pinnkfac.curvature.factors import FactorAverage, Factors
+from pinnkfac.curvature.kfac import ByInverses, Inverses
 from pinnkfac.curvature.kronecker import EigenInverse, Pair, floored, merge, symmetric_eigen
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation

@@ -19,8 +19,8 @@ from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Range
 from pinnkfac.curvature.averaging import Average, Start, equal
 from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.factors import dense_gramian
 from pinnkfac.curvature.kernel import layer_kernel
-from pinnkfac.curvature.kfac import dense_gramian
 from pinnkfac.curvature.kronecker import floored
 from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block

@@ -1,7 +1,7 @@
 """Algebra of Kronecker products A ⊗ B acting on layer matrices: (A ⊗ B) vec V ↔ B V A.
 
 A [in, in] belongs to a layer's inputs, B [out, out] to its outputs, V is [out, in] (columns
-stacked). No statistics here: see kfac.py.
+stacked). No statistics here: see factors.py.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Outline:
 
     @property
     def interior(self) -> Region:
-        return self.region or self.bounds.interior
+        return self.bounds.interior if self.region is None else self.region
 
     @property
     def boundary(self) -> Region:

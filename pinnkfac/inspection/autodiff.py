@@ -6,17 +6,16 @@ is put into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from pinnkfac.domain import PointSet
-from pinnkfac.field import At, Context, Coordinates, LinearPart, MultiIndex
-from pinnkfac.problem import Problem, Term, bind
-from pinnkfac.residual import arguments_of, call, flatten
+from pinnkfac.field import At, MultiIndex
+from pinnkfac.problem import Problem
+from pinnkfac.residual import Residual, flatten
 
 Function = Callable[[Tensor], Tensor]
 """A point [coord] to the values of all fields [field]."""
@@ -63,48 +62,19 @@ def derivatives(
     return {alpha: one(alpha) for alpha in alphas}
 
 
-class _Exact(Context):
-    """Answers Σ c D^α u_k(place) from the function itself."""
-
-    def __init__(
-        self, coordinates: Coordinates, function: Function, places: Mapping[str, Tensor]
-    ) -> None:
-        self.coordinates = coordinates
-        self.function = function
-        self.places = places
-        self.like = places[""]
-        self.known: dict[tuple[str, MultiIndex], Tensor] = {}
-
-    def value(self, linear: LinearPart) -> Tensor:
-        total = torch.zeros_like(self.like[0])
-        for (field, place, alpha), c in linear:
-            key = (place, alpha)
-            if key not in self.known:
-                self.known[key] = derivative(self.function, self.places[place], alpha)
-            total = total + c * self.known[key][field]
-        return total
-
-
 def evaluate(
-    term: Term,
-    problem: Problem,
-    points: PointSet,
-    function: Function,
-    slots: Sequence[LinearPart],
-    theta: Tensor,
+    residual: Residual, points: PointSet, function: Function, theta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The residual [batch, equation] and the slots [batch, slot], from the user's function."""
-
-    def one(arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        places = {"": arguments["point"], **arguments.get("links", {})}
-        context = _Exact(problem.coordinates, function, places)
-        at = At(problem.coordinates, **arguments)
-        with bind(problem.parameters, list(theta)):
-            entries = call(term, context, at, len(problem.fields))
-            numbers = [e.as_tensor() if hasattr(e, "as_tensor") else e for e in entries]
-        like = context.like
-        residual = torch.stack([torch.as_tensor(n, dtype=like.dtype) for n in numbers])
-        return residual, torch.stack([context.value(linear) for linear in slots])
-
-    residual, values = vmap(one)(arguments_of(points))
-    return residual.detach(), values.detach()
+    """The residual [batch, equation] and its slots [batch, slot], with the fields of a function."""
+    places = {"": points.coordinates, **points.links}
+    alphas: dict[str, set[MultiIndex]] = {}
+    for slot in residual.slots:
+        for (_, place, alpha), _ in slot:
+            alphas.setdefault(place, set()).add(alpha)
+    values = {p: derivatives(function, places[p], sorted(wanted)) for p, wanted in alphas.items()}
+    columns = [
+        sum(c * values[place][alpha][:, field] for (field, place, alpha), c in slot)
+        for slot in residual.slots
+    ]
+    z = torch.stack(columns, -1)  # type: ignore[arg-type]
+    return residual.value(z, theta, points, None), z

@@ -15,13 +15,16 @@ from pinnkfac.config.pde_file import find
 from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.domain.domain import left_out
 from pinnkfac.inspection import autodiff
+from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
 from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
-from pinnkfac.inspection.given import configured
 from pinnkfac.inspection.hints import fields_read, hints
+from pinnkfac.inspection.text import abbreviated
 from pinnkfac.linearisation.system import System
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, exact_solution, record
+from pinnkfac.taylor.plan import make_plan
+from pinnkfac.taylor.published import published_plan
 
 NUMBER = 64
 """Points of a term that are looked at."""
@@ -54,26 +57,25 @@ def examine(pde: str, overrides: Sequence[str]) -> Iterator[Finding]:
     Raises UserError for a PDE that does not exist and for wrong overrides.
     """
     try:
-        found = find(pde)
-        shown = ", ".join(f"{name}={value!r}" for name, value in found.defaults.items())
+        file = find(pde)
+        shown = ", ".join(f"{name}={value!r}" for name, value in file.defaults.items())
     except UserError as error:
         if not Path(pde.partition(":")[0]).expanduser().is_file():
             raise
         yield failed("file", error)
         return
-    given = configured(found, pde, overrides)
-    yield passed("file", f"{given.place}({shown}) can be loaded")
+    subject = configured(pde, overrides, file)
+    yield passed("file", f"{subject.place}({shown}) can be loaded")
     try:
-        problem = given.problem()
+        problem = subject.problem()
     except UserError as error:
         yield failed("problem", error)
         return
     yield passed("problem", _contents(problem))
-    config = given.config
-    net = build(config.net, "net").make(problem.signature, int(config.seed))
+    config = subject.config
     yield from examine_problem(
         problem,
-        net.double(),
+        build(config.net, "net").make(problem.signature, int(config.seed)).double(),
         seed=int(config.seed),
         published_rows=bool(config.published_rows),
         periodic=list(config.net.get("periodic") or ()),
@@ -81,14 +83,10 @@ def examine(pde: str, overrides: Sequence[str]) -> Iterator[Finding]:
 
 
 def _contents(problem: Problem) -> str:
-    signature = problem.signature
-    coordinates = [*problem.coordinates.names]
-    if len(coordinates) > 6:
-        coordinates = [*coordinates[:2], "…", coordinates[-1]]
-    units = [signature.label(n) for n in (*problem.coordinates.names, *problem.fields)]
-    units = [label for label in units if "[" in label]
+    signature, names = problem.signature, problem.coordinates.names
+    units = [label for n in (*names, *problem.fields) if "[" in (label := signature.label(n))]
     parts = [
-        f"{', '.join(problem.fields)} of {', '.join(coordinates)}",
+        f"{', '.join(problem.fields)} of {abbreviated(names)}",
         counted(len(problem.terms), "term"),
         *([f"units {', '.join(units)}"] if units else []),
         *(f"vector {name} = ({', '.join(c)})" for name, c in signature.vectors.items()),
@@ -116,15 +114,15 @@ def examine_problem(
     findings: list[Finding] = []
     for sample in samples:
         findings += [_inside(sample, problem), _start(sample, problem, net, theta)]
-    compiled = [s.residual for s in samples if s.residual is not None]
-    complete = len(compiled) == len(samples)
+    residuals = [s.residual for s in samples if s.residual is not None]
+    complete = len(residuals) == len(samples)
     if complete:
         findings += _derivatives(problem, net, samples, published_rows)
-    findings += _solution(problem, samples, compiled, theta)
+    findings += _solution(problem, samples, residuals, theta)
     subjects = list(dict.fromkeys(f.subject for f in findings))  # each term's findings together
     yield from sorted(findings, key=lambda f: subjects.index(f.subject))
     if complete:
-        yield from hints(problem, compiled, [*periodic, *problem.signature.periodic])
+        yield from hints(problem, residuals, [*periodic, *problem.signature.periodic])
 
 
 def _draw(term: Term, generator: Generator) -> PointSet:
@@ -147,21 +145,21 @@ def _some(points: PointSet, number: int) -> PointSet:
 
 def _inside(sample: _Sample, problem: Problem) -> Finding:
     """Whether the points, and those they are linked to, lie in the domain."""
-    ranges = list(problem.domain.bounds.ranges.values())
+    box = problem.domain.bounds
     # A region may be of a larger box than the domain, and says so.
-    for i, (a, b) in enumerate(getattr(sample.term.where, "bounds", None) or ranges):
-        ranges[i] = min(a, ranges[i][0]), max(b, ranges[i][1])
-    low, high = torch.tensor(ranges, dtype=torch.float64).unbind(-1)
+    bounds = getattr(sample.term.where, "bounds", None) or box.ranges.values()
+    both = torch.tensor([[*box.ranges.values()], [*bounds]], dtype=torch.float64)
+    low, high = both[..., 0].amin(0), both[..., 1].amax(0)
     slack = 1e-9 * (high - low)
     for name, x in {"": sample.points.coordinates, **sample.points.links}.items():
         outside = ((x < low - slack) | (x > high + slack)).any(-1) | left_out(problem.domain, x)
         if outside.any():
-            where = place(problem, x[outside][0])
             linked = f" linked as '{name}'" if name else ""
             return failed(
                 sample.subject,
                 f"{int(outside.sum())} of {len(x)} points{linked} lie outside {problem.domain}, "
-                f"such as {where}: are the columns in order, the units the same?",
+                f"such as {place(problem, x[outside][0])}: are the columns in order, the units the "
+                "same?",
             )
     return passed(sample.subject, f"{counted(len(sample.points), 'point')} in the box")
 
@@ -171,17 +169,13 @@ def _start(sample: _Sample, problem: Problem, net: nn.Module, theta: Tensor) -> 
     sample.points = _some(sample.points, NUMBER)
     few = _some(sample.points, FEW)
     try:
-        residual = record(sample.term, problem, sample.points[:3])
-        sample.residual = residual
-        values = autodiff.evaluate(
-            sample.term, problem, few, autodiff.of_net(net), residual.slots, theta
-        )
+        sample.residual = residual = record(sample.term, problem, sample.points[:3])
+        values = autodiff.evaluate(residual, few, autodiff.of_net(net), theta)
         check_finite(sample.term.name, values[0], few.coordinates, problem.coordinates.names)
     except UserError as error:
         return failed(sample.subject, error)
     sample.values = values
-    read = sorted({k for fields in fields_read(residual) for k in fields})
-    names = ", ".join(problem.fields[k] for k in read)
+    names = ", ".join(problem.fields[k] for k in sorted(fields_read([residual])))
     equations = counted(residual.equations, "equation")
     return passed(sample.subject, f"{equations} for {names}, finite with an untrained net")
 
@@ -191,44 +185,39 @@ def _derivatives(
 ) -> Iterator[Finding]:
     """Taylor mode against nested autodiff, for the same net and points."""
     residuals = [s.residual for s in samples if s.residual is not None]
+    culprit = "problem"
     try:
         check_parameters(problem, residuals)
+        culprit = "net"
+        system = System(problem, net, planner=published_plan if published_rows else make_plan)
     except UserError as error:
-        yield failed("problem", error)
-        return
-    try:
-        system = System(problem, net, published_rows=published_rows)
-    except UserError as error:
-        yield failed("net", error)
+        yield failed(culprit, error)
         return
     if any(s.values is None for s in samples):
         return
-    found = system.residuals(system.prepare([_some(s.points, FEW) for s in samples]))
-    for sample, own, residual in zip(samples, found, residuals, strict=True):
+    computed = system.residuals(system.prepare([_some(s.points, FEW) for s in samples]))
+    for sample, taylor, residual in zip(samples, computed, residuals, strict=True):
         assert sample.values is not None
         expected, z = sample.values
         points, theta = _some(sample.points, FEW), system.coefficients
         whole = sensitivity(residual, z, theta, points, z.abs().amax(0))
         whole = whole + 1e-6 * offset(residual, theta, points)  # a large source is rounded too
-        deviation = float(((own - expected).abs() / whole.clamp(min=1e-300)).max())
+        deviation = float(((taylor - expected).abs() / whole.clamp(min=1e-300)).max())
         text = f"Taylor mode deviates from nested autodiff by {deviation:.1g}"
-        yield (
-            passed(sample.subject, text)
-            if deviation <= ROUNDING
-            else failed(
-                sample.subject, f"{text} of the residual's size: please report it, with the file"
-            )
-        )
+        if deviation <= ROUNDING:
+            yield passed(sample.subject, text)
+        else:
+            please = "of the residual's size: please report it, with the file"
+            yield failed(sample.subject, f"{text} {please}")
 
 
 def _periods(problem: Problem) -> Iterator[Finding]:
     """The exact solution at both ends of the coordinates that the problem is periodic in."""
-    generator = Generator().manual_seed(0)
     for name in problem.signature.periodic:
         ends = []
         for value in problem.domain.bounds.ranges[name]:
             region = problem.domain.bounds.at(**{name: value})
-            points = region.draw(NUMBER, Uniform(), generator.manual_seed(0))
+            points = region.draw(NUMBER, Uniform(), Generator().manual_seed(0))
             ends.append(exact_solution(problem, points.coordinates))
         away = float((ends[0] - ends[1]).abs().max())
         if away > 1e-6 * max(1.0, float(ends[0].abs().max())):
@@ -238,10 +227,7 @@ def _periods(problem: Problem) -> Iterator[Finding]:
 
 
 def _solution(
-    problem: Problem,
-    samples: Sequence[_Sample],
-    compiled: Sequence[Residual],
-    theta: Tensor,
+    problem: Problem, samples: Sequence[_Sample], residuals: Sequence[Residual], theta: Tensor
 ) -> Iterator[Finding]:
     """The exact solution: its values, and what it leaves of each residual."""
     if problem.solution is None:
@@ -253,7 +239,7 @@ def _solution(
         return
     yield passed("solution", "finite in the box and at the points of all terms")
     yield from _periods(problem)
-    exact = ExactSolution(problem, compiled)
+    exact = ExactSolution(problem, residuals)
     if exact.trouble:
         yield not_checked("solution against the terms", exact.trouble)
         return

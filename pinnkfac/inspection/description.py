@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,44 +13,43 @@ from torch import Tensor, nn
 from pinnkfac.common.errors import counted
 from pinnkfac.common.memory import GIB
 from pinnkfac.config.options import GROUPS
-from pinnkfac.domain import Box, Points
+from pinnkfac.domain import Box, Points, PointSet
 from pinnkfac.inspection import notation
+from pinnkfac.inspection.configured import ConfiguredPde
 from pinnkfac.inspection.formulas import formulas
-from pinnkfac.inspection.given import Given
-from pinnkfac.inspection.text import bold, formula, paragraph, table
+from pinnkfac.inspection.text import abbreviated, bold, formula, paragraph, table
 from pinnkfac.inspection.tracing import is_faithful, trace
 from pinnkfac.linearisation.system import CompiledTerm, TermPoints
 from pinnkfac.problem import Problem
+from pinnkfac.residual import Residual
 from pinnkfac.run.assembly import Assembly, assemble
-from pinnkfac.taylor.plan import Plan
 
-MOST_NAMES = 6
-"""Names above which a list of rows or coordinates is abbreviated."""
+VARYING = "nonlinear, or coefficients that vary"
 
 
-def describe(given: Given, columns: int, *, full: bool = False) -> list[str]:
+def describe(pde: ConfiguredPde, columns: int, *, full: bool = False) -> list[str]:
     """Lines about the problem, its terms, the net and the choices of a run.
 
     Raises UserError where a run could not begin.
     """
-    problem = given.problem()
-    parts = assemble(given.config, problem)
-    lines = [*paragraph(f"{given.found.name}: {given.headline}".rstrip(": "), columns)]
-    lines[0] = lines[0].replace(given.found.name, bold(given.found.name), 1)
-    lines += table(_facts(given, problem), columns)
+    problem = pde.problem()
+    parts = assemble(pde.config, problem)
+    lines = [*paragraph(f"{pde.file.name}: {pde.headline}".rstrip(": "), columns)]
+    lines[0] = lines[0].replace(pde.file.name, bold(pde.file.name), 1)
+    lines += table(_facts(pde, problem), columns)
     for term, points in zip(parts.system.terms, parts.source.current, strict=True):
         lines += ["", *_term(term, points, problem, columns, full)]
-    lines += ["", bold("Net and run"), *table(_run(given, parts, full), columns)]
+    lines += ["", bold("Net and run"), *table(_run(pde, parts, full), columns)]
     return lines
 
 
 # -- the problem ---------------------------------------------------------------------------------
-def _facts(given: Given, problem: Problem) -> list[tuple[str, str]]:
+def _facts(pde: ConfiguredPde, problem: Problem) -> list[tuple[str, str]]:
     signature = problem.signature
     rows = [
-        ("file", given.place),
+        ("file", pde.place),
         ("source", problem.source),
-        ("arguments", ", ".join(f"pde.{k}={v}" for k, v in given.arguments.items())),
+        ("arguments", ", ".join(f"pde.{k}={v}" for k, v in pde.arguments.items())),
         ("fields", ", ".join(signature.label(name) for name in problem.fields)),
         ("vectors", ", ".join(f"{n} = ({', '.join(c)})" for n, c in signature.vectors.items())),
         ("coordinates", "; ".join(ranges(problem.domain.bounds, signature.shown_units))),
@@ -62,106 +62,82 @@ def _facts(given: Given, problem: Problem) -> list[tuple[str, str]]:
 
 def ranges(box: Box, units: Any) -> list[str]:
     """Coordinates with their ranges: 't in [0, 1] s (time)', many alike as 'x1 … x9 in [0, 1]'."""
-    time = box.coordinates.time
-    groups: list[tuple[list[str], tuple[float, float], str]] = []
-    for name, (low, high) in box.ranges.items():
-        unit = units.get(name, "")
-        alike = groups and groups[-1][0] != [time] and groups[-1][1:] == ((low, high), unit)
-        if alike and name != time:
-            groups[-1][0].append(name)
-        else:
-            groups.append(([name], (low, high), unit))
+
+    def kind(name: str) -> tuple[bool, tuple[float, float], str]:
+        return name == box.coordinates.time, box.ranges[name], units.get(name, "")
+
     result = []
-    for names, (low, high), unit in groups:
-        shown = f"[{notation.number(low)}, {notation.number(high)}]{f' {unit}' if unit else ''}"
-        which = " (time)" if names == [time] else ""
-        result.append(f"{abbreviated(names)} in {shown}{which}")
+    for (is_time, bounds, unit), names in itertools.groupby(box.ranges, kind):
+        shown = f"[{', '.join(map(notation.number, bounds))}]{f' {unit}' if unit else ''}"
+        result.append(f"{abbreviated(list(names))} in {shown}{' (time)' if is_time else ''}")
     return result
-
-
-def abbreviated(names: Sequence[str]) -> str:
-    """A list of names, its middle left out where there are many."""
-    shown = list(names)
-    if len(shown) > MOST_NAMES:
-        shown = [*shown[:2], "…", shown[-1]]
-    return ", ".join(shown)
 
 
 # -- terms ---------------------------------------------------------------------------------------
 def _term(
-    term: CompiledTerm, own: TermPoints, problem: Problem, columns: int, full: bool
+    term: CompiledTerm, points: TermPoints, problem: Problem, columns: int, full: bool
 ) -> list[str]:
-    residual = term.residual
+    residual, coordinates = term.residual, problem.coordinates
     name, where, weight = residual.term.name, residual.term.where, residual.term.weight
-    drawn = "" if isinstance(where, Points) else f"{counted(len(own), 'point')}, "
+    drawn = "" if isinstance(where, Points) else f"{counted(len(points), 'point')}, "
     lines = [f"{bold(f'Term {name!r}')}: {drawn}{where}, weight {weight:g}"]
-    lines += _equations(term, own, problem, columns, full)
-    slots = [notation.slot(s, problem.fields, problem.coordinates) for s in residual.slots]
+    lines += _equations(residual, points.points[:3], problem, columns, full)
     affine = residual.constant is not None
-    form = "affine, constant coefficients" if affine else "nonlinear, or coefficients that vary"
-    rows = [("form", form), (f"slots ({len(slots)})", _list(slots, full))]
+    rows = [("form", "affine, constant coefficients" if affine else VARYING)]
+
+    def listed(what: str, texts: Sequence[str]) -> None:
+        most = len(texts) if full else 12
+        rows.append((f"{what} ({len(texts)})", abbreviated(texts, most, 4, ",  ")))
+
+    listed("slots", [notation.slot(s, problem.fields, coordinates) for s in residual.slots])
     for place, plan in zip(term.places, term.plans, strict=True):
-        rows.append(_rows(plan, place, problem, full))
+        listed(
+            f"rows at {place}" if place else "rows",
+            [notation.row(r, coordinates) for r in plan.rows],
+        )
     return [*lines, *table(rows, columns, "    ")]
 
 
 def _equations(
-    term: CompiledTerm, own: TermPoints, problem: Problem, columns: int, full: bool
+    residual: Residual, points: PointSet, problem: Problem, columns: int, full: bool
 ) -> list[str]:
     """The equations, provided that what would be printed is what is solved."""
-    residual = term.residual
-    few = own.points[:3].to("cpu", torch.float64)
-    equations = trace(residual.term, problem, few)
-    if not is_faithful(equations, residual, few):
+    few = points.to("cpu", torch.float64)
+    traced = trace(residual, few)
+    if not is_faithful(traced, few):
         return paragraph(
             f"{residual.equations} equation(s) that cannot be written down: the residual calls "
             "something that torch does not see, or differs from call to call",
             columns,
             "      ",
         )
-    found = formulas(equations, problem, full=full)
-    lines = [line for e in found.equations for line in formula(e, columns, "      ")]
-    for i, (name, body) in enumerate(found.named):
+    written = formulas(traced, problem, full=full)
+    lines = [line for e in written.equations for line in formula(e, columns, "      ")]
+    for i, (name, body) in enumerate(written.named):
         first, *rest = formula(f"{name} = {body}", columns, " " * 10)
         lines += [f"    where {first[10:]}" if i == 0 else first, *rest]
-    for name, operations in found.omitted:
-        lines.append(f"    where {name} has {operations} operations: show --full writes them out")
+    abridged = [f"{name} has {operations} operations" for name, operations in written.omitted]
     if any("…" in line for line in lines):
-        lines.append("    where … are summands left out: show --full writes them out")
-    return lines
-
-
-def _rows(plan: Plan, place: str, problem: Problem, full: bool) -> tuple[str, str]:
-    names = [notation.row(operator, problem.coordinates) for operator in plan.rows]
-    return f"rows{f' at {place}' if place else ''} ({len(names)})", _list(names, full)
-
-
-def _list(names: Sequence[str], full: bool) -> str:
-    if full or len(names) <= 2 * MOST_NAMES:
-        return ",  ".join(names)
-    return f"{',  '.join(names[:4])},  …,  {names[-1]}"
+        abridged.append("… are summands left out")
+    return lines + [f"    where {what}: show --full writes them out" for what in abridged]
 
 
 # -- the net and the run -------------------------------------------------------------------------
-def _run(given: Given, parts: Assembly, full: bool) -> list[tuple[str, str]]:
+def _run(pde: ConfiguredPde, parts: Assembly, full: bool) -> list[tuple[str, str]]:
     system, points = parts.system, parts.source.current
-    needed = sum(
-        system.bytes_per_point(term) * len(own)
-        for term, own in zip(system.terms, points, strict=True)
-    )
+    pairs = zip(system.terms, points, strict=True)
+    needed = sum(term.bytes_per_point(system.layout.dense) * len(part) for term, part in pairs)
     kept = "" if needed <= system.memory else ": more than memory allows, so computed anew"
     rows = [
         ("layers", layers(system.net, points[0].points.coordinates[:2])),
         ("parameters", f"{system.layout.number}"),
         ("linearisation", f"{_size(needed)}{kept}"),
     ]
-    set_by_hand = {word.partition("=")[0].lstrip("+") for word in given.overrides}
+    set_by_hand = {word.partition("=")[0].lstrip("+") for word in pde.overrides}
     for group in GROUPS:
-        chosen = OmegaConf.select(given.config, f"choices.{group}", default="custom")
-        settings = _settings(OmegaConf.to_container(given.config[group], resolve=True))
-        shown = [
-            f"{key}={value}" for key, value in settings if full or f"{group}.{key}" in set_by_hand
-        ]
+        chosen = OmegaConf.select(pde.config, f"choices.{group}", default="custom")
+        settings = _settings(OmegaConf.to_container(pde.config[group], resolve=True))
+        shown = [f"{k}={v}" for k, v in settings if full or f"{group}.{k}" in set_by_hand]
         rows.append((group, f"{chosen}{': ' if shown else ''}{', '.join(shown)}"))
     return rows
 

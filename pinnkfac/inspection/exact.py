@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.finding import Finding, failed, hint, not_checked, passed, place
+from pinnkfac.inspection.hints import derivatives_read
 from pinnkfac.problem import Problem
 from pinnkfac.residual import Residual, exact_solution
 
@@ -59,18 +59,16 @@ class ExactSolution:
         inside = problem.domain.interior.draw(NUMBER, Uniform(), Generator().manual_seed(1))
         self.points = inside.coordinates
         self.typical: dict[tuple[int, MultiIndex], float] = {}
-        self.trouble = ""
-        alphas = {alpha for r in residuals for s in r.slots for (_, _, alpha), _ in s}
+        alphas = sorted({alpha for _, alpha in derivatives_read(residuals)})
         try:
-            found = autodiff.derivatives(self.function, self.points, sorted(alphas))
+            values = autodiff.derivatives(self.function, self.points, alphas)
             self.trouble = self._compare_with_differences()
         except Exception as error:  # whatever autodiff cannot do with the user's function
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.trouble = f"it cannot be differentiated: {line[:160]}"
+            self.trouble = f"it cannot be differentiated: {_reason(error)}"
             return
-        for alpha, values in found.items():
-            for k in range(len(problem.fields)):
-                finite = values[:, k][torch.isfinite(values[:, k])]
+        for alpha, by_field in values.items():
+            for k, column in enumerate(by_field.unbind(-1)):
+                finite = column[torch.isfinite(column)]
                 self.typical[k, alpha] = float(finite.abs().mean()) if len(finite) else 0.0
 
     def _compare_with_differences(self) -> str:
@@ -107,49 +105,50 @@ class ExactSolution:
 
     def scale(self, residual: Residual) -> Tensor:
         """Σ |c| mean |D^α u| by slot."""
-        by_slot = [
-            [abs(c) * self.typical[k, alpha] for (k, _, alpha), c in slot]
-            for slot in residual.slots
-        ]
-        return torch.tensor([sum(parts) for parts in by_slot], dtype=torch.float64)
+        typical = self.typical
+        sums = [sum(abs(c) * typical[k, a] for (k, _, a), c in slot) for slot in residual.slots]
+        return torch.tensor(sums, dtype=torch.float64)
 
     def against(self, residual: Residual, points: PointSet, theta: Tensor) -> Finding:
         """What the solution leaves of a term's residual at these points."""
-        term = residual.term
-        subject = f"term '{term.name}'"
+        subject = f"term '{residual.term.name}'"
         try:
-            _, z = autodiff.evaluate(
-                term, self.problem, points, self.function, residual.slots, theta
-            )
+            _, z = autodiff.evaluate(residual, points, self.function, theta)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return not_checked(subject, f"the exact solution at its points: {line[:160]}")
+            return not_checked(subject, f"the exact solution at its points: {_reason(error)}")
         finite = torch.isfinite(z).all(-1)
         if not finite.any():
             where = place(self.problem, points.coordinates[0])
             return not_checked(
                 subject, f"the exact solution's derivatives are not finite, such as at {where}"
             )
-        rows = torch.nonzero(finite)[:, 0]
-        left = _least(residual, z[rows], theta, points[rows], self.scale(residual))
-        return self._judge(subject, residual, points[rows], left)
+        return self._judge(subject, residual, z[finite], theta, points[finite])
 
-    def _judge(self, subject: str, residual: Residual, points: PointSet, left: _Left) -> Finding:
-        n, e = divmod(int(torch.argmax(left.ratio)), residual.equations)
-        worst, where = float(left.ratio[n, e]), place(self.problem, points.coordinates[n])
+    def _judge(
+        self, subject: str, residual: Residual, z: Tensor, theta: Tensor, points: PointSet
+    ) -> Finding:
+        """What is left at the initial coefficients, or, where some enter, those that fit best."""
+        if residual.reads_parameters:
+            theta = _fit(residual, z, theta, points)
+        r = residual.value(z, theta, points, residual.remainder(points))
+        whole = sensitivity(residual, z, theta, points, self.scale(residual))
+        whole = whole + offset(residual, theta, points)
+        ratio = torch.where(r == 0, 0.0, r.abs() / whole)
+        n, e = divmod(int(torch.argmax(ratio)), residual.equations)
+        worst, where = float(ratio[n, e]), place(self.problem, points.coordinates[n])
         if math.isnan(worst):
             return failed(subject, f"with the exact solution it is NaN at {where}")
-        names = [p.name for p in residual.parameters]
-        fitted = [f"{names[i]} = {float(left.theta[i]):.6g}" for i in residual.reads_parameters]
+        read = [(residual.parameters[i].name, float(theta[i])) for i in residual.reads_parameters]
+        fitted = ", ".join(f"{name} = {value:.6g}" for name, value in read)
+        best = f" at {fitted}, which fits it best" if fitted else ""
         rest = f"{worst:.1g} of" if worst < 1 else f"{worst:.2g} times"
-        best = f" at {', '.join(fitted)}, which fits it best" if fitted else ""
         text = (
             f"the exact solution leaves {rest if worst else 'nothing of'} the residual's size{best}"
         )
         if worst <= RIGHT:
             return passed(subject, text)
         which = f"equation {e + 1}, " if residual.equations > 1 else ""
-        most = f"{text}, most at {where} ({which}residual {float(left.residual[n, e]):.4g})"
+        most = f"{text}, most at {where} ({which}residual {float(r[n, e]):.4g})"
         region = residual.term.where
         if isinstance(region, Points) and region.values and worst <= NOISE:
             return hint(subject, f"{most}: noise of the given values?")
@@ -158,26 +157,8 @@ class ExactSolution:
         return failed(subject, f"{most}: the term or the solution is wrong")
 
 
-@dataclass(frozen=True)
-class _Left:
-    """residual and |residual| / size, [batch, equation], at coefficients θ."""
-
-    residual: Tensor
-    ratio: Tensor
-    theta: Tensor
-
-
-def _least(residual: Residual, z: Tensor, theta: Tensor, points: PointSet, scale: Tensor) -> _Left:
-    """What is left at the initial coefficients, or, where some enter, at those that fit best."""
-
-    def left(theta: Tensor) -> _Left:
-        r = residual.value(z, theta, points, residual.remainder(points))
-        whole = sensitivity(residual, z, theta, points, scale) + offset(residual, theta, points)
-        return _Left(r, torch.where(r == 0, 0.0, r.abs() / whole), theta)
-
-    if residual.reads_parameters:
-        theta = _fit(residual, z, theta, points)
-    return left(theta)
+def _reason(error: Exception) -> str:
+    return first_line(error, 160) or type(error).__name__
 
 
 def _fit(residual: Residual, z: Tensor, theta: Tensor, points: PointSet) -> Tensor:
@@ -191,14 +172,12 @@ def _fit(residual: Residual, z: Tensor, theta: Tensor, points: PointSet) -> Tens
             break
         step = torch.zeros_like(theta)
         step[read] = torch.linalg.lstsq(jacobian, -flat, driver="gelsd").solution[:, 0]
-        length = 1.0
-        while length > 1e-6:
-            if residual.value(z, theta + length * step, points, None).norm() < r.norm():
-                break
-            length /= 2
-        else:
+        tried = (theta + 0.5**k * step for k in range(20))
+        better = (t for t in tried if residual.value(z, t, points, None).norm() < r.norm())
+        moved = next(better, None)
+        if moved is None:
             break
-        theta = theta + length * step
+        theta = moved
     return theta
 
 

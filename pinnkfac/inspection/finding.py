@@ -50,7 +50,6 @@ def not_checked(subject: str, reason: str) -> Finding:
 
 def place(problem: Problem, point: Tensor) -> str:
     """A point in words: 't = 0.31, x = 0.5'."""
-    pairs = list(zip(problem.coordinates.names, point.tolist(), strict=True))
-    shown = pairs if len(pairs) <= 6 else pairs[:3]
-    text = ", ".join(f"{name} = {value:.4g}" for name, value in shown)
-    return text if len(pairs) <= 6 else f"{text}, …"
+    pairs = zip(problem.coordinates.names, point.tolist(), strict=True)
+    texts = [f"{name} = {value:.4g}" for name, value in pairs]
+    return ", ".join(texts if len(texts) <= 6 else [*texts[:3], "…"])

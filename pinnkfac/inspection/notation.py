@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from pinnkfac.field import Coordinates, Key, LinearPart, MultiIndex
@@ -23,42 +23,27 @@ def number(value: float, digits: int = DIGITS) -> str:
 
 def total(summands: Sequence[Summand], digits: int = DIGITS, most: int | None = None) -> str:
     """Summands as a sum, ``−Δu + 2 u − 3``; with ``most``, a longer one is abbreviated."""
-    texts = [(coefficient, _summand(coefficient, body, digits)) for coefficient, body in summands]
+    texts = [f"{_sign(c)} {_summand(abs(c), body, digits)}" for c, body in summands]
     if most is not None and len(texts) > most:
-        texts = [*texts[:4], (1.0, "…"), texts[-1]]
-    if not texts:
-        return "0"
-    (first, text), *rest = texts
-    result = ("−" if _negative(first) else "") + text
-    for coefficient, text in rest:
-        result += f" {'−' if _negative(coefficient) else '+'} {text}"
-    return result
+        texts = [*texts[:4], "+ …", texts[-1]]
+    sign, _, rest = (" ".join(texts) or "+ 0").partition(" ")
+    return rest if sign == "+" else f"{sign}{rest}"
 
 
-def _negative(value: float) -> bool:
-    return math.copysign(1.0, value) < 0
+def _sign(value: float) -> str:
+    return "−" if math.copysign(1.0, value) < 0 else "+"
 
 
-def _summand(coefficient: float, body: str, digits: int) -> str:
-    size = abs(coefficient)
-    if not body:
-        return number(size, digits)
-    return body if size == 1.0 else f"{number(size, digits)}{TIGHT}{body}"
+def _summand(size: float, body: str, digits: int) -> str:
+    if body and size == 1.0:
+        return body
+    return TIGHT.join(filter(None, (number(size, digits), body)))
 
 
-def derivative(alpha: MultiIndex, coordinates: Coordinates) -> str:
-    """The coordinates of D^α, each as often as it is differentiated by: 'xxy'."""
-    return "".join(name * times for name, times in zip(coordinates.names, alpha, strict=True))
+def combination(part: Mapping[MultiIndex, float], coordinates: Coordinates) -> list[Summand]:
+    """Σ c_α D^α in the order of the part, with Δ and Δ² where space has several coordinates.
 
-
-def combination(
-    part: dict[MultiIndex, float],
-    coordinates: Coordinates,
-    write: Callable[[str], str],
-) -> list[Summand]:
-    """Σ c_α D^α in the order given, with Δ and Δ² where space has several coordinates.
-
-    ``write`` makes a symbol of '', 'xx', 'Δ' or 'Δ²'.
+    A derivative is written as the coordinates, each as often as it is differentiated by: 'xxy'.
     """
     left = dict(part)
     result: list[Summand] = []
@@ -66,13 +51,12 @@ def combination(
         if alpha not in left:
             continue
         symbol, pattern = _laplacian(sum(alpha), coordinates)
-        if alpha in pattern and all(left.get(b) == c * n for b, n in pattern.items()):
-            for b in pattern:
-                del left[b]
-            result.append((c, write(symbol)))
-        else:
-            del left[alpha]
-            result.append((c, write(derivative(alpha, coordinates))))
+        if alpha not in pattern or any(left.get(b) != c * n for b, n in pattern.items()):
+            letters = zip(coordinates.names, alpha, strict=True)
+            symbol, pattern = "".join(name * times for name, times in letters), {alpha: 1.0}
+        for b in pattern:
+            del left[b]
+        result.append((c, symbol))
     return result
 
 
@@ -95,39 +79,29 @@ def linear_part(
     linear: Iterable[tuple[Key, float]], fields: Sequence[str], coordinates: Coordinates
 ) -> list[Summand]:
     """Σ c D^α u_k(place) as summands: (1, 'u_t'), (−0.25, 'u_xx'), (1, 'Δv(opposite)')."""
-    groups: dict[tuple[int, str], dict[MultiIndex, float]] = {}
+    groups: dict[tuple[str, str], dict[MultiIndex, float]] = {}
     for (field, place, alpha), c in linear:
-        groups.setdefault((field, place), {})[alpha] = c
+        where = f"({place})" if place else ""
+        groups.setdefault((fields[field], where), {})[alpha] = c
     result = []
-    for (field, place), part in groups.items():
-
-        def write(symbol: str, name: str = fields[field], place: str = place) -> str:
-            where = f"({place})" if place else ""
-            if symbol.startswith("Δ"):
-                return f"{symbol}{name}{where}"
-            return f"{name}_{symbol}{where}" if symbol else f"{name}{where}"
-
-        result += combination(part, coordinates, write)
+    for (name, where), part in groups.items():
+        for c, symbol in combination(part, coordinates):
+            index = f"_{symbol}" if symbol else ""
+            text = f"{symbol}{name}" if symbol.startswith("Δ") else f"{name}{index}"
+            result.append((c, f"{text}{where}"))
     return result
 
 
 def slot(linear: LinearPart, fields: Sequence[str], coordinates: Coordinates) -> str:
-    """A slot, such as 'u_t − 0.25 u_xx'."""
-    return total(linear_part(_leading(linear), fields, coordinates)).replace(TIGHT, " ")
-
-
-def _leading(linear: LinearPart) -> LinearPart:
-    """Field by field, derivatives by the first coordinate (time) in front."""
-    return tuple(sorted(linear, key=lambda item: (*item[0][:2], [-a for a in item[0][2]])))
+    """A slot, such as 'u_t − 0.25 u_xx': field by field, derivatives by time in front."""
+    leading = sorted(linear, key=lambda item: (*item[0][:2], [-a for a in item[0][2]]))
+    return total(linear_part(leading, fields, coordinates)).replace(TIGHT, " ")
 
 
 def row(operator: Operator, coordinates: Coordinates) -> str:
     """The operator of a row that travels through the net; that of row 0 is 'value'."""
     if not operator:
         return "value"
-
-    def write(symbol: str) -> str:
-        return symbol if symbol.startswith("Δ") else f"∂{symbol}"
-
-    leading = dict(sorted(operator, reverse=True))
-    return total(combination(leading, coordinates, write)).replace(TIGHT, " ")
+    summands = combination(dict(sorted(operator, reverse=True)), coordinates)
+    marked = [(c, text if text.startswith("Δ") else f"∂{text}") for c, text in summands]
+    return total(marked).replace(TIGHT, " ")

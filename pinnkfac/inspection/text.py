@@ -53,6 +53,12 @@ def bold(text: str) -> str:
     return f"\033[1m{text}\033[0m"
 
 
+def abbreviated(names: Sequence[str], most: int = 6, first: int = 2, separator: str = ", ") -> str:
+    """A list of names; of more than ``most`` the ``first`` ones, and the last."""
+    shown = names if len(names) <= most else [*names[:first], "…", names[-1]]
+    return separator.join(shown)
+
+
 def paragraph(text: str, columns: int, indent: str = "", further: str | None = None) -> list[str]:
     """Words in lines of at most that many columns; ``further`` indents all but the first."""
     return textwrap.wrap(

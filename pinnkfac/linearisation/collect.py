@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from pinnkfac.linearisation.layer import Layer
 from pinnkfac.taylor.graph import Graph, Tape
+from pinnkfac.taylor.jet import Adjoint, Jet, Sink
 from pinnkfac.taylor.plan import Plan
-from pinnkfac.taylor.rules import Adjoint, Jet, Sink
 
 
 def seed_of(plan: Plan, by_slot: Tensor, reads: tuple[int, ...], output: Tensor) -> Adjoint | None:

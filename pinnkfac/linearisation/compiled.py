@@ -15,8 +15,8 @@ from pinnkfac.linearisation.collect import Collector, seed_of
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, record
 from pinnkfac.taylor.graph import Graph, Tape
-from pinnkfac.taylor.plan import Plan, make_plan
-from pinnkfac.taylor.rules import Jet
+from pinnkfac.taylor.jet import Jet
+from pinnkfac.taylor.plan import Plan, Planner
 
 Passes = list[tuple[Jet, Tape | None]]
 
@@ -78,6 +78,15 @@ class CompiledTerm:
     def rows(self) -> int:
         return sum(len(plan.rows) for plan in self.plans)
 
+    def bytes_per_point(self, dense: int) -> int:
+        """What a linearisation keeps of a point; ``dense`` parameters are outside linear layers."""
+        per_row = sum(
+            uses * (m.in_features + self.equations * m.out_features)
+            for m, uses in zip(self.graph.linears, self.graph.uses, strict=True)
+        )
+        numbers = self.rows * per_row + self.equations * (1 + dense)
+        return torch.finfo(self.coefficients.dtype).bits // 8 * numbers
+
     def prepare(self, drawn: PointSet, coordinates: tuple[str, ...]) -> TermPoints:
         """Drawn points on the net's device, with what they alone make of the residual."""
         if len(drawn) == 0:
@@ -132,7 +141,7 @@ class CompiledTerm:
                 seed = seed_of(plan, by_slot[equation], reads, jet.value)
                 if seed is not None:
                     assert tape is not None
-                    self.graph.backward(seed, tape, plan, collected.sink(equation, place))
+                    self.graph.backward(seed, tape, collected.sink(equation, place))
             if by_parameter is not None:
                 start = dense - len(self.coefficients)
                 collected.dense_of()[equation, :, start:] = by_parameter[equation]
@@ -141,7 +150,7 @@ class CompiledTerm:
 
 
 def compile_term(
-    term: Term, problem: Problem, graph: Graph, coefficients: Tensor, *, published_rows: bool
+    term: Term, problem: Problem, graph: Graph, coefficients: Tensor, planner: Planner
 ) -> CompiledTerm:
     """Record a term's residual and plan its rows.
 
@@ -154,10 +163,7 @@ def compile_term(
     residual = record(term, problem, sample)
     places = tuple(sorted({place for slot in residual.slots for (_, place, _), _ in slot}))
     dimension = len(problem.coordinates.names)
-    plans = tuple(
-        make_plan(residual.slots, dimension, place, published_rows=published_rows)
-        for place in places
-    )
+    plans = tuple(planner(residual.slots, dimension, place) for place in places)
     x = sample.coordinates.to(coefficients)
     for plan in plans:
         try:

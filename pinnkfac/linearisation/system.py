@@ -22,6 +22,7 @@ from pinnkfac.linearisation.workload import Workload
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_parameters
 from pinnkfac.taylor.graph import Graph
+from pinnkfac.taylor.plan import Planner, make_plan
 
 
 class System:
@@ -30,8 +31,8 @@ class System:
     Methods take the parameters ``at`` which they evaluate; None: those that the net has. They
     leave the net there. ``memory`` bytes, or half of what is free at the start, bound what a
     linearisation keeps; above it, blocks are computed anew each time they are needed.
-    ``published_rows`` uses the rows of arXiv:2405.15603 for comparison. ``workers`` threads share
-    the chunks of points (of at most ``chunk_bytes`` a layer).
+    ``planner`` chooses the rows of Taylor mode. ``workers`` threads share the chunks of points (of
+    at most ``chunk_bytes`` a layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """
@@ -41,7 +42,7 @@ class System:
         problem: Problem,
         net: nn.Module,
         *,
-        published_rows: bool = False,
+        planner: Planner = make_plan,
         memory: float = 4 * 2**30,
         chunk_bytes: int | None = None,
         workers: int = 1,
@@ -57,8 +58,7 @@ class System:
             [p.initial for p in problem.parameters], dtype=self.dtype, device=self.device
         )
         self.terms: list[CompiledTerm] = [
-            compile_term(t, problem, self.graph, self.coefficients, published_rows=published_rows)
-            for t in problem.terms
+            compile_term(t, problem, self.graph, self.coefficients, planner) for t in problem.terms
         ]
         check_parameters(problem, [term.residual for term in self.terms])
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
@@ -197,7 +197,7 @@ class System:
             for number, weight, chunk in pieces
         ]
         pairs = zip(self.terms, points, strict=True)
-        kept = sum(self.bytes_per_point(t) * len(p) for t, p in pairs) <= self.memory
+        kept = sum(t.bytes_per_point(dense) * len(p) for t, p in pairs) <= self.memory
         place = None
         if kept:
             with making("the linearisation", "memory, points.scale or net.widths"):
@@ -223,14 +223,6 @@ class System:
             scales=scales or None,
             place=place,
         )
-
-    def bytes_per_point(self, term: CompiledTerm) -> int:
-        size = torch.finfo(self.dtype).bits // 8
-        per_row = sum(
-            uses * (inputs + term.equations * outputs)
-            for inputs, outputs, uses in self.workload.layers
-        )
-        return size * (term.rows * per_row + term.equations * (1 + self.layout.dense))
 
 
 def _half_means(residuals: Sequence[Tensor]) -> list[float]:

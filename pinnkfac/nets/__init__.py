@@ -1,10 +1,11 @@
 """Networks made of operations that Taylor mode has rules for."""
 
-from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.layers import FixedLinear, Scale
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.nets.settings import MlpSettings, NetSettings
 from pinnkfac.taylor.activations import Activation
-from pinnkfac.taylor.layers import FixedLinear, Scale
+from pinnkfac.taylor.linear import affine_layer
 
 __all__ = [
     "Activation",
@@ -16,4 +17,5 @@ __all__ = [
     "NetSettings",
     "PeriodicEmbedding",
     "Scale",
+    "affine_layer",
 ]

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import UserError, suggest
-from pinnkfac.taylor import activations
-from pinnkfac.taylor.activations import Activation
+from pinnkfac.taylor.activations import Named
 
-
-class Sine(Activation):
-    """sin z."""
-
-    def tower(self, z: Tensor, order: int) -> list[Tensor]:
-        return activations.sin(z, order)
-
-
-class Exponential(Activation):
-    """exp z."""
-
-    def tower(self, z: Tensor, order: int) -> list[Tensor]:
-        return activations.exp(z, order)
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
-    "sin": Sine,
+    "sin": partial(Named, "sin"),
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
-    "exp": Exponential,
+    "exp": partial(Named, "exp"),
 }
-
-
 INITIALISATIONS = ("auto", "torch", "lecun")
 FEW = 3
 """Inputs in which points are dense enough for nets that are not smooth at first."""

@@ -13,7 +13,7 @@ from torch import nn
 from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count, Number, Positive, check
-from pinnkfac.nets.layers import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, PeriodicEmbedding
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.problem.signature import Signature
 

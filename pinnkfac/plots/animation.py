@@ -228,11 +228,11 @@ def _moving_values(
     sliced: Slice,
     quantity: Quantity,
     data: Array,
-    arrows: tuple[Array, Array] | None,
+    arrows: Array | None,
     title: str,
 ) -> Update:
     plane = list(sliced.axes.values())[1:]
-    at_first = None if arrows is None else (arrows[0][0], arrows[1][0])
+    at_first = None if arrows is None else arrows[0]
     image, quiver = value_map(axes, plane, data[0], quantity.limits, at_first)
     value_bar(image, axes)
     label_plane(axes, sliced)
@@ -242,6 +242,6 @@ def _moving_values(
     def update(i: int) -> None:
         image.set_data(data[i].T)
         if quiver is not None and arrows is not None:
-            quiver.set_UVC(arrows[0][i][places].T, arrows[1][i][places].T)
+            quiver.set_UVC(*arrows[i][places].T)
 
     return update

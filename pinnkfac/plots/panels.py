@@ -98,7 +98,7 @@ def value_map(
     plane: Sequence[Array],
     data: Array,
     limits: Limits,
-    arrows: tuple[Array, Array] | None = None,
+    arrows: Array | None = None,
 ) -> tuple[AxesImage, Quiver | None]:
     """A map of values on the grid of two axes, and the arrows of a vector on it."""
     image = _image(axes, plane, data, limits, VALUES)
@@ -151,17 +151,14 @@ def thinned(plane: Sequence[Array]) -> tuple[slice, slice]:
     return parts[0], parts[1]
 
 
-def _arrows(
-    axes: Axes, plane: Sequence[Array], arrows: tuple[Array, Array], longest: float
-) -> Quiver:
+def _arrows(axes: Axes, plane: Sequence[Array], arrows: Array, longest: float) -> Quiver:
     """Arrows on one scale in all panels: a vector of the length ``longest`` spans one gap."""
     places = thinned(plane)
     columns = len(plane[0][places[0]])
     return axes.quiver(
         plane[0][places[0]],
         plane[1][places[1]],
-        arrows[0][places].T,
-        arrows[1][places].T,
+        *arrows[places].T,
         color="white",
         edgecolor=BLACK,
         linewidth=0.5,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -40,8 +40,8 @@ class Quantity:
 
     ``values``, ``exact`` and ``error`` have the shape of the grid, NaN outside the domain. The
     error of a field is the signed difference u − u★, that of a vector, which is not ``signed``, the
-    magnitude |v − v★|. ``arrows`` and ``exact_arrows`` are the two components of a vector in the
-    plane of the picture.
+    magnitude |v − v★|. ``arrows`` and ``exact_arrows`` [*grid, 2] are the components of a vector in
+    the plane of the picture.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Quantity:
     exact: Array | None
     error: Array | None
     signed: bool = True
-    arrows: tuple[Array, Array] | None = None
-    exact_arrows: tuple[Array, Array] | None = None
+    arrows: Array | None = None
+    exact_arrows: Array | None = None
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -63,23 +63,9 @@ class Quantity:
 
     def at(self, index: int) -> Quantity:
         """The quantity at one place of the first axis of the grid."""
-
-        def one(array: Array | None) -> Array | None:
-            return None if array is None else array[index]
-
-        def both(pair: tuple[Array, Array] | None) -> tuple[Array, Array] | None:
-            return None if pair is None else (pair[0][index], pair[1][index])
-
-        return Quantity(
-            self.name,
-            self.unit,
-            self.values[index],
-            one(self.exact),
-            one(self.error),
-            self.signed,
-            both(self.arrows),
-            both(self.exact_arrows),
-        )
+        names = ("values", "exact", "error", "arrows", "exact_arrows")
+        arrays = {name: array for name in names if (array := getattr(self, name)) is not None}
+        return replace(self, **{name: array[index] for name, array in arrays.items()})
 
 
 @dataclass(frozen=True)
@@ -118,11 +104,7 @@ class Slice:
         # The components of a vector are in the order of the coordinates of space.
         plane = [i for i, x in enumerate(signature.coordinates.space) if x in self.axes]
 
-        def in_plane(vectors: Array | None) -> tuple[Array, Array] | None:
-            if vectors is None or len(plane) != 2:
-                return None
-            return vectors[..., plane[0]], vectors[..., plane[1]]
-
+        drawn = len(plane) == 2
         return Quantity(
             f"|{plain(name)}|",
             units.pop() if len(units) == 1 else "",
@@ -130,8 +112,8 @@ class Slice:
             None if exact is None else np.linalg.norm(exact, axis=-1),
             None if exact is None else np.linalg.norm(values - exact, axis=-1),
             False,
-            in_plane(values),
-            in_plane(exact),
+            values[..., plane] if drawn else None,
+            exact[..., plane] if drawn and exact is not None else None,
         )
 
 

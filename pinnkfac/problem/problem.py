@@ -42,6 +42,12 @@ def _several(what: str, argument: Any, kind: type) -> tuple[Any, ...]:
     return entries
 
 
+def _check_unique(what: str, names: Sequence[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"Problem: two {what}s are called '{twice[0]}'; rename one")
+
+
 def _check_shape(domain: Any) -> None:
     """Raise UserError where an object is no domain, or cannot be stored as one."""
     members = lacking(domain)
@@ -106,17 +112,14 @@ class Problem:
             raise UserError("Problem: fields is empty; name at least one, such as fields=('u',)")
         if not self.terms:
             raise UserError("Problem: terms is empty; give at least one Term")
-        for what, names in (
-            ("field", self.fields),
-            ("term", [t.name for t in self.terms]),
-            ("Parameter", [p.name for p in self.parameters]),
-        ):
-            twice = {n for n in names if list(names).count(n) > 1}
-            if twice:
-                raise UserError(f"Problem: two {what}s are called '{twice.pop()}'; rename one")
+        _check_unique("field", self.fields)
+        _check_unique("term", [t.name for t in self.terms])
+        _check_unique("Parameter", [p.name for p in self.parameters])
         self.coordinates = self._common_coordinates(domain)
         self.terms = tuple(self._bound(term) for term in self.terms)
-        self.domain = domain or around([t.where for t in self._on_regions])
+        if domain is None:
+            domain = around([term.where for term in self._on_regions])
+        self.domain = domain
         periodic = _several("periodic", (periodic,) if isinstance(periodic, str) else periodic, str)
         self.signature = Signature(
             self.fields,

@@ -26,6 +26,8 @@ from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
 from pinnkfac.run.loop import Best, Progress, Stop
 from pinnkfac.step.base import Step, Stepper
+from pinnkfac.taylor.plan import make_plan
+from pinnkfac.taylor.published import published_plan
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     system = System(
         problem,
         net.to(device=device, dtype=dtype),
-        published_rows=general.published_rows,
+        planner=published_plan if general.published_rows else make_plan,
         memory=general.memory * GIB,
         workers=_workers(general.threads, device),
     )

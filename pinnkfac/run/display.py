@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any
 
 from pinnkfac.run.interruption import write_at_once
 
@@ -25,104 +26,60 @@ class Pace:
         return f"{_duration(self.step)} a step{left}"
 
 
-class Display(Protocol):
-    """Where a run says how it goes."""
+NARROW = 50
+"""Columns below which a table cannot be read."""
+
+
+def surviving(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that shows nothing any more where the output has gone (a closed pipe, a full disk),
+    so that the run goes on."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> None:
+        try:
+            method(*arguments)
+        except (OSError, ValueError):  # ValueError: the file is closed
+            with suppress(OSError, ValueError), open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), 1)  # Python flushes it once more at its end
+
+    return call
+
+
+class Display:
+    """Where a run says how it goes; this one says nothing but warnings."""
 
     def show(self, record: Mapping[str, Any], pace: Pace) -> None:
         """A record of metrics.jsonl, as the run stands now."""
-        ...
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        ...
 
+    @surviving
     def warn(self, line: str) -> None:
         """A line that matters, on stderr or in colour."""
-        ...
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def notice(self, line: str) -> None:
         """A line that is shown at once, from a handler of signals."""
-        ...
+        write_at_once(line)
 
     def close(self) -> None:
         """The end of what ``show`` renews; lines may follow."""
-        ...
 
 
 def make_display(*, quiet: bool) -> Display:
     """The display that fits where the output goes."""
     if quiet:
-        return Guarded(Quiet())
+        return Display()
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
     if console.is_terminal and not console.is_dumb_terminal and console.width >= NARROW:
-        return Guarded(Live(console))
-    return Guarded(Plain())
+        return Live(console)
+    return Plain()
 
 
-NARROW = 50
-"""Columns below which a table cannot be read."""
-
-
-class Guarded:
-    """A display that falls silent where the output has gone (a closed pipe, a full disk): the run
-    goes on."""
-
-    def __init__(self, display: Display) -> None:
-        self.display = display
-
-    def _try(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except (OSError, ValueError):  # ValueError: the file is closed
-            self.display = Silent()
-            with suppress(OSError, ValueError):  # Python flushes it once more at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-    def show(self, record: Mapping[str, Any], pace: Pace) -> None:
-        self._try(lambda: self.display.show(record, pace))
-
-    def say(self, line: str) -> None:
-        self._try(lambda: self.display.say(line))
-
-    def warn(self, line: str) -> None:
-        self._try(lambda: self.display.warn(line))
-
-    def notice(self, line: str) -> None:
-        self.display.notice(line)
-
-    def close(self) -> None:
-        self._try(self.display.close)
-
-
-class Quiet:
-    """Nothing but warnings."""
-
-    def show(self, record: Mapping[str, Any], pace: Pace) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
-
-    def warn(self, line: str) -> None:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-
-    def notice(self, line: str) -> None:
-        write_at_once(line)
-
-    def close(self) -> None:
-        pass
-
-
-class Silent(Quiet):
-    """Nothing at all."""
-
-    def warn(self, line: str) -> None:
-        pass
-
-
-class Plain(Quiet):
+class Plain(Display):
     """One line a record, for files and pipes."""
 
     def show(self, record: Mapping[str, Any], pace: Pace) -> None:
@@ -136,14 +93,14 @@ class Plain(Quiet):
             parts.append(f"relative L2 error {record['relative_l2_error']:.3e}")
         parts += [f"{name} {_number(record[name])}" for name in ("length", "damping")]
         parts += [f"{k} {v:.6g}" for k, v in record.get("coefficients", {}).items()]
-        parts.append(str(pace))
-        self.say("  ".join(parts))
+        self.say("  ".join([*parts, str(pace)]))
 
+    @surviving
     def say(self, line: str) -> None:
         print(line, flush=True)
 
 
-class Live(Quiet):
+class Live(Display):
     """A table that grows at steps 1, 2, 4, 8 …, with the present step as its last row."""
 
     def __init__(self, console: Any) -> None:
@@ -152,24 +109,24 @@ class Live(Quiet):
         self.console = console
         self.kept: list[Mapping[str, Any]] = []
         self._live = RichLive(console=console, auto_refresh=False, vertical_overflow="visible")
-        self._started = False
 
+    @surviving
     def show(self, record: Mapping[str, Any], pace: Pace) -> None:
-        if not self._started:
-            self._live.start()
-            self._started = True
+        self._live.start()
         self._live.update(self._table([*self.kept, record], str(pace)), refresh=True)
         if record["step"] & (record["step"] - 1) == 0:
             self.kept.append(record)
 
+    @surviving
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
 
+    @surviving
     def warn(self, line: str) -> None:
         self.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
     def notice(self, line: str) -> None:
-        if not self._started:
+        if not self._live.is_started:
             return write_at_once(line)
         # In place of the table's last line: another line would move the cursor away from where
         # the table is renewed.
@@ -177,36 +134,38 @@ class Live(Quiet):
         with suppress(OSError, ValueError):
             os.write(self.console.file.fileno(), shown.encode())
 
+    @surviving
     def close(self) -> None:
-        if self._started:
-            self._live.stop()
-            self._started = False
+        self._live.stop()
 
     def _table(self, records: list[Mapping[str, Any]], caption: str) -> Any:
         from rich import box
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
-        last = records[-1]
-        terms = list(last["losses"])
+        terms = list(records[-1]["losses"])
         wide = self.console.width >= 60 + 11 * len(terms)
-        titles = ["step", "seconds", "loss", *(terms if wide else [])]
-        if last.get("relative_l2_error") is not None:
-            titles.append("rel. L2 error")
-        titles += ["length", "damping", *last.get("coefficients", {})]
-        for title in titles:
+        rows = [_cells(record, terms if wide else []) for record in records]
+        for title, _ in rows[-1]:
             table.add_column(title, justify="right")
-        for record in records:
-            table.add_row(*self._cells(record, terms if wide else []))
+        for row in rows:
+            table.add_row(*(cell for _, cell in row))
         return table
 
-    def _cells(self, record: Mapping[str, Any], terms: list[str]) -> list[str]:
-        cells = [str(record["step"]), f"{record['seconds']:.1f}", f"{record['loss']:.2e}"]
-        cells += [f"{record['losses'][term]:.1e}" for term in terms]
-        if record.get("relative_l2_error") is not None:
-            cells.append(f"{record['relative_l2_error']:.2e}")
-        cells += [_number(record["length"]), _number(record["damping"])]
-        return cells + [f"{value:.6g}" for value in record.get("coefficients", {}).values()]
+
+def _cells(record: Mapping[str, Any], terms: list[str]) -> list[tuple[str, str]]:
+    """The titles of the columns, and what a record has in them."""
+    error, coefficients = record.get("relative_l2_error"), record.get("coefficients", {})
+    return [
+        ("step", str(record["step"])),
+        ("seconds", f"{record['seconds']:.1f}"),
+        ("loss", f"{record['loss']:.2e}"),
+        *((term, f"{record['losses'][term]:.1e}") for term in terms),
+        *([] if error is None else [("rel. L2 error", f"{error:.2e}")]),
+        ("length", _number(record["length"])),
+        ("damping", _number(record["damping"])),
+        *((name, f"{value:.6g}") for name, value in coefficients.items()),
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -13,8 +13,9 @@ from pinnkfac.curvature.base import Curvature
 from pinnkfac.curvature.cg_fac import MatrixFree, RowSharing
 from pinnkfac.curvature.conjugate_gradients import Refined, Truncated
 from pinnkfac.curvature.ekfac import EigenvalueCorrected, Moments
+from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.gramian import ExactGramian, Factorisation, GramianSettings
-from pinnkfac.curvature.kfac import Factors, InverseSettings, KroneckerFactors
+from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.least_squares import Exact
 from pinnkfac.curvature.nystrom import SketchedKernel
 from pinnkfac.linearisation.objective import Objective

@@ -1,21 +1,22 @@
 """Activations as towers of derivatives: [σ(z), σ'(z), …, σ^(order)(z)].
 
-A tower is all that Taylor mode needs of an elementwise function. To add one, subclass
-``Activation`` and write ``tower``; nothing else has to know about it.
+A tower is all that Taylor mode needs of an elementwise function. One of torch's is a line of
+``TOWERS``; any other is a subclass of ``Activation`` with its ``tower``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import UserError
 
-Tower = Callable[[Tensor, int], list[Tensor]]
+Tower = Callable[..., list[Tensor]]
+"""tower(z, order, *options of the function)"""
 
 
 class Activation(nn.Module):
@@ -33,6 +34,23 @@ class Activation(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.tower(z, 0)[0]
+
+    def checked_tower(self, z: Tensor, order: int) -> list[Tensor]:
+        """The tower; UserError where it is shorter than asked for."""
+        name = type(self).__name__
+        if self.highest is not None and order > self.highest:
+            raise UserError(
+                f"activation {name} has derivatives up to order {self.highest}, but order {order} "
+                "is needed (the order of the PDE plus one for the backward pass): extend its tower "
+                "or choose another activation"
+            )
+        result = self.tower(z, order)
+        if len(result) < order + 1:
+            raise UserError(
+                f"activation {name}: tower(z, {order}) returned {len(result)} entries; it must "
+                f"return {order + 1}, [σ, σ', …, σ^({order})]"
+            )
+        return result
 
 
 @cache
@@ -93,9 +111,11 @@ def sigmoid(z: Tensor, order: int) -> list[Tensor]:
     return _polynomial_tower("sigmoid", torch.sigmoid(z), order)
 
 
-def softplus(z: Tensor, order: int) -> list[Tensor]:
-    value = torch.logaddexp(z, torch.zeros_like(z))
-    return [value, *sigmoid(z, order - 1)] if order else [value]
+def softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = math.inf) -> list[Tensor]:
+    """log(1 + exp(βz))/β. Beyond ``threshold`` torch rounds it to z, and this one does not."""
+    value = torch.logaddexp(beta * z, torch.zeros_like(z))
+    tower = [value, *sigmoid(beta * z, order - 1)] if order else [value]
+    return [beta ** (n - 1) * f for n, f in enumerate(tower)]
 
 
 def sin(z: Tensor, order: int) -> list[Tensor]:
@@ -130,8 +150,12 @@ def silu(z: Tensor, order: int) -> list[Tensor]:
     return _times_identity(z, sigmoid(z, order), order)
 
 
-def gelu(z: Tensor, order: int) -> list[Tensor]:
+def gelu(z: Tensor, order: int, approximate: str = "none") -> list[Tensor]:
     """z Φ(z); Φ^(n) = (−1)^(n−1) He_{n−1}(z) φ(z)."""
+    if approximate != "none":
+        raise UserError(
+            "net: GELU(approximate='tanh') has no rule: use GELU() with the exact error function"
+        )
     cdf = torch.special.ndtr(z)
     density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     tower = [cdf]
@@ -143,75 +167,50 @@ def gelu(z: Tensor, order: int) -> list[Tensor]:
     return _times_identity(z, tower, order)
 
 
-def power(exponent: int) -> Tower:
-    def tower(z: Tensor, order: int) -> list[Tensor]:
-        result = []
-        for n in range(order + 1):
-            c = float(math.perm(exponent, n)) if n <= exponent else 0.0
-            result.append(c * z ** max(exponent - n, 0))
-        return result
-
-    return tower
+def log(z: Tensor, order: int) -> list[Tensor]:
+    return [torch.log(z), *power(z, order - 1, -1)]
 
 
-def _gelu_of(module: nn.GELU) -> Tower:
-    if module.approximate != "none":
-        raise UserError(
-            "net: GELU(approximate='tanh') has no rule: use GELU() with the exact error function"
-        )
-    return gelu
+def power(z: Tensor, order: int, exponent: float) -> list[Tensor]:
+    """z^p with any real p: p (p − 1) … (p − n + 1) z^(p − n)."""
+    p = int(exponent) if float(exponent).is_integer() else float(exponent)
+    factor, result = 1.0, []
+    for n in range(order + 1):
+        result.append(factor * z ** (p - n if factor else 0))
+        factor *= p - n
+    return result
 
 
-def _softplus_of(module: nn.Softplus) -> Tower:
-    beta = float(module.beta)
-
-    def tower(z: Tensor, order: int) -> list[Tensor]:
-        return [beta ** (n - 1) * f for n, f in enumerate(softplus(beta * z, order))]
-
-    return tower
-
-
-def _custom(module: Activation) -> Tower:
-    def tower(z: Tensor, order: int) -> list[Tensor]:
-        if module.highest is not None and order > module.highest:
-            raise UserError(
-                f"activation {type(module).__name__} has derivatives up to order "
-                f"{module.highest}, but order {order} is needed (the order of the PDE plus one "
-                "for the backward pass): extend its tower or choose another activation"
-            )
-        result = module.tower(z, order)
-        if len(result) < order + 1:
-            raise UserError(
-                f"activation {type(module).__name__}: tower(z, {order}) returned {len(result)} "
-                f"entries; it must return {order + 1}, [σ, σ', …, σ^({order})]"
-            )
-        return result
-
-    return tower
-
-
-MODULES: dict[type[nn.Module], Callable[[nn.Module], Tower]] = {
-    nn.Tanh: lambda module: tanh,
-    nn.Sigmoid: lambda module: sigmoid,
-    nn.SiLU: lambda module: silu,
-    nn.GELU: _gelu_of,  # type: ignore[dict-item]
-    nn.Softplus: _softplus_of,  # type: ignore[dict-item]
-    Activation: _custom,  # type: ignore[dict-item]
+TOWERS: dict[str, Tower] = {
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+    "silu": silu,
+    "gelu": gelu,
+    "sin": sin,
+    "cos": cos,
+    "exp": exp,
+    "log": log,
+    "pow": power,
+    "square": partial(power, exponent=2),
+    "sqrt": partial(power, exponent=0.5),
+    "rsqrt": partial(power, exponent=-0.5),
+    "reciprocal": partial(power, exponent=-1),
 }
-FUNCTIONS: dict[Callable[..., Tensor] | str, Tower] = {
-    torch.tanh: tanh,
-    torch.sigmoid: sigmoid,
-    torch.sin: sin,
-    torch.cos: cos,
-    torch.exp: exp,
-    torch.square: power(2),
-    nn.functional.tanh: tanh,
-    nn.functional.sigmoid: sigmoid,
-    nn.functional.silu: silu,
-    nn.functional.gelu: gelu,
-    nn.functional.softplus: softplus,
-    **{name: f for name, f in dict(tanh=tanh, sigmoid=sigmoid, sin=sin, cos=cos, exp=exp).items()},
-}
+"""By torch's names: functions, methods and layers of each name get the tower."""
+
+
+class Named(Activation):
+    """A function of ``TOWERS`` as a layer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def tower(self, z: Tensor, order: int) -> list[Tensor]:
+        return TOWERS[self.name](z, order)
+
+
 NOT_SMOOTH = {
     nn.ReLU: "second derivatives",
     nn.LeakyReLU: "second derivatives",

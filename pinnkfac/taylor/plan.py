@@ -18,11 +18,13 @@ arXiv:2505.13644; forward Laplacian, arXiv:2307.08214.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pinnkfac.field import LinearPart, MultiIndex, factorial, multi_indices
+from pinnkfac.field import LinearPart, MultiIndex, factorial
 
 Operator = tuple[tuple[MultiIndex, float], ...]
 """Σ c_α D^α as sorted pairs (α, c_α), none of order 0, the largest coefficient 1."""
@@ -52,11 +54,6 @@ class Plan:
     products: tuple[tuple[tuple[float, int, int], ...], ...]
     slots: tuple[tuple[tuple[float, int, int], ...], ...]
 
-    @property
-    def order(self) -> int:
-        """The highest derivative among the rows."""
-        return max((order(row) for row in self.rows), default=0)
-
     def input_row(self, s: int) -> list[float] | None:
         """P_s x, the row of the coordinates themselves: constant; None where it is zero."""
         vector = [0.0] * self.dimension
@@ -70,7 +67,7 @@ def order(operator: Operator) -> int:
     return max((sum(alpha) for alpha, _ in operator), default=0)
 
 
-def _operator(coefficients: dict[MultiIndex, float]) -> tuple[Operator, float]:
+def operator_of(coefficients: dict[MultiIndex, float]) -> tuple[Operator, float]:
     """An operator with largest coefficient 1, and the factor that was divided out."""
     items = sorted((a, c) for a, c in coefficients.items() if c != 0.0)
     if not items:
@@ -79,7 +76,7 @@ def _operator(coefficients: dict[MultiIndex, float]) -> tuple[Operator, float]:
     return tuple((a, c / lead) for a, c in items), lead
 
 
-def _unit(i: int, dimension: int) -> MultiIndex:
+def unit(i: int, dimension: int) -> MultiIndex:
     return tuple(int(j == i) for j in range(dimension))
 
 
@@ -87,41 +84,38 @@ def _minus(a: MultiIndex, b: MultiIndex) -> MultiIndex:
     return tuple(x - y for x, y in zip(a, b, strict=True))
 
 
-def _partitions(items: tuple[int, ...]) -> Iterable[list[tuple[int, ...]]]:
+def _partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
     """All set partitions of distinguishable items into unordered blocks."""
     if not items:
         yield []
         return
-    first, rest = items[0], items[1:]
-    for mask in range(2 ** len(rest)):
-        block = (first, *(x for j, x in enumerate(rest) if mask >> j & 1))
-        others = tuple(x for j, x in enumerate(rest) if not mask >> j & 1)
-        for partition in _partitions(others):
-            yield [block, *partition]
+    first, *others = items
+    for blocks in _partitions(others):
+        yield [[first], *blocks]
+        for i, block in enumerate(blocks):
+            yield [[first, *block], *blocks[:i], *blocks[i + 1 :]]
 
 
 def _faa_di_bruno(alpha: MultiIndex) -> Counter[tuple[MultiIndex, ...]]:
     """Blocks of derivatives in D^α σ(z), two or more of them, with their multiplicities."""
-    items = [i for i, a in enumerate(alpha) for _ in range(a)]
     result: Counter[tuple[MultiIndex, ...]] = Counter()
-    for partition in _partitions(tuple(range(len(items)))):
-        if len(partition) < 2:
-            continue
-        blocks = []
-        for block in partition:
-            beta = [0] * len(alpha)
-            for j in block:
-                beta[items[j]] += 1
-            blocks.append(tuple(beta))
-        result[tuple(sorted(blocks))] += 1
+    for partition in _partitions([i for i, a in enumerate(alpha) for _ in range(a)]):
+        if len(partition) > 1:
+            blocks = [[0] * len(alpha) for _ in partition]
+            for beta, block in zip(blocks, partition, strict=True):
+                for i in block:
+                    beta[i] += 1
+            result[tuple(sorted(map(tuple, blocks)))] += 1
     return result
 
 
-class _Builder:
+class RowBuilder:
+    """Collects the rows that operators need, with all that these need themselves."""
+
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.rows: list[Operator] = [()]
-        self.collapsed_parts: dict[Operator, list[tuple[int, float, Operator]]] = {}
+        self.collapsed_parts: dict[Operator, list[tuple[int, float, Operator]]] = {(): []}
 
     def monomial(self, alpha: MultiIndex) -> int:
         """The row of D^α, added together with all that it needs."""
@@ -142,7 +136,7 @@ class _Builder:
         for i in range(self.dimension):
             inner, factor = self._inner(operator, i)
             if inner:
-                self.monomial(_unit(i, self.dimension))
+                self.monomial(unit(i, self.dimension))
                 if not self.expand(inner):
                     self.require(inner)
                 parts.append((i, factor, inner))
@@ -155,8 +149,8 @@ class _Builder:
         inner: dict[MultiIndex, float] = {}
         for alpha, c in operator:
             if sum(alpha) >= 3 and alpha[i]:
-                inner[_minus(alpha, _unit(i, self.dimension))] = alpha[i] * c
-        return _operator(inner)
+                inner[_minus(alpha, unit(i, self.dimension))] = alpha[i] * c
+        return operator_of(inner)
 
     def expand(self, operator: Operator) -> list[tuple[float, int]] | None:
         """The operator as a combination of rows that are already there, or None."""
@@ -169,11 +163,25 @@ class _Builder:
             result.append((c, self.rows.index(((alpha, 1.0),))))
         return result
 
+    def add(self, operators: set[Operator]) -> None:
+        """Rows for operators: monomials first, as one that the rows span needs none of its own."""
+        for op in sorted(operators, key=lambda o: (len(o), order(o))):
+            if len(op) == 1:
+                self.monomial(op[0][0])
+        combined = {op for op in operators if len(op) > 1}
+        monomials = {alpha for op in combined for alpha, _ in op}
+        if len(combined) >= len(monomials):
+            for alpha in sorted(monomials, key=lambda a: (sum(a), a)):
+                self.monomial(alpha)
+        for op in sorted(combined, key=lambda o: (order(o), len(o), o)):
+            if self.expand(op) is None:
+                self.require(op)
+
     # -- rules -----------------------------------------------------------------------------------
     def _pairs(self, operator: Operator) -> Iterable[tuple[float, int, int]]:
         """(coefficient, row of D_i, row) of Σ_i D_i z · P_i z over the parts of order ≥ 3."""
         for i, factor, inner in self.collapsed_parts[operator]:
-            first = self.rows.index(((_unit(i, self.dimension), 1.0),))
+            first = self.rows.index(((unit(i, self.dimension), 1.0),))
             for c, row in self.expand(inner) or ():
                 yield factor * c, first, row
 
@@ -206,7 +214,7 @@ class _Builder:
             add(c, first, row)
             add(c, row, first)
         for alpha, c in operator:
-            for beta in _below(alpha):
+            for beta in list(itertools.product(*(range(a + 1) for a in alpha)))[1:-1]:
                 rest = _minus(alpha, beta)
                 if _is_pair(tuple(sorted((beta, rest))), alpha):
                     continue
@@ -220,86 +228,62 @@ def _is_pair(blocks: Sequence[MultiIndex], alpha: MultiIndex) -> bool:
     return len(blocks) == 2 and sum(alpha) >= 3 and min(sum(b) for b in blocks) == 1
 
 
-def _below(alpha: MultiIndex) -> Iterable[MultiIndex]:
-    """All 0 < β < α."""
-    total = sum(alpha)
-    for k in range(1, total):
-        for beta in multi_indices(k, len(alpha)):
-            if all(b <= a for a, b in zip(alpha, beta, strict=True)):
-                yield beta
+Part = dict[MultiIndex, float]
+"""Coefficients of the derivatives of one field in one slot."""
+Planner = Callable[[Sequence[LinearPart], int, str], Plan]
+"""(slots, dimension, place) → the rows that carry the slots at that place."""
 
 
-def make_plan(
-    slots: Sequence[LinearPart], dimension: int, place: str = "", *, published_rows: bool = False
-) -> Plan:
-    """The rows that carry the given slots at one place.
+def make_plan(slots: Sequence[LinearPart], dimension: int, place: str = "") -> Plan:
+    """The fewest rows that carry the given slots at one place: each slot's derivatives of a field
+    are one operator."""
+    return assemble(RowBuilder(dimension), parts_at(slots, place), lambda part: [part])
 
-    ``published_rows`` keeps the rows of arXiv:2405.15603 instead: the value, every first
-    derivative (time too), and one row of pure second order; nothing is folded into it.
-    """
-    builder = _Builder(dimension)
-    wanted: list[dict[int, dict[MultiIndex, float]]] = []
+
+def parts_at(slots: Sequence[LinearPart], place: str) -> list[dict[int, Part]]:
+    """What each slot reads at a place, by field."""
+    result: list[dict[int, Part]] = []
     for slot in slots:
-        by_field: dict[int, dict[MultiIndex, float]] = {}
+        by_field: dict[int, Part] = {}
         for (field, where, alpha), c in slot:
             if where == place:
                 by_field.setdefault(field, {})[alpha] = c
-        wanted.append(by_field)
-    operators = [_split(part, published_rows) for by in wanted for part in by.values()]
-    if published_rows and any(order(op) >= 2 for ops in operators for op, _ in ops):
-        for i in range(dimension):
-            builder.monomial(_unit(i, dimension))
-    # Monomials first, long operators last: an operator that the rows span needs none of its own.
-    for op in sorted({op for ops in operators for op, _ in ops}, key=lambda o: (len(o), order(o))):
-        if len(op) == 1:
-            builder.monomial(op[0][0])
-    combined = {op for ops in operators for op, _ in ops if len(op) > 1}
-    monomials = {alpha for op in combined for alpha, _ in op}
-    if len(combined) >= len(monomials):
-        for alpha in sorted(monomials, key=lambda a: (sum(a), a)):
-            builder.monomial(alpha)
-    for op in sorted(combined, key=lambda o: (order(o), len(o), o)):
-        if builder.expand(op) is None:
-            builder.require(op)
-    rules = _sorted_by_order(builder)
-    slot_rules = []
-    for by_field in wanted:
+        result.append(by_field)
+    return result
+
+
+def assemble(
+    builder: RowBuilder, slots: Sequence[dict[int, Part]], split: Callable[[Part], list[Part]]
+) -> Plan:
+    """The plan in which ``split`` makes the operators of the derivatives of order 1 and higher."""
+
+    def operators_of(part: Part) -> list[tuple[Operator, float]]:
+        derivatives = {alpha: c for alpha, c in part.items() if sum(alpha) > 0}
+        return [operator_of(piece) for piece in split(derivatives) if piece]
+
+    operators = {op for slot in slots for part in slot.values() for op, _ in operators_of(part)}
+    builder.add(operators)
+    builder.rows.sort(key=_place)
+    rules = []
+    for slot in slots:
         rule: list[tuple[float, int, int]] = []
-        for field, part in sorted(by_field.items()):
-            zero = (0,) * dimension
+        for field, part in sorted(slot.items()):
+            zero = (0,) * builder.dimension
             if zero in part:
                 rule.append((part[zero], 0, field))
-            for op, factor in _split(part, published_rows):
-                for c, row in builder.expand(op) or ():
-                    rule.append((factor * c, row, field))
-        slot_rules.append(tuple(rule))
-    return Plan(dimension, tuple(builder.rows), rules[0], rules[1], tuple(slot_rules))
+            for op, factor in operators_of(part):
+                rule += [(factor * c, row, field) for c, row in builder.expand(op) or ()]
+        rules.append(tuple(rule))
+    return Plan(
+        builder.dimension,
+        tuple(builder.rows),
+        tuple(builder.powers(op) for op in builder.rows),
+        tuple(builder.products(op) for op in builder.rows),
+        tuple(rules),
+    )
 
 
-def _sorted_by_order(
-    builder: _Builder,
-) -> tuple[
-    tuple[dict[int, tuple[Monomial, ...]], ...], tuple[tuple[tuple[float, int, int], ...], ...]
-]:
-    """Fix the order of rows: value, first derivatives, then higher ones, collapsed ones last."""
-    builder.rows.sort(key=lambda op: (order(op), len(op), op))
-    first = [op for op in builder.rows if order(op) == 1 and len(op) == 1]
-    first.sort(key=lambda op: op[0][0].index(1))
-    rest = [op for op in builder.rows if op and op not in first]
-    builder.rows = [(), *first, *rest]
-    builder.collapsed_parts.setdefault((), [])
-    powers = tuple(builder.powers(op) for op in builder.rows)
-    products = tuple(builder.products(op) if op else () for op in builder.rows)
-    return powers, products
-
-
-def _split(part: dict[MultiIndex, float], published_rows: bool) -> list[tuple[Operator, float]]:
-    """The operator of a slot on one field: its order-0 part is read from row 0, the rest is one
-    operator; published rows keep first derivatives apart."""
-    rest = {alpha: c for alpha, c in part.items() if sum(alpha) > 0}
-    if not published_rows:
-        op, factor = _operator(rest)
-        return [(op, factor)] if op else []
-    pieces = [{a: c} for a, c in rest.items() if sum(a) == 1]
-    high = {a: c for a, c in rest.items() if sum(a) > 1}
-    return [_operator(p) for p in (*pieces, high) if p]
+def _place(operator: Operator) -> tuple[int, int, Any]:
+    """Rows in order: the value, first derivatives, then higher ones, collapsed ones last."""
+    single = len(operator) == order(operator) == 1
+    return order(operator), len(operator), operator[0][0].index(1) if single else operator

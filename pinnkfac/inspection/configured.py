@@ -16,10 +16,10 @@ from pinnkfac.problem import Problem
 
 
 @dataclass(frozen=True)
-class Given:
+class ConfiguredPde:
     """A PDE file and the configuration that ``solve`` would have with the same overrides."""
 
-    found: PdeFile
+    file: PdeFile
     config: DictConfig
     overrides: tuple[str, ...] = ()
 
@@ -30,35 +30,34 @@ class Given:
     @property
     def place(self) -> str:
         """FILE.py:function, as it may be given again."""
-        path = self.found.path
+        path = self.file.path
         if path is None:
-            return self.found.name
+            return self.file.name
         here = Path.cwd()
         inside = path.is_absolute() and path.is_relative_to(here)
-        return f"{path.relative_to(here) if inside else path}:{self.found.name}"
+        return f"{path.relative_to(here) if inside else path}:{self.file.name}"
 
     @property
     def headline(self) -> str:
         """What the file says of itself first."""
-        text = summary(self.found.path)[0] if self.found.path else ""
-        return text or (self.found.function.__doc__ or "").strip().partition("\n")[0]
+        text = summary(self.file.path)[0] if self.file.path else ""
+        return text or (self.file.function.__doc__ or "").strip().partition("\n")[0]
 
     def problem(self) -> Problem:
         """The problem with these arguments; raises UserError where its function fails."""
-        return self.found.problem(self.arguments)
+        return self.file.problem(self.arguments)
 
 
-def given(pde: str, overrides: Sequence[str]) -> Given:
-    """The PDE of a command line; raises UserError for a wrong file, name or override."""
-    return configured(find(pde), pde, overrides)
+def configured(pde: str, overrides: Sequence[str], file: PdeFile | None = None) -> ConfiguredPde:
+    """The PDE of a command line; ``file`` where it is loaded already.
 
-
-def configured(found: PdeFile, pde: str, overrides: Sequence[str]) -> Given:
-    """A PDE file with the configuration; raises UserError for a wrong override."""
+    Raises UserError for a wrong file, name or override.
+    """
+    file = file or find(pde)
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise UserError(
                 f"'{word}' is not an override: give one PDE, then KEY=VALUE, such as "
                 "net.widths=[32,32]"
             )
-    return Given(found, compose(pde, found.defaults, list(overrides)), tuple(overrides))
+    return ConfiguredPde(file, compose(pde, file.defaults, list(overrides)), tuple(overrides))

@@ -38,7 +38,8 @@ from pinnkfac.curvature.conjugate_gradients import (
     truncated,
 )
 from pinnkfac.curvature.diagonal import Diagonal
-from pinnkfac.curvature.kfac import Factors, InverseSettings, KroneckerFactors
+from pinnkfac.curvature.factors import Factors
+from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.nystrom import NystromSketch
 from pinnkfac.curvature.two_level import TwoLevel
 from pinnkfac.linearisation.products import (

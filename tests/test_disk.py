@@ -22,7 +22,7 @@ from pinnkfac.points.selection import ImportanceSampling
 from pinnkfac.residual import exact_solution
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.solution import Solution
-from pinnkfac.store.run_folder import StoredRun
+from pinnkfac.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ class PointSource:
     def balanced(self, scales: list[Tensor] | None) -> list[TermPoints]:
         """The current points, trained with other scales of the equations from now on."""
         self.scales = scales
-        self.current = with_scales(self.current, scales)
+        if self.current:
+            self.current = with_scales(self.current, scales)
         return self.current
 
     def _take(self, points: list[TermPoints], step: int) -> None:

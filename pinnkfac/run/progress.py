@@ -161,7 +161,11 @@ class Progress:
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Progress:
-        return restore(Progress(), state)
+        """Raises ValueError for a state that lacks a counter."""
+        progress = Progress()
+        if missing := state_of(progress).keys() - state.keys():
+            raise ValueError(f"there is no {', '.join(sorted(missing))}")
+        return restore(progress, state)
 
 
 def ending_of(

@@ -34,6 +34,10 @@ class NetFields:
         self._graph: tuple[Graph, Tensor] | None = None
         self._plans: dict[tuple[LinearPart, ...], Plan] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the operations of the net, which are traced again."""
+        return {**vars(self), "_graph": None}
+
     @torch.no_grad()
     def __call__(self, points: Tensor) -> Tensor:
         """The fields [batch, field] at points [batch, coord]; UserError for another shape."""

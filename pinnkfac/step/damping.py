@@ -28,11 +28,12 @@ class Damping(Protocol):
 
 @dataclass(frozen=True)
 class NoDamping:
-    """For steps without damping."""
+    """For steps without damping: ``start``, which some options of ``step`` set, says nothing."""
 
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
-    start: ClassVar[float] = 0.0
+    start: NonNegative = 0.0
+    """without effect"""
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return damping

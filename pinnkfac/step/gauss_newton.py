@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import Diverged, UserError
 from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature.base import Curvature, Situation, Solver
 from pinnkfac.linearisation.direction import Direction, combine, inner, norm
@@ -109,6 +109,8 @@ class GaussNewtonStepper(Stepper):
             memory = self._watched(memory, guard)
 
         gradient = linearisation.gradient()
+        if not all(bool(torch.isfinite(v).all()) for v in gradient):  # averages would keep it
+            raise Diverged("the gradient is NaN or infinite: training diverged")
         solver = self._solver(linearisation, parameters, batch, memory)
         combined = self.method.lengths.combine(solver, gradient, linearisation, memory.lengths)
         direction, size = combined.direction, norm(combined.direction)

@@ -344,7 +344,7 @@ def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
     source.at(0)
     source.cost = math.inf
     (unseen,) = source.unseen()
-    assert len(unseen) == 60 < system.parameter_number
+    assert len(unseen) == 60 < system.layout.number
     assert float(unseen.points.weights.std()) > 0.1
 
 
@@ -508,8 +508,8 @@ def test_scales_decide_between_the_equations_of_a_term():
         for p in net.parameters():
             p.data.zero_()
         system = System(problem, net)
-        system.scales = [torch.tensor(scales, dtype=FLOAT)]
         source = source_of(system, ResidualAdaptive(constant=0.0, share=0.0, power=2.0))
+        source.balanced([torch.tensor(scales, dtype=FLOAT)])
         source.at(0)
         means.append(float(source.at(5)[0].points.coordinates.mean()))
     assert means[0] > 0.65 > 0.55 > means[1] > 0.45 > 0.35 > means[2]

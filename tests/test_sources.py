@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from nets import net_for
-from pinnkfac.step.spring import Spring
 from problems import inverse, points_for, poisson
 from torch import Generator
 
@@ -23,9 +22,11 @@ from pinnkfac.points.settings import PointSettings
 from pinnkfac.points.source import PointSource
 from pinnkfac.run.loop import run
 from pinnkfac.run.progress import Progress, Stop
-from pinnkfac.step.base import Report, Request
+from pinnkfac.step.base import Batch, Report, Request
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.gauss_newton import Guard
+from pinnkfac.step.guard import Guard, Watch
+from pinnkfac.step.lengths import Projection
+from pinnkfac.step.methods import Spring
 from pinnkfac.step.search import Accepted, Backtracking
 
 KEEP, FIRST, DRAW, CHECK = Decision.KEEP, Decision.FIRST, Decision.DRAW, Decision.CHECK
@@ -212,7 +213,7 @@ def coordinates(points):
 
 def report(unseen=math.nan, **request):
     return Report(
-        [1.0, 9.0], 1.0, length=1.0, reached=1.0, unseen=unseen, request=Request(**request)
+        [], [1.0, 9.0], 1.0, length=1.0, reached=1.0, unseen=unseen, request=Request(**request)
     )
 
 
@@ -280,10 +281,10 @@ def test_what_a_step_asks_for_is_done_by_the_loop():
     class Greedy:
         guarded = False
 
-        def update(self, points, *, same_loss=True, unseen=None):
-            seen.append((sum(map(len, points)), same_loss))
+        def update(self, parameters, batch):
+            seen.append((sum(map(len, batch.points)), batch.same_loss))
             request = Request(growth=2.0, note="more") if len(seen) == 2 else Request()
-            return Report([1.0, 1.0], 1.0, length=1.0, request=request)
+            return Report(parameters, [1.0, 1.0], 1.0, length=1.0, request=request)
 
         def recover(self):
             return ""
@@ -305,7 +306,8 @@ def test_a_search_on_unseen_points_lowers_their_loss_and_says_both():
     stepper = Spring().start(system, Backtracking(), Constant(1e-8), Generator().manual_seed(0))
     for _ in range(3):
         before = system.loss(unseen)
-        report = stepper.update(points, unseen=unseen)
+        report = stepper.update(system.get_parameters(), Batch(points, unseen))
+        system.set_parameters(report.parameters)
         assert report.length > 0 and report.unseen < before
         assert report.unseen == pytest.approx(system.loss(unseen), rel=1e-12)
         assert report.reached == pytest.approx(system.loss(points), rel=1e-12)
@@ -327,13 +329,14 @@ class Along:
 
 
 def test_lengths_that_a_guard_does_not_allow_count_as_infinite(monkeypatch):
-    monkeypatch.setattr(Guard, "allows", lambda self, length: length <= 0.125)
+    monkeypatch.setattr(Guard, "allows", lambda self, length, parameters: length <= 0.125)
     problem = poisson()
     system = System(problem, net_for(problem))
     points = points_for(system, 9, 5)
     search = Along(1.0, 0.5, 0.25, 0.125, 0.0625)
     stepper = Spring().start(system, search, Constant(10.0), Generator().manual_seed(0))
-    assert stepper.update(points, unseen=points_for(system, 30, 20)).length == 0.125
+    batch = Batch(points, points_for(system, 30, 20))
+    assert stepper.update(system.get_parameters(), batch).length == 0.125
     assert search.losses[:3] == [math.inf] * 3 and math.isfinite(search.losses[3])
 
 
@@ -343,12 +346,12 @@ def test_a_guard_allows_twice_the_loss_on_unseen_points_but_not_more():
     unseen = points_for(system, 30, 20)
     start, uphill = system.get_parameters(), system.linearise(unseen).gradient()
     before = system.loss(unseen)
-    guard = Guard(system, unseen, math.inf)
+    guard = Guard(system, unseen, start, Watch())
     seen = set()
     for length in [0.01 * 1.2**i for i in range(40)]:
-        system.set_parameters(combine((1.0, start), (length, uphill)))
-        loss = system.loss(unseen)
-        assert guard.allows(length) == (loss <= 2.0 * before)
+        place = combine((1.0, start), (length, uphill))
+        loss = system.loss(unseen, place)
+        assert guard.allows(length, place) == (loss <= 2.0 * before)
         assert guard.reached(length) == loss
         seen.add(loss <= 2.0 * before)
     assert seen == {True, False} and math.isnan(guard.reached(123.0))
@@ -359,20 +362,20 @@ def test_rises_do_not_add_up():
     problem = poisson()
     system = System(problem, net_for(problem))
     unseen = points_for(system, 30, 20)
-    loss = system.loss(unseen)
-    assert Guard(system, unseen, math.inf).limit == pytest.approx(2.0 * loss)
-    later = Guard(system, unseen, 0.6 * loss)
-    assert later.lowest == pytest.approx(0.66 * loss)
+    loss, start = system.loss(unseen), system.get_parameters()
+    assert Guard(system, unseen, start, Watch()).limit == pytest.approx(2.0 * loss)
+    later = Guard(system, unseen, start, Watch(lowest=0.6 * loss))
+    assert later.watch.lowest == pytest.approx(0.66 * loss)
     assert later.limit == pytest.approx(1.32 * loss)
-    assert Guard(system, unseen, 0.1 * loss).limit == loss
+    assert Guard(system, unseen, start, Watch(lowest=0.1 * loss)).limit == loss
 
 
 def test_momentum_is_trusted_less_on_a_plateau_of_unseen_points():
-    problem = poisson()
-    system = System(problem, net_for(problem))
-    stepper = Spring().start(system, Backtracking(), Constant(1e-8), Generator().manual_seed(0))
-    trust = []
+    watch, lengths = Watch(), Projection()
+    state, trust = lengths.start(), []
     for loss in [9.0, 8.0, 8.5, 9.0, 8.1, 9.0, 8.2, 7.0, 6.0, 5.0, 4.0]:
-        stepper._watch(loss)
-        trust.append(stepper.descent.trust)
+        watch, fell = watch.after(loss)
+        if fell is not None:
+            state = lengths.watched(state, fell=fell)
+        trust.append(state.trust)
     assert trust == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.5, 0.6, 0.72, 0.864, 1.0])

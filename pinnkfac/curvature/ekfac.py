@@ -33,19 +33,15 @@ Basis = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Moments:
-    """How the second moments are made and averaged.
-
-    ``every``: steps between new eigenbases. ``decay`` of the exponential average
-    S ← decay·S + (1 − decay)·new, its start at zero divided out. ``floor``: the smallest of S + λ
-    that is kept, relative to the largest (at least ε of the dtype; 0: none).
-    """
+    """How the second moments are made and averaged: S ← decay·S + (1 − decay)·new."""
 
     every: Count = 1
     """steps between new eigenbases"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
     """of the average of second moments; 0: those of the step alone"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
-    """smallest moment with damping that is kept, relative to the largest; 0: none"""
+    """smallest moment with damping that is kept, relative to the largest, at least ε of the dtype;
+    0: none"""
 
 
 def second_moments(linearisation: Linearisation, bases: list[Basis]) -> list[Tensor]:

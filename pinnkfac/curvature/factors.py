@@ -41,23 +41,17 @@ Backpropagated = Literal["type-2", "monte-carlo", "empirical", "forward-only"]
 
 @dataclass(frozen=True)
 class Factors:
-    """How Kronecker factors are made and averaged.
-
-    ``backpropagated`` vectors: every equation ('type-2'), one standard normal combination
-    ('monte-carlo'), the residual-weighted sum ('empirical'), or none, B = I ('forward-only').
-    ``decay`` of the exponential average F ← decay·F + (1 − decay)·new; ``start`` is the identity,
-    zero, or zero with the bias of the start divided out. ``every``: steps between updates.
-    ``active_rows`` averages A over the rows whose output enters the residual only.
-    """
+    """How Kronecker factors are made and averaged: F ← decay·F + (1 − decay)·new."""
 
     sharing: Sharing = "weighted"
     """how rows share a layer: weighted by their traces, or expand and reduce as published"""
     backpropagated: Backpropagated = "type-2"
-    """type-2 (every equation), monte-carlo, empirical or forward-only"""
+    """type-2: every equation; monte-carlo: a random combination of them; empirical: their sum
+    weighted by the residuals; forward-only: none, B = I"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.8
     """of the exponential average; 0: the factors of the step alone"""
     start: Start = "bias-corrected"
-    """of that average: bias-corrected, identity or zero"""
+    """of that average: the identity, zero, or bias-corrected, zero with its bias divided out"""
     every: Count = 1
     """steps between updates of the factors"""
     active_rows: bool = True

@@ -37,19 +37,14 @@ PANEL = 256
 
 @dataclass(frozen=True)
 class GramianSettings:
-    """What of the Gramian is taken, and how it is averaged.
-
-    ``approximation``: all of it ('full'), its blocks of layers ('layerwise'), its 'diagonal'.
-    ``decay`` of the exponential average G ← decay·G + (1 − decay)·new, of the whole; ``start`` is
-    the identity, zero, or zero with the bias of the start divided out.
-    """
+    """What of the Gramian is taken, and how it is averaged: G ← decay·G + (1 − decay)·new."""
 
     approximation: Approximation = "layerwise"
     """full, layerwise or diagonal"""
     decay: Annotated[float, Range(least=0, below=1)] = 0.0
     """of the exponential average of the Gramian as a whole; 0: that of the step alone"""
     start: Start = "bias-corrected"
-    """of that average: bias-corrected, identity or zero"""
+    """of that average: the identity, zero, or bias-corrected, zero with its bias divided out"""
 
     def __post_init__(self) -> None:
         check_choice("step.gramian.approximation", self.approximation, Approximation)

@@ -19,23 +19,18 @@ Terms = Literal["merged", "sum"]
 
 @dataclass(frozen=True)
 class InverseSettings:
-    """How factors of several terms become one inverse.
-
-    ``terms``: 'merged' makes one trace-weighted Kronecker product of all terms; 'sum' inverts the
-    sum of at most two, as published. ``damping`` is 'exact' (merged only), 'same' or
-    'trace-norm'. ``every``: steps between inversions. ``floor``: relative eigenvalue floor, at
-    least ε of the dtype (0: none).
-    """
+    """How factors of several terms become one inverse."""
 
     terms: Terms = "merged"
-    """merged: one Kronecker product for all terms; sum: the sum of those of at most two, as
-    published"""
+    """merged: one trace-weighted Kronecker product of all terms; sum: the sum of those of at most
+    two, as published"""
     damping: DampingKind = "exact"
     """exact (merged only), same or trace-norm"""
     every: Count = 1
     """steps between inversions"""
     floor: Annotated[float, Range(least=0, below=1)] = 1e-15
-    """smallest eigenvalue that is kept, relative to the largest; 0: none"""
+    """smallest eigenvalue that is kept, relative to the largest, at least ε of the dtype; 0:
+    none"""
 
     def __post_init__(self) -> None:
         check_choice("step.inverse.terms", self.terms, Terms)

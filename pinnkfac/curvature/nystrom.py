@@ -89,11 +89,8 @@ class SketchState:
 
 @dataclass(frozen=True)
 class NystromSketch(Curvature[SketchState]):
-    """C + λ = U (λ̂ + λ) Uᵀ + (λ̂_rank + λ)(I − UUᵀ) from a sketch of JᵀJ with ``rank`` vectors, up
-    to a factor the preconditioner of arXiv:2110.02820, eq. 5.3.
-
-    A sketch costs ``rank`` products with J and Jᵀ; it is drawn anew every ``every`` steps.
-    """
+    """C + λ = U (λ̂ + λ) Uᵀ + (λ̂_rank + λ)(I − UUᵀ) from a sketch of JᵀJ, up to a factor the
+    preconditioner of arXiv:2110.02820, eq. 5.3."""
 
     rank: Count = 50
     """vectors of the sketch; each costs two products with the Jacobian"""

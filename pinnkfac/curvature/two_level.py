@@ -40,11 +40,9 @@ class TwoLevelState:
 
 @dataclass(frozen=True)
 class TwoLevel(Curvature[TwoLevelState]):
-    """A ``smoother`` and a sketched space of ``coarse`` vectors, of which every step replaces the
-    oldest ``refresh``.
+    """A smoother, and a sketched space of which every step replaces the oldest vectors.
 
     New vectors span M⁻¹JᵀJ Ω for random Ω: directions whose curvature the smoother underestimates.
-    A step costs ``coarse + refresh`` products with J and Jᵀ, in two passes.
     """
 
     smoother: Curvature[Any] = field(default_factory=KroneckerFactors)

@@ -10,7 +10,6 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,39 +26,45 @@ class Leaf(NamedTuple):
 def defaults_of(target: str) -> dict[str, Any]:
     """The defaults of a class: a Leaf, or for an object ``_target_`` and the defaults of its own;
     none where there is no such class."""
-    return {
-        name: _node(value, module)
-        for name, value, _, module in _fields(target)
-        if value is not None
-    }
+    fields = _fields(target)
+    return {f.name: _node(f.default, f.module) for f in fields if f.default is not None}
 
 
 def meanings_of(target: str) -> dict[str, str]:
     """What the fields of a class mean, where that is said."""
-    return {name: meaning for name, _, meaning, _ in _fields(target) if meaning}
+    return {field.name: field.meaning for field in _fields(target) if field.meaning}
 
 
-def _fields(target: str) -> Iterator[tuple[str, ast.expr | None, str, str]]:
-    """(name, default, meaning, module) of the fields of a class, those of its bases first."""
+class _Field(NamedTuple):
+    name: str
+    default: ast.expr | None
+    meaning: str
+    module: str
+
+
+@functools.cache
+def _fields(target: str) -> list[_Field]:
+    """The fields of a settings class, those of its bases first."""
     module, _, name = target.rpartition(".")
     found = _located(module, name)
     if found is None:
-        return
+        return []
     module, class_ = found
-    for base in class_.bases:
-        yield from _fields(f"{module}.{ast.unparse(base)}")
+    result = [field for base in class_.bases for field in _fields(f"{module}.{ast.unparse(base)}")]
+    if not any("dataclass" in ast.unparse(decorator) for decorator in class_.decorator_list):
+        return result
     for field, below in zip(class_.body, [*class_.body[1:], None], strict=True):
-        if not isinstance(field, ast.AnnAssign) or "ClassVar" in ast.unparse(field.annotation):
-            continue
-        text = below.value if isinstance(below, ast.Expr) else None
-        meaning = str(text.value) if isinstance(text, ast.Constant) else ""
-        yield ast.unparse(field.target), field.value, " ".join(meaning.split()), module
+        if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
+            text = below.value if isinstance(below, ast.Expr) else None
+            meaning = " ".join(str(text.value).split()) if isinstance(text, ast.Constant) else ""
+            result.append(_Field(ast.unparse(field.target), field.value, meaning, module))
+    return result
 
 
 def _located(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
     """The module that defines a class, and its definition, through the modules that import it."""
-    text = _text_of(module)
-    found = re.search(rf"^class {name}\b.*?(?=^\S|\Z)", text, re.M | re.S)  # all of it is slow
+    text = _text_of(module)  # of which no more is parsed than the class: all of it is slow
+    found = re.search(rf"^(?:@[^\n]*\n)*class {name}\b.*?(?=^\S|\Z)", text, re.M | re.S)
     if found:
         (node,) = ast.parse(found[0]).body
         return (module, node) if isinstance(node, ast.ClassDef) else None

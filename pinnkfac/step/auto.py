@@ -39,10 +39,6 @@ from pinnkfac.step.search import Search
 TOO_LARGE = "a kernel of all residuals does not fit into memory"
 
 
-def _factored() -> Kfac:
-    return Kfac(iterations=10, lengths=Automatic())
-
-
 @dataclass(frozen=True)
 class Auto:
     """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
@@ -72,7 +68,7 @@ class Auto:
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
     """the exact steps, set like spring; their damping is that of the group, the search that of
     both"""
-    factored: Kfac = field(default_factory=_factored)
+    factored: Kfac = field(default_factory=lambda: Kfac(iterations=10, lengths=Automatic()))
     """KFAC with conjugate gradients, set like kfac_cg"""
     factored_damping: Damping = field(default_factory=LevenbergMarquardt)
     """its damping, set like levenberg_marquardt"""

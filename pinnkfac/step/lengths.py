@@ -102,23 +102,17 @@ class Momentum(Lengths):
 
 @dataclass(frozen=True)
 class Automatic(Lengths):
-    """Step length and momentum from the exact quadratic model (KFAC*): the search only checks.
-
-    ``by_layer`` gives every layer its own length and momentum. ``memory`` is the number of last
-    steps that are directions too (published: 1, the momentum). ``first_length`` scales the first
-    step instead of the model, as published (1e-6); None uses the model from the start. ``damped``
-    adds λ‖step‖²/2 to the model.
-    """
+    """Step length and momentum from the exact quadratic model (KFAC*): the search only checks."""
 
     natural = True
     by_layer: bool = True
     """a length and a momentum for every layer"""
     memory: Number = 1
-    """last steps that are directions too"""
+    """last steps that are directions too; 1, as published, is momentum"""
     first_length: Positive | None = None
-    """of the first step, instead of the model's"""
+    """of the first step, instead of the model's; published: 1e-6"""
     damped: bool = True
-    """add the damping to the quadratic model"""
+    """add λ‖step‖²/2 to the quadratic model"""
 
     def start(self) -> Past:
         return Past()

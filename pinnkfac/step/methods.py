@@ -51,14 +51,8 @@ def _refined(curvature: Curvature[Any], iterations: int) -> Curvature[Any]:
 
 @dataclass(frozen=True)
 class Kfac(Method):
-    """δ = −C⁻¹∇loss with C from Kronecker factors; then momentum and step length
-    (arXiv:2405.15603).
-
-    With ``lengths=None`` the direction is δ + momentum · (last direction) and the search decides
-    how far to go (KFAC); with ``Automatic`` the quadratic model decides (KFAC*), and the search
-    only checks. ``iterations`` > 0 refines δ by that many conjugate-gradient iterations on the
-    exact damped Gramian, preconditioned by C.
-    """
+    """δ = −C⁻¹∇loss with C from Kronecker factors, refined on the exact damped Gramian; then
+    momentum and step length (arXiv:2405.15603): KFAC where ``lengths`` is None, else KFAC*."""
 
     factors: Factors = field(default_factory=Factors)
     """how the Kronecker factors are made and averaged"""
@@ -88,12 +82,7 @@ class Kfac(Method):
 @dataclass(frozen=True)
 class Ekfac(Method):
     """δ = −C⁻¹∇loss with C from eigenbases and second moments (George et al. 2018,
-    arXiv:1806.03884); then the step length.
-
-    ``iterations`` > 0 refines δ by that many conjugate-gradient iterations on the exact damped
-    Gramian, preconditioned by C. With ``lengths=None`` the search decides how far to go along δ;
-    with ``Automatic`` the quadratic model decides, and the search only checks.
-    """
+    arXiv:1806.03884), refined on the exact damped Gramian; then the step length."""
 
     factors: Factors = field(default_factory=Factors)
     """how the Kronecker factors are made and averaged"""
@@ -113,13 +102,10 @@ class Ekfac(Method):
 
 @dataclass(frozen=True)
 class CgFac(Method):
-    """δ by at most ``iterations`` of conjugate gradients a layer for (C + λ) δ = −∇loss, with C
-    the Kronecker products of the last step's points, not formed (Chen 2021, arXiv:2101.00218).
+    """δ by conjugate gradients, layer by layer, for (C + λ) δ = −∇loss, with C the Kronecker
+    products of the last step's points, not formed (Chen 2021, arXiv:2101.00218).
 
-    A layer stops where ‖r‖² < ``tolerance`` · ‖r_0‖², and takes the gradient where the method
-    breaks down. ``sharing``: 'expand' as published for one row, 'reduce', or 'rows', a product for
-    every row. With ``lengths=None`` the search decides how far to go along δ; with ``Automatic``
-    the quadratic model decides, and the search only checks.
+    A layer takes the gradient where the method breaks down.
     """
 
     sharing: RowSharing = "expand"
@@ -142,19 +128,13 @@ class CgFac(Method):
 
 @dataclass(frozen=True)
 class Engd(Method):
-    """δ = −(G + λ)⁻¹∇loss with G the Gramian JᵀJ (Müller & Zeinhofer 2023, arXiv:2302.13163).
-
-    ``solver``: 'cholesky'; 'jacobi', the same after scaling to a unit diagonal; or the
-    minimum-norm 'least-squares' of the code behind arXiv:2405.15603 (LAPACK's gelsd). With
-    ``lengths=None`` the search decides how far to go along δ; with ``Automatic`` the quadratic
-    model decides, and the search only checks.
-    """
+    """δ = −(G + λ)⁻¹∇loss with G the Gramian JᵀJ (Müller & Zeinhofer 2023, arXiv:2302.13163)."""
 
     gramian: GramianSettings = field(default_factory=GramianSettings)
     """what of the Gramian is taken, and how it is averaged"""
     solver: Factorisation = "jacobi"
-    """jacobi: Cholesky after scaling to a unit diagonal; cholesky; least-squares: minimum norm, as
-    published"""
+    """cholesky; jacobi: the same after scaling to a unit diagonal; least-squares: minimum norm
+    (LAPACK's gelsd), as published"""
     lengths: Automatic | None = None
     """lengths and momentum from the exact quadratic model, checked by the search; null: the search
     decides"""
@@ -168,12 +148,8 @@ class Engd(Method):
 
 @dataclass(frozen=True)
 class EngdWNystrom(Method):
-    """δ = −Jᵀ y with y ≈ (JJᵀ + λ)⁻¹ r from a sketch of JJᵀ with ``rank`` vectors.
-
-    ``iterations`` of conjugate gradients at most, preconditioned by the sketch, stopped where they
-    have stalled for ``progress`` (see ``has_stalled``); with 0, y = (K̂ + λ)⁻¹ r. A sketch costs
-    ``rank`` products with J and Jᵀ, and is drawn anew in every step.
-    """
+    """δ = −Jᵀ y with y ≈ (JJᵀ + λ)⁻¹ r by conjugate gradients, preconditioned by a sketch K̂ of JJᵀ
+    that is drawn anew in every step, or with y = (K̂ + λ)⁻¹ r."""
 
     rank: Count = 100
     """vectors of the sketch; each costs two products with the Jacobian"""
@@ -192,15 +168,8 @@ class EngdWNystrom(Method):
 
 @dataclass(frozen=True)
 class GaussNewtonCg(Method):
-    """δ ≈ −(JᵀJ + λ)⁻¹∇loss by at most ``iterations`` of preconditioned CG: Hessian-free steps
-    (Martens 2010; Martens & Sutskever 2012).
-
-    CG starts from ``decay`` times its last solution (0: from 0) and stops where it has stalled for
-    ``progress`` (see ``has_stalled``; 0: never). With ``backtracking`` the loss is evaluated at
-    stored iterates, from half to twice as far as the last step went, and the best is δ.
-    ``Automatic`` lengths by layer, and momentum, come from the quadratic model; ``lengths=None``
-    lets the search decide how far to go along δ, as published.
-    """
+    """δ ≈ −(JᵀJ + λ)⁻¹∇loss by preconditioned conjugate gradients: Hessian-free steps (Martens
+    2010; Martens & Sutskever 2012)."""
 
     preconditioner: Curvature[Any] = field(default_factory=KroneckerFactors)
     """one of the options of preconditioner"""

@@ -89,11 +89,7 @@ def update_inverse(
 
 @dataclass(frozen=True)
 class Ssbfgs:
-    """Self-scaled BFGS with a strong Wolfe search; one step is ``iterations`` iterations.
-
-    ``scaling``: 'al-baali' only ever enlarges H, 'oren-luenberger' shrinks it too, 'none' is plain
-    BFGS.
-    """
+    """Self-scaled BFGS with a strong Wolfe search."""
 
     iterations: Count = 20
     """iterations that make one step"""
@@ -121,7 +117,7 @@ class Ssbfgs:
 
 @dataclass(frozen=True)
 class Ssbroyden:
-    """Self-scaled Broyden with a strong Wolfe search; one step is ``iterations`` iterations."""
+    """Self-scaled Broyden with a strong Wolfe search."""
 
     iterations: Count = 20
     """iterations that make one step"""

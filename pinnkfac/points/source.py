@@ -43,7 +43,7 @@ class PointSource:
     exchange: Exchange = field(default_factory=Exchange)
     cost: float = math.nan
     decided: int = -1
-    scales: list[Tensor] | None = None
+    scales: Fixed[list[Tensor] | None] = None
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.problem.terms]

@@ -30,7 +30,8 @@ from pinnkfac.plots import save
 from pinnkfac.plots.style import light_grid, line_style, styled
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import assemble
-from pinnkfac.run.loop import Progress, run
+from pinnkfac.run.loop import run
+from pinnkfac.run.progress import Progress
 from pinnkfac.solution import Solution
 
 STEPS = {"engd_w": "exact (ENGD-W)", "kfac_cg": "KFAC with CG", "kfac": "KFAC", "auto": "auto"}

@@ -24,6 +24,7 @@ from pinnkfac.config.compose import compose
 from pinnkfac.config.pde_file import find
 from pinnkfac.curvature.factors import factors
 from pinnkfac.linearisation.system import System
+from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.step.base import Batch, Stepper
 
@@ -76,7 +77,8 @@ def measure(case: str, clock: Clock, warm_up: int) -> None:
     def start(step: str) -> tuple[System, PointSource, Stepper]:
         config = compose(name, found.defaults, [f"step={step}", *overrides])
         system = System(problem, build(config.net, "net").make(problem.signature, 0))
-        source = PointSource(system, build(config.points, "points"), Generator().manual_seed(0))
+        settings, g = build(config.points, "points"), Generator().manual_seed(0)
+        source = PointSource(problem, settings, functions_of(system), g)
         stepper = build(config.step, "step").start(
             system,
             build(config.search, "search"),

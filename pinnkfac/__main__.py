@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
     command: Callable[[list[str]], int] = import_module(f"pinnkfac.commands.{name}").main
     try:
         return command(rest)
+    except SystemExit as end:
+        if end.code:
+            raise
+        return 0  # --help
     except Stopped as stopped:
         print(f"error: {stopped} has ended the sweep; its jobs are saved", file=sys.stderr)
         return EXIT_CODES[str(stopped)]

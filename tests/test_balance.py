@@ -16,8 +16,11 @@ from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.traces import mean_square_norms
-from pinnkfac.points.source import PointSettings, PointSource
-from pinnkfac.run.loop import Progress, Stop, run
+from pinnkfac.points.functions import functions_of
+from pinnkfac.points.settings import PointSettings
+from pinnkfac.points.source import PointSource
+from pinnkfac.run.loop import run
+from pinnkfac.run.progress import Progress, Stop
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
 from pinnkfac.step.lengths import Automatic
 from pinnkfac.step.methods import Kfac
@@ -123,16 +126,21 @@ def test_conjugate_gradients_of_nothing_are_nothing():
     assert float(flat(result).abs().max()) == 0.0
 
 
+def source_of(system, **settings):
+    g = Generator().manual_seed(0)
+    return PointSource(system.problem, PointSettings(**settings), functions_of(system), g)
+
+
 def test_points_are_exchanged_where_the_net_fits_them_only():
     """With the loss on its points far below that on unseen ones, new points come; else not."""
     system = system_of("poisson")
-    source = PointSource(system, PointSettings(interior=20, lower=8), Generator().manual_seed(0))
+    source = source_of(system, interior=20, lower=8)
     first = source.at(0)
     fair = system.loss(first)
     assert source.at(1, fair) is first
     assert source.at(2, 0.9 * fair) is first  # not a step at which it is checked
     assert source.at(3, 1e-9 * fair) is not first
-    assert source.exchanged == 1
+    assert source.exchange.exchanged == 1
 
 
 @pytest.mark.parametrize("search", [Fixed(), Backtracking()])
@@ -158,7 +166,7 @@ def test_losses_on_other_points_or_scales_do_not_judge_a_step(search):
 def test_a_run_that_cannot_fall_stops_and_says_so():
     system = system_of("poisson")
     stepper = Kfac().start(system, _Never(), Constant(), Generator())
-    source = PointSource(system, PointSettings(interior=5, lower=5), Generator())
+    source = source_of(system, interior=5, lower=5)
     progress, ending = run(
         system, stepper, source, Stop(rejections=4), Balance(every=0), lambda progress: None
     )

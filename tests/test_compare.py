@@ -450,7 +450,7 @@ def test_compare_refuses_another_ending_before_it_reads(tmp_path):
 @pytest.mark.parametrize("command", ["plot", "compare"])
 def test_help_answers_without_torch(command):
     code = (
-        f"import sys; from pinnkfac.commands.{command} import main; main(['--help']); "
+        f"import sys; from pinnkfac.__main__ import main; main(['{command}', '--help']); "
         "print([m for m in ('torch', 'matplotlib', 'hydra') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,18 +18,19 @@ from oracles import (
     random_spd,
     unflat,
 )
-from pinnkfac.curvature.preconditioner import InverseSettings, KroneckerFactors
-from pinnkfac.step.engd_w_nystrom import EngdWNystrom
-from pinnkfac.step.gauss_newton_cg import GaussNewtonCg
 from problems import flow, inverse, points_for, poisson
+from stepping import situation, take
 
 from pinnkfac import UserError
 from pinnkfac.config.build import build
 from pinnkfac.config.compose import compose
 from pinnkfac.curvature import conjugate_gradients as cg
+from pinnkfac.curvature.base import Situation
 from pinnkfac.curvature.conjugate_gradients import (
     Identity,
     Iterate,
+    Truncated,
+    TruncatedState,
     best_of,
     damped_gramian,
     has_stalled,
@@ -37,7 +38,7 @@ from pinnkfac.curvature.conjugate_gradients import (
     truncated,
 )
 from pinnkfac.curvature.diagonal import Diagonal
-from pinnkfac.curvature.factors import Factors
+from pinnkfac.curvature.kfac import Factors, InverseSettings, KroneckerFactors
 from pinnkfac.curvature.nystrom import NystromSketch
 from pinnkfac.curvature.two_level import TwoLevel
 from pinnkfac.linearisation.products import (
@@ -49,7 +50,8 @@ from pinnkfac.linearisation.products import (
 )
 from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import Constant, LevenbergMarquardt
-from pinnkfac.step.gauss_newton import Automatic
+from pinnkfac.step.lengths import Automatic
+from pinnkfac.step.methods import EngdWNystrom, GaussNewtonCg
 from pinnkfac.step.search import Backtracking, Fixed
 
 PRECONDITIONERS = {
@@ -64,6 +66,11 @@ every_preconditioner = pytest.mark.parametrize("name", PRECONDITIONERS)
 
 def drawn(size, seed=0):
     return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=FLOAT)
+
+
+def prepared(settings, system, linearisation, damping, seed=0):
+    """A preconditioner in the first step."""
+    return settings.at(situation(linearisation, damping, seed=seed), settings.start(system))
 
 
 def times(matrix):
@@ -85,11 +92,10 @@ def test_iterates_are_those_of_the_textbook(name):
     system = System(poisson(), net_for(poisson()))
     points = points_for(system, 9)
     linearisation = system.linearise(points)
-    preconditioner = PRECONDITIONERS[name].start(system, torch.Generator().manual_seed(1))
-    preconditioner.prepare(linearisation, damping, 0)
+    preconditioner = prepared(PRECONDITIONERS[name], system, linearisation, damping, seed=1)
     right = linearisation.gradient()
     j = jacobian(system, points)
-    assert j.shape == (18, system.parameter_number)
+    assert j.shape == (18, system.layout.number)
     matrix = j.T @ j + damping * torch.eye(j.shape[1], dtype=FLOAT)
 
     def precondition(v):
@@ -239,7 +245,7 @@ def test_many_iterations_solve_the_damped_system(make, name):
     system, points, stepper = started(make(), settings)
     before, j = flat(system.get_parameters()), jacobian(system, points)
     gradient = flat(system.linearise(points).gradient())
-    stepper.update(points)
+    take(stepper, system, points)
     matrix = j.T @ j + 1e-2 * torch.eye(j.shape[1], dtype=FLOAT)
     expected = -torch.linalg.solve(matrix, gradient)
     assert_close(flat(system.get_parameters()) - before, expected, 1e-8)
@@ -250,7 +256,7 @@ def test_a_few_iterations_do_not():
     system, points, stepper = started(poisson(), settings)
     before, j = flat(system.get_parameters()), jacobian(system, points)
     gradient = flat(system.linearise(points).gradient())
-    stepper.update(points)
+    take(stepper, system, points)
     matrix = j.T @ j + 1e-2 * torch.eye(j.shape[1], dtype=FLOAT)
     left = matrix @ (flat(system.get_parameters()) - before) + gradient
     assert float(left.norm()) > 1e-3 * float(gradient.norm())
@@ -259,8 +265,7 @@ def test_a_few_iterations_do_not():
 def run_of(system, points, settings, damping, start=None):
     """The stored iterates of a step, by a preconditioner of its own."""
     linearisation = system.linearise(points)
-    preconditioner = settings.preconditioner.start(system, torch.Generator().manual_seed(0))
-    preconditioner.prepare(linearisation, damping, 0)
+    preconditioner = prepared(settings.preconditioner, system, linearisation, damping)
     product = damped_gramian(linearisation, damping)
     right = [-v for v in linearisation.gradient()]
     run = iterates(product, right, preconditioner.apply, start)
@@ -276,18 +281,19 @@ def test_the_loss_chooses_among_the_stored_iterates():
     kept = run_of(system, points, settings, 1e-10)
     for iterate in kept:
         moved = [a + b for a, b in zip(start, iterate.solution, strict=True)]
-        system.set_parameters(moved)
-        losses.append(system.loss(points))
+        losses.append(system.loss(points, moved))
     system.set_parameters(start)
-    stepper.update(points)
+    take(stepper, system, points)
     assert min(losses) < 0.9 * losses[-1]
     assert system.loss(points) == pytest.approx(min(losses), rel=1e-12)
-    assert_close(flat(stepper.descent.solution), flat(kept[-1].solution), 0.0)
+    assert_close(flat(stepper.memory.curvature.solution), flat(kept[-1].solution), 0.0)
 
 
 def test_a_step_looks_from_half_to_twice_as_far_as_the_last():
     settings = GaussNewtonCg(Identity(), 30, progress=0.0, decay=0.0)
-    system, points, stepper = started(poisson(), settings, damping=Constant(1e-3))
+    system = System(poisson(), net_for(poisson()))
+    points = points_for(system, 8)
+    curvature = Truncated(Identity(), 30, progress=0.0, decay=0.0)
     for last, numbers in (
         (None, [1, 2, 3, 4, 5, 7, 9, 11, 14, 18, 24, 30]),
         (1, [1, 2, 3, 4, 5, 7, 9, 10]),
@@ -299,25 +305,28 @@ def test_a_step_looks_from_half_to_twice_as_far_as_the_last():
             shorter = dataclasses.replace(settings, iterations=number)
             kept[number] = run_of(system, points, shorter, 1e-3)[-1]
         seen = []
-        stepper.descent.taken_from = last
-        stepper.descent.loss = lambda direction, seen=seen: seen.append(flat(direction)) or 1.0
         linearisation = system.linearise(points)
-        stepper.descent.direction(linearisation, linearisation.gradient(), 1e-3)
+        at = Situation(
+            *(linearisation, 1e-3, 0, torch.Generator()),
+            lambda direction, seen=seen: seen.append(flat(direction)) or 1.0,
+        )
+        solver = curvature.at(at, TruncatedState(None, None, last))
+        solver.direction(linearisation.gradient())
         assert len(seen) == len(numbers)
         for found, number in zip(reversed(seen), numbers, strict=True):
             assert_close(found, flat(kept[number].solution), 0.0, number)
-        assert stepper.descent.taken_from == numbers[-1]
+        assert solver.state.taken == numbers[-1]
 
 
 def test_cg_starts_from_a_part_of_its_last_solution():
     settings = GaussNewtonCg(Diagonal(), 2, decay=0.7, backtracking=False, lengths=None)
     system, points, stepper = started(poisson(), settings, search=Fixed(1e-3))
-    stepper.update(points)
-    last = [0.7 * v for v in stepper.descent.solution]
+    take(stepper, system, points)
+    last = [0.7 * v for v in stepper.memory.curvature.solution]
     (*_, expected) = run_of(system, points, settings, 1e-2, last)
     (*_, without) = run_of(system, points, settings, 1e-2)
-    stepper.update(points)
-    assert_close(flat(stepper.descent.solution), flat(expected.solution), 0.0)
+    take(stepper, system, points)
+    assert_close(flat(stepper.memory.curvature.solution), flat(expected.solution), 0.0)
     assert float((flat(without.solution) - flat(expected.solution)).norm()) > 1e-3
 
 
@@ -338,29 +347,20 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(name, tmp_path):
     choice = {"search": Backtracking(), "damping": LevenbergMarquardt()}
     system, points, stepper = started(poisson(), STEPS[name], **choice)
     for _ in range(2):
-        stepper.update(points)
-    generator = getattr(stepper.descent, "generator", None)
-    generators = [generator] if generator else generators_of(stepper.descent.preconditioner)
-    states = [g.get_state() for g in generators]
+        take(stepper, system, points)
+    drawn_so_far = stepper.generator.get_state()
     torch.save(stepper.state_dict(), tmp_path / "state.pt")
     net = copy.deepcopy(system.net)
     for _ in range(3):
-        stepper.update(points)
+        take(stepper, system, points)
     other, same_points, resumed = started(poisson(), STEPS[name], net=net, **choice)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    generator = getattr(resumed.descent, "generator", None)
-    generators = [generator] if generator else generators_of(resumed.descent.preconditioner)
-    for own, state in zip(generators, states, strict=True):
-        own.set_state(state)
+    resumed.generator.set_state(drawn_so_far)
     for _ in range(3):
-        resumed.update(same_points)
+        take(resumed, other, same_points)
     assert_close(flat(other.get_parameters()), flat(system.get_parameters()), 0.0)
-    assert resumed.damping == stepper.damping and resumed.steps == stepper.steps == 5
-
-
-def generators_of(preconditioner):
-    found = getattr(preconditioner, "generator", None)
-    return [] if found is None else [found]
+    assert resumed.memory.damping == stepper.memory.damping
+    assert resumed.memory.steps == stepper.memory.steps == 5
 
 
 @every_step
@@ -369,10 +369,10 @@ def test_rank_deficient_curvature_gives_finite_steps(name):
     system, points, stepper = started(
         poisson(), STEPS[name], search=Backtracking(), damping=Constant(1e-14)
     )
-    assert len(system.linearise(points).residual) < system.parameter_number
+    assert len(system.linearise(points).residual) < system.layout.number
     start = system.loss(points)
     for _ in range(6):
-        report = stepper.update(points)
+        report = take(stepper, system, points)
         assert math.isfinite(report.direction_norm) and report.direction_norm > 0
     # A sketch that stands in for the kernel leaves r/λ beside it: too long for any search.
     assert system.loss(points) < start or name == "sketched kernel"
@@ -380,14 +380,14 @@ def test_rank_deficient_curvature_gives_finite_steps(name):
 
 @every_step
 def test_recovery_forgets_and_raises_the_damping(name):
-    _, points, stepper = started(poisson(), STEPS[name], search=Backtracking())
-    fresh = copy.deepcopy(stepper.state_dict()["descent"])
+    system, points, stepper = started(poisson(), STEPS[name], search=Backtracking())
+    fresh = copy.deepcopy(stepper.state_dict()["curvature"])
     for _ in range(2):
-        stepper.update(points)
+        take(stepper, system, points)
     said = stepper.recover()
-    assert stepper.damping == 1.0 and "momentum" in said
-    assert str(stepper.state_dict()["descent"]) == str(fresh)
-    assert stepper.update(points).length > 0
+    assert stepper.memory.damping == 1.0 and "momentum" in said
+    assert str(stepper.state_dict()["curvature"]) == str(fresh)
+    assert take(stepper, system, points).length > 0
     if "two" in name:
         assert "coarse space" in said
 
@@ -401,7 +401,7 @@ def test_random_numbers_come_from_the_passed_generator(name):
     for _ in range(2):
         system, points, stepper = started(poisson(), STEPS[name], net=copy.deepcopy(net))
         for _ in range(3):
-            stepper.update(points)
+            take(stepper, system, points)
         ends.append(flat(system.get_parameters()))
     assert_close(*ends, 0.0)
     assert torch.equal(torch.get_rng_state(), before)

@@ -15,6 +15,7 @@ from torch import nn
 
 from pinnkfac import Box, UserError
 from pinnkfac.__main__ import main
+from pinnkfac.export import formats
 from pinnkfac.nets import MlpSettings
 from pinnkfac.problem.signature import Signature
 from pinnkfac.solution import Solution
@@ -261,6 +262,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         solution_of().export(path, x=2, y=2, t=2)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_every_module_that_writes_is_a_format_with_a_text():
+    folder = Path(formats.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if "def write(" in path.read_text()}
+    assert modules == set(formats.FORMATS)
+    assert all(text.endswith(".") for text in formats.texts().values())
 
 
 # -- the command ---------------------------------------------------------------------------------

@@ -7,16 +7,17 @@ import torch
 from nets import FLOAT, NETS, net_for
 from oracles import assert_close, flat, jacobian, random_direction, random_spd, unflat
 from problems import everything, flow, inverse, points_for, poisson
+from stepping import situation, take
 
 from pinnkfac.curvature.conjugate_gradients import Identity
 from pinnkfac.curvature.diagonal import Diagonal
+from pinnkfac.curvature.kfac import KroneckerFactors
 from pinnkfac.curvature.nystrom import NystromSketch, nystrom
-from pinnkfac.curvature.preconditioner import KroneckerFactors
 from pinnkfac.curvature.two_level import TwoLevel
 from pinnkfac.linearisation.products import gramian_times
 from pinnkfac.linearisation.system import System
 from pinnkfac.step.damping import Constant
-from pinnkfac.step.engd_w_nystrom import EngdWNystrom
+from pinnkfac.step.methods import EngdWNystrom
 from pinnkfac.step.search import Fixed
 
 SETTINGS = {
@@ -116,10 +117,15 @@ def prepared(settings, problem=None, *, number=8, damping=1e-2, net=None, seed=0
     system = System(problem, net or net_for(problem))
     points = points_for(system, number)
     linearisation = system.linearise(points)
-    preconditioner = settings.start(system, generator(seed))
-    preconditioner.prepare(linearisation, damping, 0)
+    at = situation(linearisation, damping, seed=seed)
+    preconditioner = settings.at(at, settings.start(system))
     j = jacobian(system, points)
     return system, linearisation, preconditioner, j.T @ j
+
+
+def following(settings, last, linearisation, damping, step):
+    """The preconditioner of a later step."""
+    return settings.at(situation(linearisation, damping, step, seed=100 + step), last.state)
 
 
 def dense(preconditioner, like):
@@ -132,7 +138,7 @@ def test_a_sketch_with_more_vectors_than_residuals_inverts_the_gramian():
     for rank, exact in ((17, True), (200, True), (9, False)):
         system, _, found, gramian = prepared(NystromSketch(rank=rank))
         assert gramian.shape[0] > 17
-        product = dense(found, system.zeros()) @ (gramian + 1e-2 * eye(len(gramian)))
+        product = dense(found, system.layout.zeros()) @ (gramian + 1e-2 * eye(len(gramian)))
         assert (float((product - eye(len(product))).abs().max()) < 1e-9) == exact
 
 
@@ -142,16 +148,17 @@ def test_the_preconditioner_is_that_of_frangella():
     own = found.sketch
     u, values = own.vectors, own.values
     expected = (u * ((values[-1] + 0.05) / (values + 0.05))) @ u.T + eye(len(gramian)) - u @ u.T
-    assert_close(dense(found, system.zeros()) * (values[-1] + 0.05), expected, 1e-11)
+    assert_close(dense(found, system.layout.zeros()) * (values[-1] + 0.05), expected, 1e-11)
 
 
 def test_a_sketch_serves_until_its_next_draw():
-    _, linearisation, found, _ = prepared(NystromSketch(rank=4, every=3))
+    settings = NystromSketch(rank=4, every=3)
+    _, linearisation, found, _ = prepared(settings)
     first = found.sketch
     for step in (1, 2, 4, 5):
-        found.prepare(linearisation, 0.5 * step, step)
+        found = following(settings, found, linearisation, 0.5 * step, step)
         assert found.sketch is first and found.damping == 0.5 * step
-    found.prepare(linearisation, 0.5, 6)
+    found = following(settings, found, linearisation, 0.5, 6)
     assert not torch.equal(found.sketch.vectors, first.vectors)
 
 
@@ -175,7 +182,7 @@ def test_nothing_changes_nothing():
 def test_kronecker_factors_are_those_of_the_steps():
     """Exact for a layer at a single point; P of several layers has no blocks off the diagonal."""
     system, _, found, gramian = prepared(KroneckerFactors(), number=1)
-    p = torch.linalg.inv(dense(found, system.zeros()))
+    p = torch.linalg.inv(dense(found, system.layout.zeros()))
     last = system.get_parameters()[-1].numel()
     assert_close(p, (p + p.T) / 2, 1e-10)
     assert not p[-last:, :-last].abs().max() > 1e-12
@@ -187,9 +194,9 @@ def test_kronecker_factors_are_those_of_the_steps():
 def test_a_coarse_space_of_everything_is_exact(make, smoother):
     """Also where the Gramian has less than full rank."""
     system, _, found, gramian = prepared(TwoLevel(smoother, coarse=10**6), make())
-    size = system.parameter_number
+    size = system.layout.number
     assert found.vectors.shape == (size, size)
-    product = dense(found, system.zeros()) @ (gramian + 1e-2 * eye(size))
+    product = dense(found, system.layout.zeros()) @ (gramian + 1e-2 * eye(size))
     assert_close(product, eye(size), 1e-8)
 
 
@@ -198,9 +205,9 @@ def test_two_levels_are_the_formula_and_exact_on_the_coarse_space():
     v, a = found.vectors, gramian + 1e-2 * eye(len(gramian))
     assert_close(v.T @ v, eye(6), 1e-12)
     q = v @ torch.linalg.solve(v.T @ a @ v, v.T)
-    smoother = dense(found.smoother, system.zeros())
+    smoother = dense(found.smoother, system.layout.zeros())
     deflated = eye(len(a)) - a @ q
-    inverse_p = dense(found, system.zeros())
+    inverse_p = dense(found, system.layout.zeros())
     assert_close(inverse_p, q + deflated.T @ smoother @ deflated, 1e-10)
     assert_close(inverse_p @ a @ v, v, 1e-9)
     assert float((inverse_p @ a - eye(len(a))).abs().max()) > 0.1
@@ -210,34 +217,36 @@ def test_new_vectors_are_where_the_smoother_is_short():
     """They span M⁻¹ JᵀJ Ω."""
     system, _, found, gramian = prepared(TwoLevel(coarse=5), seed=7)
     omega = torch.randn(len(gramian), 5, dtype=FLOAT, generator=generator(7))
-    expected = dense(found.smoother, system.zeros()) @ gramian @ omega
+    expected = dense(found.smoother, system.layout.zeros()) @ gramian @ omega
     outside = expected - found.vectors @ (found.vectors.T @ expected)
     assert float(outside.norm()) < 1e-10 * float(expected.norm())
 
 
 def test_the_oldest_vectors_are_replaced():
     """The others stay, with images by the Gramian of the step."""
-    system, _, found, _ = prepared(TwoLevel(coarse=6, refresh=2))
+    settings = TwoLevel(coarse=6, refresh=2)
+    system, _, found, _ = prepared(settings)
     old = found.vectors
     system.set_parameters([v + 0.1 for v in system.get_parameters()])
     points = points_for(system, 8)
-    found.prepare(system.linearise(points), 0.3, 1)
+    found = following(settings, found, system.linearise(points), 0.3, 1)
     assert_close(found.vectors[:, :4], old[:, 2:], 0.0)
     assert_close(found.vectors.T @ found.vectors, eye(6), 1e-12)
     j = jacobian(system, points)
     damped = j.T @ (j @ found.vectors) + 0.3 * found.vectors
-    assert_close(dense(found, system.zeros()) @ damped, found.vectors, 1e-9)
+    assert_close(dense(found, system.layout.zeros()) @ damped, found.vectors, 1e-9)
     for step in range(2, 4):
-        found.prepare(system.linearise(points), 0.3, step)
+        found = following(settings, found, system.linearise(points), 0.3, step)
     assert float((old.T @ found.vectors).abs().max()) < 1.0 - 1e-6
 
 
 def test_without_a_refresh_the_vectors_stay():
-    system, _, found, _ = prepared(TwoLevel(coarse=6, refresh=0))
+    settings = TwoLevel(coarse=6, refresh=0)
+    system, _, found, _ = prepared(settings)
     old = found.vectors
     system.set_parameters([v + 0.1 for v in system.get_parameters()])
     here = system.linearise(points_for(system, 8))
-    found.prepare(here, 0.3, 1)
+    found = following(settings, found, here, 0.3, 1)
     assert_close(found.vectors, old, 0.0)
     assert_close(found.images, gramian_times(here, old), 1e-11)
 
@@ -249,8 +258,9 @@ def test_every_preconditioner_is_symmetric_and_positive(name, damping):
     system, _, found, _ = prepared(SETTINGS[name], damping=damping)
     for seed in range(4):
         system.set_parameters([3.0 * v for v in random_direction(system, seed)])
-        found.prepare(system.linearise(points_for(system, 8)), damping, seed + 1)
-    p = dense(found, system.zeros())
+        here = system.linearise(points_for(system, 8))
+        found = following(SETTINGS[name], found, here, damping, seed + 1)
+    p = dense(found, system.layout.zeros())
     assert torch.isfinite(p).all()
     assert_close(p, p.T, 1e-9)
     for seed in range(20):
@@ -265,7 +275,7 @@ def direction(settings, make, damping, seed=0):
     stepper = settings.start(system, Fixed(1.0), Constant(damping), generator(seed))
     before, j = flat(system.get_parameters()), jacobian(system, points)
     residual = system.linearise(points).residual
-    stepper.update(points)
+    take(stepper, system, points)
     return flat(system.get_parameters()) - before, j, residual
 
 

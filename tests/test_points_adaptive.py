@@ -15,18 +15,20 @@ from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
 from pinnkfac.config.compose import compose
-from pinnkfac.curvature.cost import forward
 from pinnkfac.domain import Even, Grid, PointSet
 from pinnkfac.domain.sampling import Clustered, subset
 from pinnkfac.linearisation.system import System
+from pinnkfac.points.functions import functions_of
 from pinnkfac.points.selection import (
     ImportanceSampling,
     ResidualAdaptive,
+    affordable,
     at_most_once,
     smooth,
     z_order,
 )
-from pinnkfac.points.source import Growth, PointSettings, PointSource
+from pinnkfac.points.settings import Growth, PointSettings
+from pinnkfac.points.source import PointSource
 from pinnkfac.run.assembly import check_settings
 
 
@@ -306,39 +308,31 @@ def test_as_many_points_as_candidates_are_all_of_them():
     assert ImportanceSampling().choose(points, torch.ones(9, 1), 9, generator()) is points
 
 
-def test_important_points_come_at_checks_and_are_cheap_beside_a_step():
-    system = ramp()
-    settings = PointSettings(
-        adaptive=ImportanceSampling(), sampling=Sobol(), faces=0.9, interior=400, lower=60, check=4
-    )
-    source = PointSource(system, settings, generator())
-    first = source.at(0)
-    fair = system.loss(first)
+def test_important_points_come_at_checks():
+    source = source_of(
+        ramp(), ImportanceSampling(), sampling=Sobol(), faces=0.9, every=0, gap=3.0, check=4,
+        interior=400, lower=60,
+    )  # fmt: skip
+    loss, first = source.functions.loss, source.at(0)
+    fair = loss(first)
     assert all(source.at(step, fair) is first for step in range(1, 4))
     source.cost = math.inf
     later = source.at(4, fair)
     x = later[0].points.coordinates[:, 0]
-    assert later is not first and source.exchanged == 0
+    assert later is not first and source.exchange.exchanged == 0
     assert float((x > 0.8).double().mean()) > 1.4 * 0.2  # the residual is x²
-    assert system.loss(later) == pytest.approx(fair, rel=0.1)
-    once = forward(system, [400, 60, 60, 1, 2])
-    for cost, factor in ((math.nan, 2), (1.0, 1), (24.0, 4), (1e9, 10), (math.inf, 10)):
-        source.cost = cost * once
-        found = source._candidates(settings.adaptive, [400, 60, 60, 1, 2])
-        assert found == [factor, factor, factor, 1, 1]
+    assert loss(later) == pytest.approx(fair, rel=0.1)
 
 
-def test_important_points_do_not_wait_for_a_gap():
-    """Without ``gap``, ``check`` steps are all that there is; with ``every``, that alone counts."""
-    for settings, expected in (({"gap": None}, [4, 8]), ({"every": 5, "gap": None}, [5, 10])):
-        source = source_of(ramp(), ImportanceSampling(), **{"every": 0, "check": 4, **settings})
-        last, changed = source.at(0), []
-        for step in range(1, 11):
-            now = source.at(step, 1e-9)
-            if now is not last:
-                changed.append(step)
-            last = now
-        assert changed == expected
+@pytest.mark.parametrize(
+    ("evaluations", "factor"), [(math.nan, 2), (1.0, 1), (24.0, 4), (1e9, 10), (math.inf, 10)]
+)
+def test_candidates_with_weights_are_cheap_beside_a_step(evaluations, factor):
+    """Those of published points are as many as they were."""
+    dimensions = [2, 1, 0]
+    assert affordable(None, dimensions, evaluations) == [1, 1, 1]
+    assert affordable(ImportanceSampling(), dimensions, evaluations) == [factor, factor, 1]
+    assert affordable(ResidualAdaptive(), dimensions, evaluations) == [10, 10, 1]
 
 
 def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
@@ -346,12 +340,11 @@ def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
     box = Box(x=(0, 1), y=(0, 1))
     problem = Problem(fields=("u",), terms=[Term("x", box.interior, lambda u, at: u - at.x**4)])
     system = System(problem, net_for(problem, (9, 9)))
-    settings = PointSettings(adaptive=ImportanceSampling(), interior=60)
-    source = PointSource(system, settings, generator())
+    source = source_of(system, ImportanceSampling(), interior=60, every=0, gap=3.0)
     source.at(0)
     source.cost = math.inf
     (unseen,) = source.unseen()
-    assert len(unseen) == 60 < system.parameter_number
+    assert len(unseen) == 60 < system.layout.number
     assert float(unseen.points.weights.std()) > 0.1
 
 
@@ -365,10 +358,9 @@ def test_in_many_dimensions_points_are_taken_as_they_are_drawn(dimension, chosen
     ]
     problem = Problem(fields=("u",), terms=terms)
     system = System(problem, net_for(problem))
-    settings = PointSettings(sampling=Even(), faces=0.9, adaptive=ImportanceSampling(), interior=30)
-    source = PointSource(system, settings, generator(1))
-    source.cost = math.inf
-    assert source._candidates(settings.adaptive, [30, 200]) == chosen
+    rule = ImportanceSampling()
+    assert affordable(rule, [dimension, dimension - 1], math.inf) == chosen
+    source = source_of(system, rule, 1, sampling=Even(), faces=0.9, interior=30, lower=200)
     first, g = source.at(0)[0].points, generator(1)
     rule = Sobol() if dimension == 6 else Uniform()
     drawn = box.interior.draw(30, Clustered(rule, 0.9), g)
@@ -405,8 +397,9 @@ def ramp():
 
 
 def source_of(system, adaptive, seed=0, **settings):
-    given = {"interior": 4000, "lower": 3000, "every": 5, "gap": None, **settings}
-    return PointSource(system, PointSettings(adaptive=adaptive, **given), generator(seed))
+    settings = {"interior": 4000, "lower": 3000, "every": 5, "gap": None, **settings}
+    settings = PointSettings(adaptive=adaptive, **settings)
+    return PointSource(system.problem, settings, functions_of(system), generator(seed))
 
 
 def coordinates(points):
@@ -515,8 +508,8 @@ def test_scales_decide_between_the_equations_of_a_term():
         for p in net.parameters():
             p.data.zero_()
         system = System(problem, net)
-        system.scales = [torch.tensor(scales, dtype=FLOAT)]
         source = source_of(system, ResidualAdaptive(constant=0.0, share=0.0, power=2.0))
+        source.balanced([torch.tensor(scales, dtype=FLOAT)])
         source.at(0)
         means.append(float(source.at(5)[0].points.coordinates.mean()))
     assert means[0] > 0.65 > 0.55 > means[1] > 0.45 > 0.35 > means[2]
@@ -543,9 +536,9 @@ def test_the_gap_is_that_of_the_loss_on_all_candidates():
     first = source.at(0)
     fair = system.loss(first)
     assert source.at(10, fair) is first
-    assert source.exchanged == 0
+    assert source.exchange.exchanged == 0
     chosen = source.at(20, fair / 3)
-    assert chosen is not first and source.exchanged == 1
+    assert chosen is not first and source.exchange.exchanged == 1
     assert system.losses(chosen)[0] > 2 * system.losses(first)[0]
 
 
@@ -565,7 +558,7 @@ def test_points_grow_where_the_net_fits_them(adaptive):
         (200, 40, 40, 1, 2),
         (200, 40, 40, 1, 2),
     ]
-    assert source.exchanged == 3 and source.plan.size == 2.0
+    assert source.exchange.exchanged == 3 and source.plan.size == 2.0
     assert source.numbers() == dict(
         zip(("inside", "faces", "periodic", "corner", "data"), sizes[-1], strict=True)
     )
@@ -612,7 +605,10 @@ def test_the_state_of_a_source_is_all_that_it_needs():
     for a, b in zip(found, expected, strict=True):
         for own, reference in zip(coordinates(a), coordinates(b), strict=True):
             assert torch.equal(own, reference)
-    assert (other.plan.size, other.exchanged) == (source.plan.size, source.exchanged)
+    assert (other.plan.size, other.exchange.exchanged) == (
+        source.plan.size,
+        source.exchange.exchanged,
+    )
 
 
 SMALL = ("net.widths=[8]", "points.scale=0.05", "threads=1", "run.plot=false", "run.quiet=true")

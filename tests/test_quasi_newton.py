@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 from nets import FLOAT, net_for
-from oracles import assert_close, jacobian, random_spd
-from oracles import flat as flat_of
+from oracles import assert_close, flat, jacobian, random_spd
 from problems import PROBLEMS, points_for
+from stepping import take
 from torch import nn
 
 from pinnkfac import Box, Problem, Term, UserError, lap, solve
+from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.step import quasi_newton
+from pinnkfac.step.base import Batch
+from pinnkfac.step.damping import Constant, NoDamping
 from pinnkfac.step.quasi_newton import (
     Ssbfgs,
     Ssbroyden,
     bfgs_rule,
     broyden_rule,
-    flat,
-    unflat,
     update_inverse,
 )
-from pinnkfac.step.search import Backtracking
+from pinnkfac.step.search import Backtracking, NoSearch
 from pinnkfac.step.wolfe import Wolfe
 
 SIZE = 7
@@ -37,10 +38,6 @@ RULES = {
     "ssbroyden": broyden_rule,
 }
 each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-
-
-class Off:
-    """No search, no damping."""
 
 
 def generator(seed=0):
@@ -278,7 +275,9 @@ def test_settings_that_contradict_each_other_are_refused():
         Ssbfgs(scaling="other")
     system = system_of("poisson")
     with pytest.raises(UserError, match="search=none"):
-        Ssbfgs().start(system, Backtracking(), Off(), generator())
+        Ssbfgs().start(system, Backtracking(), NoDamping(), generator())
+    with pytest.raises(UserError, match="damping=none"):
+        Ssbroyden().start(system, NoSearch(), Constant(), generator())
 
 
 # -- in a run --------------------------------------------------------------------------------------
@@ -292,7 +291,7 @@ def system_of(name):
 
 
 def started(step, system):
-    return step.start(system, Off(), Off(), generator())
+    return step.start(system, NoSearch(), NoDamping(), generator())
 
 
 def line_fit():
@@ -310,66 +309,78 @@ def test_a_linear_least_squares_problem_is_solved_and_its_hessian_is_learned(ste
     system = line_fit()
     points = points_for(system, 20, 1)
     stepper = started(step, system)
-    theta = flat_of(system.get_parameters())
+    theta = flat(system.get_parameters())
     dense = jacobian(system, points)
     residual = system.linearise(points).residual
     expected = theta - torch.linalg.lstsq(dense, residual[:, None]).solution[:, 0]
     for _ in range(3):
-        report = stepper.update(points)
-    assert_close(flat_of(system.get_parameters()), expected, 1e-7)
+        report = take(stepper, system, points)
+    assert_close(flat(system.get_parameters()), expected, 1e-7)
     assert stepper.updates >= 2 or report.length == 0.0
+
+
+RULE_OF = {Ssbfgs: lambda step: bfgs_rule(step.scaling), Ssbroyden: lambda step: broyden_rule}
 
 
 @each_step
 @pytest.mark.parametrize("name", ["allen-cahn", "flow", "inverse"])
-def test_every_iteration_satisfies_the_conditions_on_the_trained_loss(name, step, monkeypatch):
-    """Losses and gradients behind the search are those of the system, with its scales."""
+def test_every_iteration_satisfies_the_conditions_on_the_trained_loss(name, step):
+    """Losses and gradients behind the search are those of the system, with the scales of its
+    equations, and H is updated by the formula."""
     system = system_of(name)
-    points = points_for(system)
-    system.scales = [torch.full((t.residual.equations,), 1.5, dtype=FLOAT) for t in system.terms]
-    seen = []
-    old = quasi_newton.QuasiNewtonStepper._learn
+    scales = [torch.full((t.equations,), 1.5, dtype=FLOAT) for t in system.terms]
+    points = with_scales(points_for(system), scales)
+    stepper = started(dataclasses.replace(step, iterations=1), system)
+    rule = RULE_OF[type(step)](step)
 
-    def learn(self, here, there, shs):
-        seen.append((here.parameters, there.parameters, self.inverse.clone()))
-        inverse = self.inverse.clone()
-        old(self, here, there, shs)
-        s, y = there.parameters - here.parameters, there.gradient - here.gradient
-        assert shs == pytest.approx(float(s @ torch.linalg.solve(inverse, s)), rel=1e-6)
-        assert_close(self.inverse @ y, s, 1e-9)
-        assert float(torch.linalg.eigvalsh(self.inverse).min()) > 0
+    def evaluated():
+        linearisation = system.linearise(points)
+        return linearisation.loss, flat(linearisation.gradient()), flat(system.get_parameters())
 
-    monkeypatch.setattr(quasi_newton.QuasiNewtonStepper, "_learn", learn)
-    started(step, system).update(points)
-    like = system.get_parameters()
-    assert len(seen) == step.iterations
-    for here, there, inverse in seen:
-        found = []
-        for parameters in (here, there):
-            system.set_parameters(unflat(parameters, like))
-            linearisation = system.linearise(points)
-            found.append((linearisation.loss, flat(linearisation.gradient())))
-        (loss_0, gradient_0), (loss, gradient) = found
+    for _ in range(step.iterations):
+        loss_0, gradient_0, here = evaluated()
+        inverse = stepper.inverse.clone()
+        take(stepper, system, points)
+        loss, gradient, there = evaluated()
         slope = float(gradient_0 @ (there - here))
         assert loss <= loss_0 + 1e-4 * slope < loss_0
         assert abs(float(gradient @ (there - here))) <= 0.9 * abs(slope) * (1 + 1e-9)
         direction = -inverse @ gradient_0
         cosine = direction @ (there - here) / (direction.norm() * (there - here).norm())
         assert float(cosine) == pytest.approx(1.0, abs=1e-9)
-    for (_, end, _), (start, _, _) in pairwise(seen):
-        assert torch.equal(end, start)
-    assert torch.equal(seen[-1][1], flat_of(like))
+        s, y = there - here, gradient - gradient_0
+        assert_close(stepper.inverse @ y, s, 1e-9)
+        assert float(torch.linalg.eigvalsh(stepper.inverse).min()) > 0
+        expected = updated(inverse, s, y, *rule(*numbers(inverse, s, y), len(s)))
+        assert_close(stepper.inverse, expected, 1e-6)
+
+
+@each_step
+def test_a_step_is_so_many_iterations(step):
+    """Bit for bit as many steps of one iteration each."""
+    system = system_of("flow")
+    points, start = points_for(system), system.get_parameters()
+    whole = started(step, system)
+    report = take(whole, system, points)
+    expected = system.get_parameters()
+    system.set_parameters(start)
+    single = started(dataclasses.replace(step, iterations=1), system)
+    reports = [take(single, system, points) for _ in range(step.iterations)]
+    assert torch.equal(flat(system.get_parameters()), flat(expected))
+    assert torch.equal(single.inverse, whole.inverse) and whole.updates == step.iterations
+    assert report.trials == sum(each.trials for each in reports)
+    assert report.trained_loss == reports[0].trained_loss
 
 
 def test_the_report_is_of_the_place_before_the_step():
     system = system_of("allen-cahn")
     points = points_for(system)
-    before = flat_of(system.get_parameters())
+    before = flat(system.get_parameters())
     losses, loss = system.losses(points), system.loss(points)
-    report = started(Ssbroyden(iterations=3), system).update(points)
+    report = take(started(Ssbroyden(iterations=3), system), system, points)
     assert report.losses == pytest.approx(losses, rel=1e-12)
     assert report.trained_loss == pytest.approx(loss, rel=1e-12)
-    moved = flat_of(system.get_parameters()) - before
+    moved = flat(system.get_parameters()) - before
     assert report.direction_norm == pytest.approx(float(moved.norm()), rel=1e-12)
     assert report.length == 1.0 and report.trials >= 3
     assert system.loss(points) < loss
@@ -379,12 +390,12 @@ def test_the_first_step_is_downhill_from_the_identity():
     """A first trial of length 1 at most, and then the textbook's matrix from b I."""
     system = system_of("allen-cahn")
     points = points_for(system)
-    before, first = flat_of(system.get_parameters()), system.linearise(points).gradient()
+    before, first = flat(system.get_parameters()), system.linearise(points).gradient()
     stepper = started(Ssbfgs(iterations=1), system)
-    report = stepper.update(points)
-    s = flat_of(system.get_parameters()) - before
-    y = flat_of(system.linearise(points).gradient()) - flat_of(first)
-    assert_close(s / s.norm(), -flat_of(first) / flat_of(first).norm(), 1e-12)
+    report = take(stepper, system, points)
+    s = flat(system.get_parameters()) - before
+    y = flat(system.linearise(points).gradient()) - flat(first)
+    assert_close(s / s.norm(), -flat(first) / flat(first).norm(), 1e-12)
     assert report.direction_norm <= 1 or report.trials > 1
     eye = torch.eye(len(s), dtype=FLOAT)
     left = eye - torch.outer(s, y) / (y @ s)
@@ -397,25 +408,24 @@ def test_where_nothing_lowers_the_loss_the_net_stays_and_the_matrix_begins_anew(
     system = system_of("poisson")
     points = points_for(system)
     stepper = started(Ssbfgs(), system)
-    stepper.update(points)
+    take(stepper, system, points)
     stepper.inverse.neg_()  # every direction climbs
     before = system.loss(points)
-    assert stepper.update(points).length == 1.0
+    assert take(stepper, system, points).length == 1.0
     assert system.loss(points) < before
     lowest = system.get_parameters()
-    system.loss = lambda points: 0.0
-    frozen = system.linearise
+    linearise = system.linearise
 
-    def bumpy(points):
-        linearisation = frozen(points)
-        same = all(torch.equal(a, b) for a, b in zip(system.get_parameters(), lowest, strict=True))
+    def bumpy(points, at):
+        linearisation = linearise(points, at)
+        same = all(torch.equal(a, b) for a, b in zip(at, lowest, strict=True))
         linearisation.loss += 0.0 if same else 1.0
         return linearisation
 
     system.linearise = bumpy
-    report = stepper.update(points)
+    report = stepper.update(lowest, Batch(points))
     assert report.length == 0.0 and report.direction_norm == 0.0
-    assert all(torch.equal(a, b) for a, b in zip(system.get_parameters(), lowest, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(report.parameters, lowest, strict=True))
     assert torch.equal(stepper.inverse, torch.eye(len(stepper.inverse), dtype=FLOAT))
 
 
@@ -424,23 +434,25 @@ def test_a_stepper_goes_on_from_its_state_bit_for_bit(step):
     system = system_of("flow")
     points = points_for(system)
     stepper = started(step, system)
-    stepper.update(points)
+    take(stepper, system, points)
     state, theta = copy.deepcopy(stepper.state_dict()), system.get_parameters()
-    reports = [stepper.update(points) for _ in range(2)]
-    expected = system.get_parameters()
+    reports = [take(stepper, system, points) for _ in range(2)]
     system.set_parameters(theta)
     other = started(step, system)
     other.load_state_dict(state)
-    assert [other.update(points) for _ in range(2)] == reports
-    for a, b in zip(system.get_parameters(), expected, strict=True):
-        assert torch.equal(a, b)
+    for expected in reports:
+        report = take(other, system, points)
+        for a, b in zip(report.parameters, expected.parameters, strict=True):
+            assert torch.equal(a, b)
+        report, expected = (dataclasses.replace(r, parameters=[]) for r in (report, expected))
+        assert report == expected
     assert not torch.equal(other.inverse, state["inverse"])  # the state is a copy of its own
 
 
 def test_recovery_begins_anew():
     system = system_of("poisson")
     stepper = started(Ssbfgs(), system)
-    stepper.update(points_for(system))
+    take(stepper, system, points_for(system))
     assert "anew" in stepper.recover()
     assert stepper.updates == 0
     assert torch.equal(stepper.inverse, torch.eye(len(stepper.inverse), dtype=FLOAT))
@@ -452,12 +464,14 @@ def test_a_loss_that_is_not_finite_is_reported_and_nothing_is_moved():
     stepper = started(Ssbroyden(), system)
     with torch.no_grad():
         next(system.net.parameters())[0, 0] = math.nan
-    report = stepper.update(points)
+    before = system.get_parameters()
+    report = stepper.update(before, Batch(points))
     assert not math.isfinite(report.trained_loss) and report.length == 0.0
+    assert torch.equal(flat(report.parameters).nan_to_num(7.0), flat(before).nan_to_num(7.0))
 
 
 def test_too_many_parameters_are_refused_at_once(monkeypatch):
-    def small(number, what, setting):
+    def small(number, what, setting, device):
         asked.append(number)
         raise UserError(f"{what}: lower {setting}")
 
@@ -466,7 +480,7 @@ def test_too_many_parameters_are_refused_at_once(monkeypatch):
     system = system_of("poisson")
     with pytest.raises(UserError, match=r"inverse Hessian of \d+ parameters: lower net.widths"):
         started(Ssbfgs(), system)
-    assert asked == [8 * system.parameter_number**2]
+    assert asked == [8 * system.layout.number**2]
 
 
 def plate():

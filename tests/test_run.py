@@ -28,7 +28,7 @@ from pinnkfac.common.messages import message_of
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Display, Live, Pace, Plain, make_display
 from pinnkfac.run.interruption import Interruption
-from pinnkfac.run.loop import Ending, Progress, Stop, ending_of
+from pinnkfac.run.progress import Ending, Progress, Stop, ending_of
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 from pinnkfac.store.stored_run import StoredRun
 

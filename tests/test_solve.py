@@ -16,7 +16,8 @@ from pinnkfac import Box, Parameter, Points, Problem, Term, UserError, lap, resu
 from pinnkfac.config.compose import compose
 from pinnkfac.nets import Mlp, MlpSettings, PeriodicEmbedding
 from pinnkfac.run.assembly import assemble
-from pinnkfac.run.loop import Stop, run
+from pinnkfac.run.loop import run
+from pinnkfac.run.progress import Stop
 from pinnkfac.run.summary import parameters_sha256
 from pinnkfac.solution import Solution
 
@@ -350,7 +351,7 @@ def test_a_checkpoint_holds_all_that_is_needed_to_go_on_bit_for_bit(step, build,
     latest = []
     whole = assemble(config, build())
     expected = go(whole, 12)
-    assert whole.source.exchanged > 0
+    assert whole.source.exchange.exchanged > 0
 
     first = assemble(config, build())
     assert go(first, 7) != expected

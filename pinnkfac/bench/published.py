@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FILE = Path(__file__).with_name("published.csv")
 
@@ -59,22 +60,12 @@ def _read() -> tuple[Figure, ...]:
     return tuple(_figure(row, sources[row["source"]]) for row in rows)
 
 
-def _figure(row: dict[str, str], source: Source) -> Figure:
-    def number(name: str) -> float | None:
-        return float(row[name]) if row[name] else None
-
-    return Figure(
-        row["case"],
-        row["optimizer"],
-        row["net"],
-        number("seconds"),
-        int(row["steps"]) if row["steps"] else None,
-        number("error_at_tenth"),
-        float(row["error_final"]),
-        float(row["error_best"]),
-        source,
-        row["note"],
-    )
+def _figure(row: Mapping[str, str], source: Source) -> Figure:
+    values: dict[str, Any] = {**row, "source": source}
+    for name in ("seconds", "error_at_tenth", "error_final", "error_best"):
+        values[name] = float(row[name]) if row[name] else None
+    values["steps"] = int(row["steps"]) if row["steps"] else None
+    return Figure(**values)
 
 
 def published(case: str) -> list[Figure]:

@@ -99,23 +99,18 @@ def _check_overrides(case: Case, overrides: Sequence[str]) -> None:
 
 
 def check_settings_of(jobs: Sequence[Job]) -> None:
-    """Raises UserError where a setting does not exist or cannot be, before the first job."""
+    """Raises UserError where a step or a setting does not exist or cannot be, before any job."""
     from pinnkfac.config.compose import compose
     from pinnkfac.config.pde_file import find
+    from pinnkfac.inspection import catalog
     from pinnkfac.run.assembly import check_settings
 
-    found = find(jobs[0].case.pde)
+    steps = [option.name for option in catalog.options(catalog.groups()["steps"])]
+    pde = find(jobs[0].case.pde)
     for job in {job.step: job for job in jobs if job.case == jobs[0].case}.values():
-        check_settings(compose(found.name, found.defaults, job.settings))
-
-
-def check_step(name: str) -> None:
-    """Raises UserError for a name that is no option of the group ``step``."""
-    from pinnkfac.inspection import catalog
-
-    known = [option.name for option in catalog.options(catalog.groups()["steps"])]
-    if name not in known:
-        raise UserError(f"--step {name}: there is no such step. {suggest(name, known)}")
+        if job.step not in steps:
+            raise UserError(f"--step {job.step}: there is no such step. {suggest(job.step, steps)}")
+        check_settings(compose(pde.name, pde.defaults, job.settings))
 
 
 def is_complete(job: Job) -> bool:
@@ -144,11 +139,11 @@ def run_jobs(jobs: Sequence[Job], measure: str) -> str:
     """
     complete = [is_complete(job) for job in jobs]  # all are looked at before the first one starts
     with Interruption() as interruption:
-        for number, (job, known) in enumerate(zip(jobs, complete, strict=True), 1):
+        for number, (job, kept) in enumerate(zip(jobs, complete, strict=True), 1):
             print(f"job {number} of {len(jobs)}: {job}", flush=True)
-            if not known:
+            if not kept:
                 _run(job, interruption)
-            print(f"  {_told(job, measure)}{' (kept from before)' * known}", flush=True)
+            print(f"  {_told(job, measure)}{' (kept from before)' * kept}", flush=True)
             if interruption.by:
                 break
     return interruption.by
@@ -210,8 +205,8 @@ def _note_death(job: Job, code: int) -> None:
         message = f"its process was ended by {name}: memory may have run out"
     else:
         message = f"its process ended with exit code {code}: see {OUTPUT} in its folder"
-    with RunFolder(job.folder) as own:
-        own.write_summary(failure(job.case.pde, message, job.settings))
+    with RunFolder(job.folder) as run:
+        run.write_summary(failure(job.case.pde, message, job.settings))
 
 
 def _told(job: Job, measure: str) -> str:

@@ -47,13 +47,12 @@ class Suite:
 
     def case(self, name: str) -> Case:
         """Raises UserError for a name that is none of the suite's."""
-        for case in self.cases:
-            if case.name == name:
-                return case
-        known = [case.name for case in self.cases]
-        raise UserError(
-            f"--case {name}: suite {self.name} has no such case. {suggest(name, known)}"
-        )
+        cases = {case.name: case for case in self.cases}
+        if name not in cases:
+            raise UserError(
+                f"--case {name}: suite {self.name} has no such case. {suggest(name, cases)}"
+            )
+        return cases[name]
 
 
 def _paper(name: str, pde: str, widths: str, interior: int, *goals: tuple[float, float]) -> Case:

@@ -122,12 +122,12 @@ def verdicts(report: Report) -> list[str]:
             "goal met": {e.case.name: e.goal_met for e in entries},
         }
         for text, by_case in answers.items():
-            known = {case: answer for case, answer in by_case.items() if answer is not None}
-            missed = [case for case, answer in known.items() if not answer]
-            behind = f"; not on {', '.join(missed)}" if missed else ""
-            if known:
-                cases = counted(len(known), "case")
-                lines.append(f"{step}: {text} on {len(known) - len(missed)} of {cases}{behind}")
+            yes = [case for case, answer in by_case.items() if answer]
+            no = [case for case, answer in by_case.items() if answer is False]
+            behind = f"; not on {', '.join(no)}" if no else ""
+            if yes or no:
+                cases = counted(len(yes) + len(no), "case")
+                lines.append(f"{step}: {text} on {len(yes)} of {cases}{behind}")
     return lines
 
 

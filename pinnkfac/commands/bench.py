@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pinnkfac.bench.suites import SUITES, Suite, suite_of
 from pinnkfac.commands.command_line import Parser
@@ -14,21 +16,23 @@ from pinnkfac.run.interruption import EXIT_CODES
 
 
 def main(arguments: list[str]) -> int:
-    parser = _parser()
     overrides = [word for word in arguments if is_override(word)]
-    given = parser.read([word for word in arguments if not is_override(word)])
-    if given is None:
-        return 0
-    suite = suite_of(given.suite)
-    if given.overrides:
+    options = _parser().read([word for word in arguments if not is_override(word)])
+    suite = suite_of(options.suite)
+    if options.overrides:
         raise UserError(
-            f"bench: {given.overrides[0]} is no setting: write KEY=VALUE, or --case NAME"
+            f"bench: {options.overrides[0]} is no setting: write KEY=VALUE, or --case NAME"
         )
-    given.overrides = overrides
-    root = Path(given.folder or f"outputs/bench/{suite.name}")
-    if given.report:
-        return _report(suite, root, given)
-    return _run(suite, root, given)
+    root = Path(options.folder or f"outputs/bench/{suite.name}")
+    if not options.report:
+        return _run(suite, root, options, overrides)
+    chosen = (options.case, options.step, options.seed, options.seconds)
+    if overrides or any(value is not None for value in chosen):
+        raise UserError("bench: --report is of all jobs in the folder: give --folder only")
+    from pinnkfac.bench.folder import read_mark
+
+    read_mark(root, suite)  # before what is slow to import
+    return _finish(suite, root)
 
 
 def _parser() -> Parser:
@@ -43,31 +47,18 @@ def _parser() -> Parser:
         "bench paper --report",
     )
     parser.add_argument("suite", metavar="SUITE", help=", ".join(SUITES))
-    parser.add_argument(
-        "overrides",
-        metavar="OVERRIDE",
-        nargs="*",
-        default=[],
-        help="settings of all runs, such as threads=2",
-    )
-    parser.add_argument(
-        "--case", metavar="NAME", nargs="+", action="extend", help="these cases (default: all)"
-    )
-    parser.add_argument(
-        "--step", metavar="NAME", nargs="+", action="extend", help="steps (default: that of solve)"
-    )
-    parser.add_argument(
-        "--seed", metavar="N", nargs="+", action="extend", type=int, help="seeds (default: 0)"
-    )
-    parser.add_argument(
-        "--seconds", metavar="S", type=float, help="of training for each job (default: by case)"
-    )
-    parser.add_argument("--folder", metavar="DIR", help="(default: outputs/bench/SUITE)")
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="make tables and pictures from the folder, run nothing",
-    )
+    add = parser.add_argument
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
+    settings = "settings of all runs, such as threads=2"
+    add("overrides", metavar="OVERRIDE", nargs="*", default=[], help=settings)
+    add("--case", metavar="NAME", **several, help="these cases (default: all)")
+    add("--step", metavar="NAME", **several, help="steps (default: that of solve)")
+    add("--seed", metavar="N", **several, type=int, help="seeds (default: 0)")
+    seconds = "of training for each job (default: by case)"
+    add("--seconds", metavar="S", type=float, help=seconds)
+    add("--folder", metavar="DIR", help="(default: outputs/bench/SUITE)")
+    report = "make tables and pictures from the folder, run nothing"
+    add("--report", action="store_true", help=report)
     return parser
 
 
@@ -76,36 +67,22 @@ def is_override(word: str) -> bool:
     return "=" in word and not word.startswith("-")
 
 
-def _report(suite: Suite, root: Path, given: Namespace) -> int:
-    chosen = [given.case, given.step, given.seed, given.seconds, given.overrides]
-    if any(value not in (None, []) for value in chosen):
-        raise UserError("bench: --report is of all jobs in the folder: give --folder only")
-    from pinnkfac.bench.folder import read_mark
-
-    read_mark(root, suite)  # before what is slow to import
-    return _finish(suite, root)
-
-
-def _run(suite: Suite, root: Path, given: Namespace) -> int:
+def _run(suite: Suite, root: Path, options: Namespace, overrides: Sequence[str]) -> int:
     from pinnkfac.bench.folder import is_new, locked, make
-    from pinnkfac.bench.running import check_settings_of, check_step, jobs_of, run_jobs
+    from pinnkfac.bench.running import check_settings_of, jobs_of, run_jobs
     from pinnkfac.inspection.catalog import default_of
 
-    if given.seconds is not None and not 0 < given.seconds < math.inf:
-        raise UserError(f"--seconds {given.seconds:g}: give seconds of training above 0")
-    for seed in given.seed or ():
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds {options.seconds:g}: give seconds of training above 0")
+    seeds, steps = options.seed or [0], options.step or [default_of("step")]
+    for seed in seeds:
         if seed < 0:
             raise UserError(f"--seed {seed}: give integers from 0")
-    steps = given.step or [default_of("step")]
-    for step in steps:
-        check_step(step)
-    jobs = jobs_of(
-        suite, root, steps, given.seed or [0], given.case or (), given.seconds, given.overrides
-    )
-    new = is_new(root, suite, given.overrides)
+    jobs = jobs_of(suite, root, steps, seeds, options.case or (), options.seconds, overrides)
+    new = is_new(root, suite, overrides)
     check_settings_of(jobs)
     if new:
-        make(root, suite, given.overrides)
+        make(root, suite, overrides)
     with locked(root):
         stopped = run_jobs(jobs, suite.measure)
     code = _finish(suite, root)

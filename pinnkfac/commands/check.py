@@ -17,11 +17,8 @@ def main(arguments: list[str]) -> int:
         "check my_pde.py",
         "check heat1d pde.kappa=0.1",
     )
-    parser.add_argument("pde", metavar="PDE", help="FILE.py, FILE.py:function or NAME")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings, as for solve")
+    parser.add_pde()
     options = parser.read(arguments)
-    if options is None:
-        return 0
 
     from pinnkfac.inspection.checks import examine
     from pinnkfac.inspection.finding import Verdict

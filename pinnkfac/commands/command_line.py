@@ -28,14 +28,26 @@ class Parser(argparse.ArgumentParser):
         )
         self.command = command
 
+    def add_pde(self) -> None:
+        """``pde`` and the ``overrides`` of its configuration."""
+        self.add_argument("pde", metavar="PDE", help="FILE.py, FILE.py:function or NAME")
+        self.add_argument(
+            "overrides", metavar="KEY=VALUE", nargs="*", help="settings, as for solve"
+        )
+
+    def add_checkpoint(self) -> None:
+        self.add_argument(
+            "--checkpoint",
+            choices=("last", "best"),
+            default="last",
+            help="the last state of the run (default), or that of the lowest loss",
+        )
+
     def error(self, message: str) -> NoReturn:
         raise UserError(
             f"{self.command}: {message}. 'python -m pinnkfac {self.command} --help' shows its use"
         )
 
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace | None:
-        """The arguments, or None where only the help was asked for (and is printed)."""
-        try:
-            return self.parse_args(list(arguments))
-        except SystemExit:  # --help
-            return None
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The arguments; SystemExit where only the help was asked for (and is printed)."""
+        return self.parse_args(list(arguments))

@@ -24,8 +24,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--csv", metavar="FILE", help="write the table as CSV too")
     options = parser.read(arguments)
-    if options is None:
-        return 0
 
     from pinnkfac.compare.rows import rows
     from pinnkfac.compare.runs import GOALS, columns, compared, notes, seconds_to

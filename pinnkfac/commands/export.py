@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import sys
+from textwrap import fill
 from typing import Any
 
 from pinnkfac.commands.command_line import Parser
 from pinnkfac.common.errors import UserError
-
-TEXT = """Write the solution of a run to a file of the kind that its ending says:
-
-  .npz  axes and fields on a grid, for numpy, with a description of names and units
-  .csv  a row per point of the grid, headed by names and units
-  .vtu  a mesh for ParaView (needs meshio: pip install 'pinnkfac[vtu]'); where time is an axis,
-        a file per time, and a .pvd that lists them
-  .pt2  the net as a program of torch.export, from coordinates to fields
-
-The PDE file of the run is not needed, and not run."""
+from pinnkfac.export.formats import listed, texts
 
 
 def main(arguments: list[str]) -> int:
+    formats = [_entry(ending, text) for ending, text in texts().items()]
     parser = Parser(
         "export",
-        TEXT,
+        "Write the solution of a run to a file of the kind that its ending says:\n\n"
+        + "\n".join(formats)
+        + "\n\nThe PDE file of the run is not needed, and not run.",
         "export outputs/heat1d/run u.npz",
         "export outputs/heat1d/run u.csv --grid x=100 t=0.5",
         "export outputs/kovasznay/run flow.vtu --grid x=200 y=100 --checkpoint best",
         "export outputs/heat1d/run u.vtu --grid x=100 t=0.0,0.1,0.5",
     )
     parser.add_argument("run", metavar="RUN_FOLDER", help="a folder that solve wrote")
-    parser.add_argument("file", metavar="FILE", help="the file to write: .npz, .csv, .vtu or .pt2")
+    parser.add_argument("file", metavar="FILE", help=f"the file to write: {listed()}")
     parser.add_argument(
         "--grid",
         nargs="+",
@@ -39,16 +34,9 @@ def main(arguments: list[str]) -> int:
         "x=0.0,0.5,1.0: these values. What is left out: with up to three coordinates, an axis "
         "over the whole range; with more, the middle of the range",
     )
-    parser.add_argument(
-        "--checkpoint",
-        choices=["last", "best"],
-        default="last",
-        help="the last state of the run (default), or that of the lowest loss",
-    )
-    read = parser.read(arguments)
-    if read is None:
-        return 0
-    grid = _grid(read.grid)
+    parser.add_checkpoint()
+    options = parser.read(arguments)
+    grid = _grid(options.grid)
 
     import warnings
 
@@ -56,17 +44,21 @@ def main(arguments: list[str]) -> int:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        solution = Solution.load(read.run, read.checkpoint)
-        written = solution.export(read.file, **grid)
+        solution = Solution.load(options.run, options.checkpoint)
+        written = solution.export(options.file, **grid)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             print(f"warning: {warning.message}", file=sys.stderr)
     fields = ", ".join(map(solution.signature.label, solution.signature.fields))
-    if len(written) == 1:
-        print(f"wrote {written[0]}: {fields}")
-    else:
-        print(f"wrote {written[0]} … {written[-2]} and {written[-1]}, which lists them: {fields}")
+    several = "" if len(written) == 1 else f" … {written[-2]} and {written[-1]}, which lists them"
+    print(f"wrote {written[0]}{several}: {fields}")
     return 0
+
+
+def _entry(ending: str, text: str) -> str:
+    """'.npz  axes and fields on a grid', folded."""
+    text = f"{text[0].lower()}{text[1:].rstrip('.')}"
+    return fill(text, 96, initial_indent=f"  {ending}  ", subsequent_indent=" " * 8)
 
 
 def _grid(items: list[str]) -> dict[str, Any]:

@@ -26,8 +26,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("file", metavar="FILE.py", help="the file to write")
     options = parser.read(arguments)
-    if options is None:
-        return 0
     path = Path(options.file).expanduser()
     _check(path)
     text = written(TEMPLATE.read_text(encoding="utf-8"), path)

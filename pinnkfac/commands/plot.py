@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,26 +39,19 @@ def main(arguments: list[str]) -> int:
         choices=ANIMATIONS,
         help="write an animation over time too (default: gif; mp4 needs ffmpeg)",
     )
-    parser.add_argument(
-        "--checkpoint",
-        choices=("last", "best"),
-        default="last",
-        help="the last net (default), or that of the lowest loss",
-    )
-    given = parser.read(_with_kind(arguments))
-    if given is None:
-        return 0
+    parser.add_checkpoint()
+    options = parser.read(_with_kind(arguments))
 
     from pinnkfac.store.stored_run import StoredRun, jobs
 
-    folder = Path(given.folder)
-    output = _made(Path(given.output or folder)) if folder.is_dir() else folder
+    folder = Path(options.folder)
+    output = _made(Path(options.output or folder)) if folder.is_dir() else folder
     if jobs(folder) and not (folder / "problem.json").exists():
-        if given.animate:
+        if options.animate:
             raise UserError(f"{folder} is a sweep: give one of its runs to animate")
-        return _plot_sweep(folder, output, given.format)
-    run = StoredRun.open(folder)
-    return _plot_run(run, output, given.format, given.animate, given.checkpoint)
+        return _plot_sweep(folder, output / f"sweep.{options.format}")
+    _plot_run(StoredRun.open(folder), output, options)
+    return 0
 
 
 def _with_kind(arguments: Sequence[str]) -> list[str]:
@@ -79,30 +73,29 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _plot_sweep(folder: Path, output: Path, ending: str) -> int:
+def _plot_sweep(folder: Path, file: Path) -> int:
     from pinnkfac.compare.rows import rows
     from pinnkfac.plots import draw_sweep, save
 
-    print(save(draw_sweep(rows(folder)), output / f"sweep.{ending}"))
+    print(save(draw_sweep(rows(folder)), file))
     return 0
 
 
-def _plot_run(run: StoredRun, output: Path, ending: str, animation: str, which: str) -> int:
+def _plot_run(run: StoredRun, output: Path, options: Namespace) -> None:
     from pinnkfac.plots import animate, check_animation, draw_history, draw_solution, save
     from pinnkfac.solution import Solution
 
+    animation = output / f"solution.{options.animate}" if options.animate else None
     if animation:
-        check_animation(run.signature, output / f"solution.{animation}")
+        check_animation(run.signature, animation)
     for damage in run.damages:
         print(f"warning: {damage}", file=sys.stderr)
     # First: it needs no net, and is there even where the net cannot be read.
-    print(save(draw_history(run.history, run.name), output / f"history.{ending}"))
-    solution = Solution.load(run, which)  # type: ignore[arg-type]
-    exact = _exact(run)
-    print(save(draw_solution(solution, exact), output / f"solution.{ending}"))
+    print(save(draw_history(run.history, run.name), output / f"history.{options.format}"))
+    solution, exact = Solution.load(run, options.checkpoint), _exact(run)
+    print(save(draw_solution(solution, exact), output / f"solution.{options.format}"))
     if animation:
-        print(animate(solution, output / f"solution.{animation}", exact))
-    return 0
+        print(animate(solution, animation, exact))
 
 
 def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
@@ -113,25 +106,22 @@ def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
     from pinnkfac.config.pde_file import stored_pde, stored_problem
     from pinnkfac.residual import exact_solution
 
+    note = partial(print, "note:", file=sys.stderr)
     try:
         problem = stored_problem(run)
         changed = stored_pde(run).sha256 != run.problem.get("sha256")
     except UserError as error:
-        print(f"note: drawn without the exact solution: {error}", file=sys.stderr)
-        return None
-    if problem.solution is None:
+        note(f"drawn without the exact solution: {error}")
         return None
     then, now = run.signature, problem.signature
+    if problem.solution is None:
+        return None
     if (then.fields, then.coordinates) != (now.fields, now.coordinates):
-        print(
-            "note: drawn without the exact solution: the PDE file has other fields or coordinates "
-            "than when the run began",
-            file=sys.stderr,
+        note(
+            "drawn without the exact solution: the PDE file has other fields or coordinates than "
+            "when the run began"
         )
         return None
     if changed:
-        print(
-            "note: the PDE file has changed since the run began: the exact solution is the new one",
-            file=sys.stderr,
-        )
+        note("the PDE file has changed since the run began: the exact solution is the new one")
     return partial(exact_solution, problem)

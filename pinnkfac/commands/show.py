@@ -14,13 +14,10 @@ def main(arguments: list[str]) -> int:
         "show heat1d pde.kappa=0.1",
         "show my_pde.py net.widths=[32,32] step=kfac --full",
     )
-    parser.add_argument("pde", metavar="PDE", help="FILE.py, FILE.py:function or NAME")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings, as for solve")
+    parser.add_pde()
     parser.add_argument("--full", action="store_true", help="abbreviate nothing")
     # Options may stand anywhere, also between the overrides.
     options = parser.read(sorted(arguments, key=lambda word: not word.startswith("-")))
-    if options is None:
-        return 0
 
     from pinnkfac.inspection.configured import configured
     from pinnkfac.inspection.description import describe

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(HELP)
         return 0
-    given, overrides, flags = _sorted_words(arguments)
+    pde, overrides, flags = _sorted_words(arguments)
     named = [o for o in overrides if _is_folder(o)]  # a path is no value in Hydra's grammar
     overrides = [o for o in overrides if not _is_folder(o)]
 
@@ -52,27 +52,27 @@ def main(arguments: list[str]) -> int:
     from pinnkfac.config.compose import quoted, register
     from pinnkfac.config.pde_file import find
 
-    found = find(given)
-    register(found.defaults)
+    source = find(pde)
+    register(source.defaults)
     keep_freed_memory()
     sweep = any(flag in MULTIRUN for flag in flags)
     swept = _swept(overrides, sweep=sweep)
-    problem = f"problem={quoted(given)}"
+    problem = f"problem={quoted(pde)}"
     if any(flag in PRINTS for flag in flags):
         shown = [flag for flag in flags if flag not in MULTIRUN]
         _call_hydra(lambda _: None, [*overrides, problem], shown)
         return 0
     chosen = _named_folder(named, sweep=sweep)
-    folder = chosen or _new_folder(found.name)
+    folder = chosen or _new_folder(source.name)
     words = [*overrides, f"run.dir={quoted(str(folder))}", problem]
-    results: list[Result | str] = []
+    codes = [0]
     try:
-        _call_hydra(lambda config: results.append(_job(config, found, swept)), words, flags, folder)
+        _call_hydra(lambda job: codes.append(_solve(job, source, swept)), words, flags, folder)
     finally:
         if chosen is None:  # another start may be about to write to a folder that the user named
             _drop_if_unused(folder)
         failed = sweep and folder.is_dir() and not _finish_sweep(folder)
-    return 1 if failed else max((exit_code(result) for result in results), default=0)
+    return 1 if failed else max(codes)
 
 
 def _swept(overrides: Sequence[str], *, sweep: bool) -> list[str]:
@@ -225,11 +225,11 @@ def _is_folder(override: str) -> bool:
     return override.lstrip("+").partition("=")[0] == "run.dir"
 
 
-def exit_code(result: Result | str) -> int:
-    """0 for a run that finished; a sweep ends with 1 for any job that did not."""
-    if isinstance(result, str) or result.status == "diverged":
-        return 1
-    return EXIT_CODES[_signal_of(result)] if result.status == "interrupted" else 0
+def exit_code(result: Result) -> int:
+    """0 for a run that finished, 1 for one that diverged, else that of the signal."""
+    if result.status == "interrupted":
+        return EXIT_CODES[_signal_of(result)]
+    return 0 if result.status == "finished" else 1
 
 
 def _signal_of(result: Result) -> str:
@@ -237,8 +237,8 @@ def _signal_of(result: Result) -> str:
     return result.stop_reason.partition(" ")[0]
 
 
-def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | str:
-    """One run; returns the message of a failed job of a sweep, so that the others go on."""
+def _solve(config: DictConfig, source: PdeFile, swept: Sequence[str]) -> int:
+    """One run; returns its exit code, also of a failed job of a sweep, so that the others go on."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -249,25 +249,26 @@ def _job(config: DictConfig, found: PdeFile, swept: Sequence[str]) -> Result | s
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
-    given = [o.lstrip("+") for o in hydra_config.overrides.task]
-    overrides = tuple(o for o in given if o.partition("=")[0] not in ("problem", "run.dir"))
+    words = [o.lstrip("+") for o in hydra_config.overrides.task]
+    overrides = tuple(o for o in words if o.partition("=")[0] not in ("problem", "run.dir"))
     if sweep:
-        own = " ".join(o for o in overrides if o.partition("=")[0] in swept)
-        print(f"\njob {hydra_config.job.num}: {own}", flush=True)
+        varied = " ".join(o for o in overrides if o.partition("=")[0] in swept)
+        print(f"\njob {hydra_config.job.num}: {varied}", flush=True)
     try:
-        problem = found.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
-        task = Task(finish(config), problem, found, overrides)
+        problem = source.problem(OmegaConf.to_container(config.pde))  # type: ignore[arg-type]
+        task = Task(finish(config), problem, source, overrides)
         result = solve_task(task, folder)
     except Exception as error:
         if not sweep or config.debug:
             raise
-        return _failed(folder, found.name, error, overrides)
+        _note_failure(folder, source.name, error, overrides)
+        return 1
     if sweep and result.status == "interrupted":
         raise Stopped(_signal_of(result))
-    return result
+    return exit_code(result)
 
 
-def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str]) -> str:
+def _note_failure(folder: Path, name: str, error: Exception, overrides: Sequence[str]) -> None:
     """A row of the sweep's table for a job that failed."""
     from pinnkfac.common.messages import message_of
     from pinnkfac.run.summary import failure
@@ -276,12 +277,11 @@ def _failed(folder: Path, name: str, error: Exception, overrides: Sequence[str])
     message = message_of(error)
     print(f"error: {message}", file=sys.stderr)
     try:
-        with RunFolder(folder) as own:
-            if not own.has("problem.json"):  # that of another run is not ours
-                own.write_summary(failure(name, message, overrides))
+        with RunFolder(folder) as run:
+            if not run.has("problem.json"):  # that of another run is not ours
+                run.write_summary(failure(name, message, overrides))
     except UserError as unwritten:
         print(f"error: {unwritten}", file=sys.stderr)
-    return message
 
 
 def _finish_sweep(folder: Path) -> bool:

@@ -11,7 +11,8 @@ made with:
 
 so that a field that is added is saved without being listed anywhere. A field may hold None,
 numbers, strings, tensors, generators, other dataclasses, lists, tuples and dictionaries of these,
-and what else has ``state_dict`` and ``load_state_dict`` (nets, torch's optimizers).
+and what else has ``state_dict`` and ``load_state_dict`` (nets, torch's optimizers). The types of
+the fields are looked up, so what they name must be imported for more than type checkers.
 """
 
 from __future__ import annotations

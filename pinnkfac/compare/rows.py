@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,13 +181,9 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 def _told_apart(read: Sequence[Row]) -> list[Row]:
     """Rows whose labels are the same get their folders' names behind them."""
-    labels = [row.label for row in read]
-    return [
-        replace(row, label=f"{row.label} ({row.folder.name})")
-        if labels.count(row.label) > 1
-        else row
-        for row in read
-    ]
+    number = Counter(row.label for row in read)
+    labels = [f"{r.label} ({r.folder.name})" if number[r.label] > 1 else r.label for r in read]
+    return [replace(row, label=label) for row, label in zip(read, labels, strict=True)]
 
 
 def reasons(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], str]]:

@@ -36,13 +36,13 @@ def shortened(text: str, length: int) -> str:
 
 def print_table(columns: Sequence[Column], console: Console | None = None) -> None:
     """A table in the width of the console; in a file or pipe, wider where it does not fit."""
-    own = console or Console()
+    shown = console or Console()
     table = _table(columns, gap=1)
-    if _width(table) > own.width:
+    if _width(table) > shown.width:
         table = _table(columns, gap=0)
-    if console is None and not own.is_terminal:
-        own = Console(width=max(own.width, _width(table)))
-    own.print(table)
+    if console is None and not shown.is_terminal:
+        shown = Console(width=max(shown.width, _width(table)))
+    shown.print(table)
 
 
 def fits(columns: Sequence[Column]) -> bool:

@@ -168,11 +168,11 @@ class Points:
     def __init__(self, coordinates: Mapping[str, Any], **values: Any) -> None:
         if not coordinates:
             raise UserError("Points needs one array per coordinate, such as Points({'x': xs})")
-        self.arrays = {name: _array(name, v) for name, v in coordinates.items()}
+        self.given = {name: _array(name, v) for name, v in coordinates.items()}
         self.values = {name: _array(name, v) for name, v in values.items()}
         self.coordinates = Coordinates(tuple(coordinates))
         self._check_names()
-        lengths = {name: len(v) for name, v in {**self.arrays, **self.values}.items()}
+        lengths = {name: len(v) for name, v in {**self.given, **self.values}.items()}
         if len(set(lengths.values())) != 1:
             raise UserError(
                 "Points: arrays of different lengths: "
@@ -195,9 +195,9 @@ class Points:
 
         Raises UserError where they are given by other coordinates.
         """
-        if set(self.arrays) != set(coordinates.names):
+        if set(self.given) != set(coordinates.names):
             raise UserError(
-                f"Points gives {', '.join(self.arrays)}, but the problem's coordinates are "
+                f"Points gives {', '.join(self.given)}, but the problem's coordinates are "
                 f"{', '.join(coordinates.names)}: give one array for each"
             )
         result = copy(self)
@@ -206,7 +206,7 @@ class Points:
         return result
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
-        stacked = torch.stack([self.arrays[name] for name in self.coordinates.names], dim=-1)
+        stacked = torch.stack([self.given[name] for name in self.coordinates.names], dim=-1)
         return PointSet(stacked, values=dict(self.values))
 
     def __str__(self) -> str:

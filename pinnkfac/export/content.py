@@ -18,13 +18,6 @@ from pinnkfac.version import __version__
 Array = NDArray[Any]
 
 
-class Axes(Protocol):
-    """The coordinates of a grid that vary, {name: values [axis]}."""
-
-    @property
-    def varying(self) -> dict[str, Array]: ...
-
-
 class Grid(Protocol):
     """Fields on a grid: ``values`` {field: array [axis, axis, …]} over the ``axes`` that vary, with
     the other coordinates ``fixed``; ``coordinates`` are all of them, [axis, axis, …] each."""
@@ -44,14 +37,15 @@ class Content:
     """A solution as formats see it: its names and units, its net [batch, coord] → [batch, field],
     and functions that evaluate it.
 
-    ``axes(axes)`` are those of the grid that ``on_grid(**axes)`` evaluates, and ``at(points)`` is a
-    table of the coordinates and fields at named points, [batch, coord + field].
+    ``varying(axes)`` are the axes of the grid that ``on_grid(**axes)`` evaluates, {name: values},
+    and ``at(points)`` is a table of the coordinates and fields at named points,
+    [batch, coord + field].
     """
 
     signature: Signature
     net: nn.Module
     coefficients: Mapping[str, float]
-    axes: Callable[[Mapping[str, Any]], Axes]
+    varying: Callable[[Mapping[str, Any]], Mapping[str, Array]]
     on_grid: Callable[..., Grid]
     at: Callable[[Mapping[str, Any]], Array]
 

@@ -27,11 +27,11 @@ def listed() -> str:
 
 def texts() -> dict[str, str]:
     """What a file of each ending holds, read without importing the formats."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in FORMATS]
-    found = [ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for file in files]
-    return {
-        ending: " ".join((text or "").split()) for ending, text in zip(ENDINGS, found, strict=True)
-    }
+    result = {}
+    for name, ending in zip(FORMATS, ENDINGS, strict=True):
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        result[ending] = " ".join((ast.get_docstring(tree) or "").split())
+    return result
 
 
 def export(content: Content, path: Path, wanted: Wanted) -> list[Path]:

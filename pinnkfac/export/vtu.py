@@ -44,7 +44,7 @@ def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
     # Few coordinates are all axes unless something is said; then each time is a file.
     few = len(signature.coordinates.names) <= 3
     axes = ({time: TIMES} if time and few else {}) | dict(asked)
-    _check(path, signature, content.axes(axes).varying)
+    _check(path, signature, content.varying(axes))
     grid = content.on_grid(**axes)
     if time is None or time not in grid.axes:
         return [_write(meshio, path, signature, grid, grid.values)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.taylor.jet import MODULES
-from pinnkfac.taylor.linear import Fixed, affine_layer
+from pinnkfac.taylor.jet import MODULES, Adjoint, Adjoints, Jet, Sink
+from pinnkfac.taylor.linear import Fixed, Linearly
+from pinnkfac.taylor.plan import Plan
 
 
 class FixedLinear(nn.Module):
@@ -27,7 +30,6 @@ class FixedLinear(nn.Module):
 MODULES[FixedLinear] = Fixed
 
 
-@affine_layer
 class Scale(nn.Module):
     """y = a ∘ z with a trained, one number (``features=1``) or one a feature.
 
@@ -40,3 +42,28 @@ class Scale(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z * self.scale
+
+
+class ScaleRule(Linearly):
+    """∂y/∂a is z on every row."""
+
+    def __init__(self, module: Scale) -> None:
+        scale = module.scale
+        super().__init__(lambda z: z * scale, None, lambda g: (g * scale,))
+        self.trained = (scale,) if scale.requires_grad else ()
+
+    def forward(self, inputs: list[Jet], plan: Plan, keep: bool) -> tuple[Jet, Any]:
+        y, features = super().forward(inputs, plan, keep)
+        return y, (features, inputs[0])
+
+    def backward(self, adjoint: Adjoint, kept: Any, sink: Sink, wanted: list[bool]) -> Adjoints:
+        features, z = kept
+        for scale in self.trained:
+            total = torch.zeros_like(adjoint.tensor[0])
+            for g, s in zip(adjoint.tensor, adjoint.rows, strict=True):
+                total += g * z.row(s)
+            sink.dense(scale, total.sum(-1, keepdim=True) if scale.numel() == 1 else total)
+        return super().backward(adjoint, features, sink, wanted)
+
+
+MODULES[Scale] = ScaleRule

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 from pinnkfac.common.settings import Range
+from pinnkfac.common.state import Fixed
+
+Price = Callable[[Sequence[int]], float]
+"""What a step costs on so many points of every term."""
 
 WIDEST, HALVINGS = 16.0, 10
 """How far the number of all points may move for the same cost, and how closely it is found."""
@@ -44,101 +48,86 @@ class Numbered:
     weight: float = 1.0
 
 
-class PointNumbers:
-    """The numbers of points of all terms: multiples of the first ones, or, once losses are known,
-    parts of a total that costs as much. ``price(numbers)`` is what a step on them costs."""
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of points of all ``terms``: multiples of the first ones, or, once losses are
+    known, parts of a total that costs as much.
 
-    def __init__(
-        self,
-        terms: Sequence[Numbered],
-        allocation: Allocation | None,
-        price: Callable[[Sequence[int]], float],
-    ) -> None:
-        self.terms = terms
-        self.allocation = allocation
-        self.price = price
-        self.share = 1.0
-        """Of the first numbers, that a run begins with."""
-        self.size = 1.0
-        """Of the first numbers, that there are now."""
-        self.parts: list[float] = []
-        self.total = 0.0
-        """Once points were allocated: the part of every term (0: it keeps its number), and how
-        many there are in all at size 1."""
+    A run begins with a ``share`` of the first numbers; there are ``size`` times these now, or, once
+    points were allocated, ``size`` · ``total`` in all, of which every term has one of the ``parts``
+    (0: it keeps its number). ``price(numbers)`` is what a step on them costs.
+    """
 
-    def thin(self, share: float) -> None:
+    terms: Fixed[tuple[Numbered, ...]]
+    allocation: Fixed[Allocation | None]
+    share: float = 1.0
+    size: float = 1.0
+    parts: tuple[float, ...] = ()
+    total: float = 0.0
+
+    def thinned(self, share: float) -> Numbers:
         """Begin with a share of the first numbers."""
-        self.share = self.size = share
+        return replace(self, share=share, size=share)
+
+    def grown(self, factor: float) -> Numbers:
+        """With so many times the points."""
+        return replace(self, size=self.size * factor)
 
     def first(self, size: float) -> list[int]:
         """The numbers at a multiple of the first ones, before points were allocated."""
         return [max(1, round(size * t.first)) if t.varies else t.first for t in self.terms]
 
     def now(self) -> list[int]:
+        numbers = self.first(self.size)
         if not self.parts:
-            return self.first(self.size)
-        return self._allocated(self.total)
+            return numbers
+        total = self.size * self.total
+        pairs = zip(numbers, self.parts, strict=True)
+        return [max(1, round(total * part)) if part else n for n, part in pairs]
 
-    def _allocated(self, total: float) -> list[int]:
-        pairs = zip(self.first(self.size), self.parts, strict=True)
-        return [max(1, round(self.size * total * part)) if part else n for n, part in pairs]
-
-    def learn(self, losses: Sequence[float], numbers: Sequence[int]) -> None:
-        """Allocate the next points by the losses of the terms on so many new ones."""
+    def learned(self, losses: Sequence[float], numbers: Sequence[int], price: Price) -> Numbers:
+        """Allocated by the losses of the terms on so many new points."""
         firsts = [t.first if t.varies and t.exchangeable else 0 for t in self.terms]
         if self.allocation is None or not losses or sum(n > 0 for n in firsts) < 2:
-            return
+            return self
         roots = [
-            math.sqrt(term.weight * loss / price) if first and price > 0 else 0.0
-            for term, loss, price, first in zip(
-                self.terms, losses, self._prices(numbers), firsts, strict=True
+            math.sqrt(term.weight * loss / cost) if first and cost > 0 else 0.0
+            for term, loss, cost, first in zip(
+                self.terms, losses, _prices(numbers, price), firsts, strict=True
             )
         ]
         if not 0.0 < sum(roots) < math.inf:
-            return
+            return self
         targets = [
             max(root / sum(roots), self.allocation.least) if first else 0.0
             for root, first in zip(roots, firsts, strict=True)
         ]
-        parts = self.parts or [n / sum(firsts) for n in firsts]
-        self.parts = [
-            part + self.allocation.rate * (target / sum(targets) - part)
+        rate, parts = self.allocation.rate, self.parts or [n / sum(firsts) for n in firsts]
+        parts = tuple(
+            part + rate * (target / sum(targets) - part)
             for part, target in zip(parts, targets, strict=True)
-        ]
-        self._spend(sum(firsts))
+        )
+        return replace(self, parts=parts)._spent(sum(firsts), price)
 
-    def _prices(self, numbers: Sequence[int]) -> list[float]:
-        """What one more point of each term costs."""
-        price, prices = self.price(numbers), []
-        for i, n in enumerate(numbers):
-            more = max(1, n // 10)
-            dearer = self.price([*numbers[:i], n + more, *numbers[i + 1 :]])
-            prices.append((dearer - price) / more)
-        return prices
-
-    def _spend(self, first: float) -> None:
-        """As many points as cost what the first numbers, ``first`` in all, would."""
-        budget = self.price(self.first(self.size))
+    def _spent(self, first: float, price: Price) -> Numbers:
+        """With as many points as cost what the first numbers, ``first`` in all, would."""
+        budget = price(self.first(self.size))
         if not math.isfinite(budget):  # beyond the memory: nothing says how many would cost that
-            self.total = self.total or first
-            return
+            return replace(self, total=self.total or first)
         low, high = first / WIDEST, first * WIDEST
         for _ in range(HALVINGS):
             middle = math.sqrt(low * high)
-            if self.price(self._allocated(middle)) > budget:
+            if price(replace(self, total=middle).now()) > budget:
                 high = middle
             else:
                 low = middle
-        self.total = low
+        return replace(self, total=low)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._plain}
 
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Go on with these numbers; whether they are for a run that began with the same share."""
-        same = bool(state["share"] == self.share)
-        for name in self._plain if same else ("parts", "total"):
-            setattr(self, name, state[name])
-        return same
-
-    _plain = ("share", "size", "parts", "total")
+def _prices(numbers: Sequence[int], price: Price) -> list[float]:
+    """What one more point of each term costs."""
+    now, prices = price(numbers), []
+    for i, n in enumerate(numbers):
+        more = max(1, n // 10)
+        prices.append((price([*numbers[:i], n + more, *numbers[i + 1 :]]) - now) / more)
+    return prices

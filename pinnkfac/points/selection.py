@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -12,6 +13,10 @@ from torch import Generator, Tensor
 from pinnkfac.common.settings import NonNegative, Range
 from pinnkfac.domain import PointSet
 from pinnkfac.domain.sampling import DENSE, subset
+
+PART, SOME = 0.2, 10.0
+"""Of the cost of a step, that the residuals at candidates may cost; and that cost in evaluations of
+the residuals, where the step does not say what it is."""
 
 
 class Selection:
@@ -136,6 +141,23 @@ class ResidualAdaptive(Selection):
         """What the probability to be kept is proportional to, [batch], from the residuals at the
         candidates, [batch, equation]; all equal where these are not finite, or all 0."""
         return _relative(residual, self.power) + self.constant
+
+
+def affordable(
+    selection: Selection | None, dimensions: Sequence[int], evaluations: float
+) -> list[int]:
+    """How many candidates there are for a point of every term, on regions of these dimensions.
+
+    With weights, fewer where their residuals would cost more than a part of a step, as every step
+    may ask for them; one costs so many ``evaluations`` of the residuals (NaN: it does not say).
+    """
+    if selection is None:
+        return [1] * len(dimensions)
+    wanted = [selection.candidates(dimension) for dimension in dimensions]
+    if not selection.faithful:
+        return wanted
+    most = PART * (SOME if math.isnan(evaluations) else evaluations)
+    return [max(1, int(min(most, factor))) for factor in wanted]
 
 
 def at_most_once(numbers: Tensor) -> Tensor:

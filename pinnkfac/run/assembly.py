@@ -21,10 +21,11 @@ from pinnkfac.config.build import build
 from pinnkfac.config.options import GROUPS
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
+from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.problem import Problem
 from pinnkfac.residual import check_finite
-from pinnkfac.run.loop import Best, Progress, Stop
+from pinnkfac.run.progress import Best, Progress, Stop
 from pinnkfac.step.base import Step, Stepper
 from pinnkfac.taylor.plan import make_plan
 from pinnkfac.taylor.published import published_plan
@@ -200,11 +201,13 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
-    source = PointSource(system, build(config.points, "points"), generators["points"], price)
+    functions = functions_of(system, price)
+    source = PointSource(problem, build(config.points, "points"), functions, generators["points"])
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):
-        source.plan.thin(step.share_of_points(system.workload, source.plan.first))
+        share = step.share_of_points(system.workload, source.plan.first)
+        source.plan = source.plan.thinned(share)
     search, damping = build(config.search, "search"), build(config.damping, "damping")
     with one_thread_in_torch(device):
         first = source.at(0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pinnkfac.run.assembly import Assembly
-from pinnkfac.run.loop import Best, Progress
+from pinnkfac.run.progress import Best, Progress
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
 

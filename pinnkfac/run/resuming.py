@@ -16,7 +16,7 @@ from pinnkfac.config.pde_file import stored_pde
 from pinnkfac.config.stored import changed, check_classes, differences
 from pinnkfac.run.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.run.display import Display, make_display
-from pinnkfac.run.loop import Progress, ending_of
+from pinnkfac.run.progress import Progress, ending_of
 from pinnkfac.run.solving import Given, Result, Task, begin, check_given, given_pde, go
 from pinnkfac.store.run_folder import NODES, RunFolder
 from pinnkfac.store.stored_run import StoredRun

@@ -21,7 +21,8 @@ from pinnkfac.run.assembly import Assembly, assemble, one_thread_in_torch, run_s
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Display, make_display
 from pinnkfac.run.interruption import Interruption
-from pinnkfac.run.loop import Ending, Progress, run, settled
+from pinnkfac.run.loop import run, settled
+from pinnkfac.run.progress import Ending, Progress
 from pinnkfac.run.summary import failure, summarise
 from pinnkfac.run.watching import Watcher
 from pinnkfac.solution import Solution
@@ -182,7 +183,9 @@ def go(
     """
     settings = run_settings(task.config)
     meter = ErrorMeter(task.problem, settings.error_points)
-    watcher = Watcher(parts.source, meter, parts.stop, folder, display, progress, history)
+    watcher = Watcher(
+        parts.system, parts.source, meter, parts.stop, folder, display, progress, history
+    )
     keep = None
     if folder is not None:
         keep = Checkpoints(folder, parts, identity(task), settings.checkpoint, display.warn)

@@ -18,8 +18,10 @@ from torch import Tensor
 from pinnkfac.linearisation.system import System
 from pinnkfac.run.accuracy import Errors
 from pinnkfac.run.assembly import available_cores
-from pinnkfac.run.loop import Ending, Progress
+from pinnkfac.run.progress import Ending, Progress
 from pinnkfac.version import __version__
+
+ERRORS = ("relative_l2", "rms", "maximum")
 
 
 def summarise(
@@ -36,12 +38,8 @@ def summarise(
         "status": ending.status,
         "stop_reason": ending.reason,
         "advice": ending.advice or None,
-        "relative_l2_error": errors.relative_l2 if errors else None,
-        "rms_error": errors.rms if errors else None,
-        "maximum_error": errors.maximum if errors else None,
-        "relative_l2_error_by_field": errors.relative_l2_by_field if errors else None,
-        "rms_error_by_field": errors.rms_by_field if errors else None,
-        "maximum_error_by_field": errors.maximum_by_field if errors else None,
+        **{f"{name}_error": getattr(errors, name, None) for name in ERRORS},
+        **{f"{name}_error_by_field": getattr(errors, f"{name}_by_field", None) for name in ERRORS},
         "steps": progress.step,
         "seconds": progress.seconds,
         "seconds_a_step": progress.seconds / max(1, progress.step),
@@ -95,15 +93,14 @@ def versions() -> dict[str, str]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What timings depend on; nothing that names the machine or its owner."""
-    found: dict[str, Any] = {
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "processor": _processor(),
         "cores": available_cores(),
+        **gpu,
     }
-    if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.display import Display, Pace
-from pinnkfac.run.loop import Ending, Progress, Stop
+from pinnkfac.run.progress import Ending, Progress, Stop
 from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
@@ -29,6 +29,7 @@ class Watcher:
 
     def __init__(
         self,
+        system: System,
         source: PointSource,
         meter: ErrorMeter,
         stop: Stop,
@@ -37,8 +38,8 @@ class Watcher:
         progress: Progress,
         history: list[dict[str, Any]] | None = None,
     ) -> None:
+        self.system = system
         self.source = source
-        self.system: System = source.system
         self.meter = meter
         self.stop = stop
         self.folder = folder
@@ -115,7 +116,7 @@ class Watcher:
             "trials": report.trials,
             "trained_loss": report.trained_loss,
             "points": self.source.numbers(),
-            "points_exchanged": self.source.exchanged,
+            "points_exchanged": self.source.exchange.exchanged,
             "seconds_a_step": round(pace.step, 6),
         }
         if len(self.system.coefficients):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -163,7 +162,7 @@ class Solution:
             self.signature,
             self.net,
             self.coefficients,
-            partial(Axes.of, self.signature.domain),
+            lambda asked: Axes.of(self.signature.domain, asked).varying,
             self.on_grid,
             self._table,
         )

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.nets.settings import stored_settings
 from pinnkfac.store.run_folder import CHECKPOINTS, Which
 from pinnkfac.store.stored_run import StoredRun
@@ -73,10 +73,10 @@ def _config(run: StoredRun, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _configured(run: StoredRun, values: Any) -> nn.Module:
-    kind = run.problem.get("net")
-    if kind is not None:
+    name = run.problem.get("net")
+    if name is not None:
         raise UserError(
-            f"{run.path}: the run trained a net of the user's own ({kind}), which its folder "
+            f"{run.path}: the run trained a net of the user's own ({name}), which its folder "
             "does not describe: build it and give it, Solution.load(folder, net=...)"
         )
     config = run.path / "config.yaml"
@@ -85,10 +85,9 @@ def _configured(run: StoredRun, values: Any) -> nn.Module:
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
     except Exception as error:  # sizes that no machine holds, say
-        line = str(error).strip().splitlines()[:1]
         raise UserError(
             f"{config}: the net that it describes cannot be made ({type(error).__name__}: "
-            f"{''.join(line)[:120]})"
+            f"{first_line(error)})"
         ) from error
 
 

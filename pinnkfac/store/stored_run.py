@@ -194,22 +194,24 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     A last line without its end is what a kill leaves: nothing is said of it.
     """
-    if not path.is_file():
-        return [], []
-    records: list[dict[str, Any]] = []
-    bad: list[str] = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        record = None
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-        elif line.strip() and number < len(lines):
-            bad.append(str(number))
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text.split("\n")
+    records = [_record(line) for line in lines]
+    pairs = zip(lines[:-1], records, strict=False)
+    bad = [str(i) for i, (line, record) in enumerate(pairs, 1) if line.strip() and record is None]
+    sound = [record for record in records if record is not None]
     if not bad:
-        return records, []
+        return sound, []
     what = "line" if len(bad) == 1 else "lines"
     shown = ", ".join(bad if len(bad) <= 5 else [*bad[:4], "…", bad[-1]])
     one = "its record is" if len(bad) == 1 else "their records are"
-    return records, [f"{path}, {what} {shown}: damaged, {one} left out"]
+    return sound, [f"{path}, {what} {shown}: damaged, {one} left out"]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl holds; None where that is no record."""
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            return record
+    return None

@@ -27,12 +27,12 @@ def table(group: str) -> str:
         for folder in catalog.groups().values()
     }
     shortest: dict[tuple[str, str], str] = {}
-    for setting in (s for options in settings.values() for own in options.values() for s in own):
+    for setting in (s for options in settings.values() for one in options.values() for s in one):
         keys = shortest.get(field(setting), setting.key), setting.key
         shortest[field(setting)] = min(keys, key=lambda key: key.count("."))
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for option, own in settings[group].items():
-        for setting in own:
+    for option, of_option in settings[group].items():
+        for setting in of_option:
             if setting.owner and setting.key == shortest[field(setting)]:
                 meaning = setting.remark.replace("|", r"\|")
                 rows.setdefault((setting.key, meaning), {})[option] = f"`{setting.value}`"
@@ -64,7 +64,7 @@ def named(options: Iterable[str]) -> str:
 def filled(page: str) -> str:
     """A page with its tables as they are to be."""
     place = r"^(<!-- settings of (\w+) -->\n\n)(?:\|.*\n)*"
-    return re.sub(place, lambda found: found[1] + table(found[2]), page, flags=re.M)
+    return re.sub(place, lambda marker: marker[1] + table(marker[2]), page, flags=re.M)
 
 
 if __name__ == "__main__":

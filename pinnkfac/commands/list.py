@@ -45,8 +45,8 @@ def overview(columns: int) -> list[str]:
         lines += ["", bold(name) + f"  ({folder.name}=NAME)"]
         rows = [(o.name, o.text + _default(o)) for o in catalog.options(folder)]
         lines += table(rows, columns)
-    known = ", ".join(_groups())
-    return [*lines, "", *paragraph(f"All settings of a group: list GROUP, one of {known}", columns)]
+    names = ", ".join(_groups())
+    return [*lines, "", *paragraph(f"All settings of a group: list GROUP, one of {names}", columns)]
 
 
 def _default(option: catalog.Option) -> str:

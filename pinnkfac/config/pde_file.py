@@ -152,13 +152,13 @@ def summary(path: Path) -> tuple[str, str]:
     return (text[0] if text else "", "")
 
 
-def find(given: str) -> PdeFile:
+def find(place: str) -> PdeFile:
     """The PDE function behind FILE.py, FILE.py:function or NAME.
 
     A name without its dimension is the smallest such problem ('poisson' is 'poisson2d').
     Raises UserError where nothing or several things are found, or the file fails to import.
     """
-    text, _, wanted = given.partition(":")
+    text, _, wanted = place.partition(":")
     if text.endswith(".py") or "/" in text or Path(text).suffix == ".py":
         path = Path(text).expanduser()
         if not path.is_file():
@@ -181,10 +181,9 @@ def stored_problem(run: StoredRun) -> Problem:
 
     Raises UserError where the problem was given from Python, or its file is gone or broken.
     """
-    found = stored_pde(run)
     from omegaconf import OmegaConf
 
-    return found.problem(OmegaConf.to_container(run.config.pde, resolve=True))  # type: ignore
+    return stored_pde(run).problem(OmegaConf.to_container(run.config.pde, resolve=True))  # type: ignore
 
 
 def stored_pde(run: StoredRun) -> PdeFile:
@@ -273,20 +272,20 @@ def _beside(path: Path | None) -> Iterator[list[Path]]:
     They are forgotten behind it: the next PDE file may lie beside others of the same names. The
     list that is yielded holds them then.
     """
-    found: list[Path] = []
+    siblings: list[Path] = []
     if path is None:
-        yield found
+        yield siblings
         return
     folder, before = path.resolve().parent, set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
-        yield found
+        yield siblings
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             if getattr(sys.modules[name], "__file__", None) == str(folder / f"{name}.py"):
-                found.append(folder / f"{name}.py")
+                siblings.append(folder / f"{name}.py")
                 del sys.modules[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,42 +31,49 @@ def changed(
     what cannot be, and for a sweep.
     """
     read = parse(overrides)
-    given = {str(r.key_or_group): o for o, r in zip(overrides, read, strict=True)}
     for override in read:
         if override.is_sweep_override() or override.is_delete():
             raise UserError(f"{override.input_line}: resume takes one value for each setting")
-    if "run.dir" in given:
-        raise UserError(
-            f"{given['run.dir']}: a run goes on in its own folder; copy that to go on in another"
-        )
-    result = copy.deepcopy(stored)
-    groups = [o for name, o in given.items() if name in GROUPS]
-    if groups:
-        fresh = compose(PROBLEM, arguments, groups)
-        taken = [name for name in GROUPS if name in given]
-        if "step" in given:
-            taken += [name for name in BROUGHT if name not in given]
-        with open_dict(result):
-            for name in taken:
-                result[name] = fresh[name]
-                result.choices[name] = fresh.choices[name]
-            for override in parse(earlier):
-                key = str(override.key_or_group)
-                group, dot, _ = key.partition(".")
-                if dot and group in taken and key in keys(result):
-                    OmegaConf.update(result, key, override.value())
+        if override.key_or_group == "run.dir":
+            raise UserError(
+                f"{override.input_line}: a run goes on in its own folder; copy that to go on in "
+                "another"
+            )
+    named = ((str(r.key_or_group), o) for o, r in zip(overrides, read, strict=True))
+    options = {group: option for group, option in named if group in GROUPS}
+    result = _exchanged(stored, arguments, options, earlier) if options else copy.deepcopy(stored)
     existing = set(keys(result))
     for override in read:
         key = str(override.key_or_group)
         if key in GROUPS:
             continue
-        open_key = key.startswith("points.numbers.")
-        own_class = key.endswith("_target_") and OmegaConf.select(result, key) is not None
-        if key not in existing and not open_key and not own_class:
+        is_open = key.startswith("points.numbers.")
+        is_class = key.endswith("_target_") and OmegaConf.select(result, key) is not None
+        if key not in existing and not is_open and not is_class:
             raise UserError(unknown_key(key, result))
         if OmegaConf.is_dict(OmegaConf.select(result, key)) and override.value() is not None:
             raise UserError(f"{override.input_line}: '{key}' is a group of settings; set one of it")
-        OmegaConf.update(result, key, override.value(), force_add=open_key)
+        OmegaConf.update(result, key, override.value(), force_add=is_open)
+    return result
+
+
+def _exchanged(
+    stored: DictConfig,
+    arguments: dict[str, Any],
+    options: Mapping[str, str],
+    earlier: Sequence[str],
+) -> DictConfig:
+    """A stored configuration with other options, each an override by the name of its group."""
+    fresh, result = compose(PROBLEM, arguments, [*options.values()]), copy.deepcopy(stored)
+    taken = {*options, *(BROUGHT if "step" in options else ())}
+    with open_dict(result):
+        for group in taken:
+            result[group], result.choices[group] = fresh[group], fresh.choices[group]
+        for override in parse(earlier):
+            key = str(override.key_or_group)
+            group, dot, _ = key.partition(".")
+            if dot and group in taken and key in keys(result):
+                OmegaConf.update(result, key, override.value())
     return result
 
 
@@ -74,12 +81,12 @@ def differences(old: DictConfig, new: DictConfig, overrides: Sequence[str] = ())
     """'key: old → new' for every setting that differs; of a group whose option was exchanged, the
     option and what was set by ``overrides``."""
     before, after = _flat(old), _flat(new)
-    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    overridden = {override.partition("=")[0].lstrip("+") for override in overrides}
 
     def is_said(key: str) -> bool:
         group = key.partition(".")[0]
         exchanged = old.choices.get(group) != new.choices.get(group)
-        return not key.endswith("_target_") and (not exchanged or key in given)
+        return not key.endswith("_target_") and (not exchanged or key in overridden)
 
     return [
         f"{key.removeprefix('choices.')}: {before.get(key, '–')} → {after.get(key, '–')}"

@@ -82,8 +82,8 @@ def _arguments(signature: str) -> list[Setting]:
 
 def options(folder: Path) -> list[Option]:
     """The options of a group, the default first."""
-    found = [_option(path, folder.name) for path in sorted(folder.glob("*.yaml"))]
-    return sorted(found, key=lambda option: not option.is_default)
+    every = [_option(path, folder.name) for path in sorted(folder.glob("*.yaml"))]
+    return sorted(every, key=lambda option: not option.is_default)
 
 
 def _option(path: Path, group: str) -> Option:
@@ -98,8 +98,8 @@ def _option(path: Path, group: str) -> Option:
 
 def default_of(group: str) -> str:
     """The option of a group that is chosen where nothing else is said."""
-    found = re.search(rf"^ *- {group}: (\w+)", _text_of_all(), re.M)
-    return found.group(1) if found else ""
+    entry = re.search(rf"^ *- {group}: (\w+)", _text_of_all(), re.M)
+    return entry[1] if entry else ""
 
 
 def general() -> list[Setting]:
@@ -147,10 +147,10 @@ def nodes_of(text: str) -> dict[str, Any]:
     root: dict[str, Any] = {}
     outer = [(-1, root)]
     for line in text.splitlines():
-        found = re.match(r"""( *)(\w+): *('[^']*'|"[^"]*"|.*?)(?: +# ?(.*))?$""", line)
-        if not found or line.lstrip().startswith(("#", "-")):
+        entry = re.match(r"""( *)(\w+): *('[^']*'|"[^"]*"|.*?)(?: +# ?(.*))?$""", line)
+        if not entry or line.lstrip().startswith(("#", "-")):
             continue
-        indent, key, value, remark = len(found[1]), found[2], found[3], found[4] or ""
+        indent, key, value, remark = len(entry[1]), entry[2], entry[3], entry[4] or ""
         while outer[-1][0] >= indent:
             outer.pop()
         node = outer[-1][1]

@@ -46,10 +46,10 @@ class _Field(NamedTuple):
 def _fields(target: str) -> list[_Field]:
     """The fields of a settings class, those of its bases first."""
     module, _, name = target.rpartition(".")
-    found = _located(module, name)
-    if found is None:
+    place = _located(module, name)
+    if place is None:
         return []
-    module, class_ = found
+    module, class_ = place
     result = [field for base in class_.bases for field in _fields(f"{module}.{ast.unparse(base)}")]
     if not any("dataclass" in ast.unparse(decorator) for decorator in class_.decorator_list):
         return result
@@ -64,9 +64,9 @@ def _fields(target: str) -> list[_Field]:
 def _located(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
     """The module that defines a class, and its definition, through the modules that import it."""
     text = _text_of(module)  # of which no more is parsed than the class: all of it is slow
-    found = re.search(rf"^(?:@[^\n]*\n)*class {name}\b.*?(?=^\S|\Z)", text, re.M | re.S)
-    if found:
-        (node,) = ast.parse(found[0]).body
+    lines = re.search(rf"^(?:@[^\n]*\n)*class {name}\b.*?(?=^\S|\Z)", text, re.M | re.S)
+    if lines:
+        (node,) = ast.parse(lines[0]).body
         return (module, node) if isinstance(node, ast.ClassDef) else None
     for other, names in re.findall(r"^from (\S+) import (\([^)]*\)|.*)$", text, re.M):
         if re.search(rf"\b{name}\b", names):
@@ -90,13 +90,13 @@ def _node(value: ast.expr, module: str) -> Any:
     made = _made(value)
     if made is None:
         return Leaf(text_of(value))
-    name, given = made
-    found = _located(module, name)
-    if found is None:
+    name, arguments = made
+    place = _located(module, name)
+    if place is None:
         return Leaf({"list": "[]", "dict": "{}"}.get(name, name))
-    target = f"{found[0]}.{name}"
-    own = {k.arg: _node(k.value, module) for k in given if k.arg}
-    return {"_target_": target, **defaults_of(target), **own}
+    target = f"{place[0]}.{name}"
+    changed = {a.arg: _node(a.value, module) for a in arguments if a.arg}
+    return {"_target_": target, **defaults_of(target), **changed}
 
 
 def _made(value: ast.expr) -> tuple[str, list[ast.keyword]] | None:

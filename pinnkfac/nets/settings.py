@@ -111,15 +111,15 @@ def stored_settings(values: Any) -> NetSettings:
     Nothing is imported for it: ``_target_`` must name a settings class of ``pinnkfac.nets``.
     Raises UserError for anything else, and for values that the class refuses.
     """
-    known = {kind.__name__: kind for kind in KINDS}
+    kinds = {kind.__name__: kind for kind in KINDS}
     if not isinstance(values, Mapping) or not isinstance(values.get("_target_"), str):
         raise UserError("net holds no '_target_': it must say which net the run trained")
     module, _, name = values["_target_"].rpartition(".")
-    if f"{module}.".startswith("pinnkfac.nets.") and name in known:
-        given = {str(key): value for key, value in values.items() if key != "_target_"}
-        check("net", known[name], given)
-        return known[name](**given)
+    if f"{module}.".startswith("pinnkfac.nets.") and name in kinds:
+        settings = {str(key): value for key, value in values.items() if key != "_target_"}
+        check("net", kinds[name], settings)
+        return kinds[name](**settings)
     raise UserError(
         f"net._target_={values['_target_']} is no net of pinnkfac, and is not loaded. "
-        f"{suggest(values['_target_'], [f'pinnkfac.nets.{n}' for n in known])}"
+        f"{suggest(values['_target_'], [f'pinnkfac.nets.{n}' for n in kinds])}"
     )

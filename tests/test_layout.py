@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +139,21 @@ def test_every_public_name_can_be_imported():
     assert set(pinnkfac.__all__) <= set(dir(pinnkfac))
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = pinnkfac.nothing_like_this
+
+
+# -- the page on the architecture ------------------------------------------------------------------
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`(pinnkfac(?:\.\w+)+)`", PAGE)))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_name_on_the_page_of_the_architecture_exists(name):
+    module, _, attribute = name.rpartition(".")
+    if name not in FILES:
+        assert hasattr(importlib.import_module(module), attribute)
+
+
+def test_the_page_of_the_architecture_names_every_folder_on_the_path():
+    assert len(NAMED) > 40 and len(PAGE.splitlines()) <= 75
+    on_the_path = set(FOLDERS) - {"version", "plots", "export", "inspection", "compare", "bench"}
+    assert {layer_of(name) for name in NAMED} >= on_the_path - {"nets", "__main__"}

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from pinnkfac import Box, Problem, Term, UserError, lap, resume, solve
 from pinnkfac.common.errors import counted
-from pinnkfac.common.memory import check_fits, is_shortage, making
+from pinnkfac.common.memory import available, check_fits, is_shortage, making
 from pinnkfac.common.messages import message_of
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Display, Live, Pace, Plain, make_display
@@ -493,3 +493,11 @@ def test_durations_are_readable(pace, text):
 
 def test_an_ending_without_advice_has_none():
     assert Ending("finished", "because").advice == ""
+
+
+def test_the_memory_of_a_gpu_is_not_that_of_its_host(monkeypatch):
+    gpu = torch.device("cuda", 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (device.index * 3 * 2**30, 2**40))
+    assert available(gpu) == 3 * 2**30
+    with pytest.raises(UserError, match=r"4 GiB, but 3 GiB are free: lower net\.widths"):
+        check_fits(2**32, "a matrix", "net.widths", gpu)

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pinnkfac.common.errors import UserError
 from pinnkfac.config import options
 from pinnkfac.config.mistakes import explain
-from pinnkfac.config.options import GROUPS
+from pinnkfac.config.options import BROUGHT, GROUPS
 
 CONFIG_NAME = "solve"
 PROBLEM = "any"
@@ -113,6 +113,9 @@ def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictCon
     with open_dict(result):
         result.pop("hydra", None)
         result.choices = {group: _name(group, choices.get(group), result) for group in GROUPS}
+        for group in BROUGHT:
+            if result.choices[group] == "none":  # what an option of step sets of it says nothing
+                result[group] = {"_target_": result[group]._target_}
     return result
 
 

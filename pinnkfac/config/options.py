@@ -23,6 +23,8 @@ from pinnkfac.common.files import resource
 from pinnkfac.config.complete import complete
 
 GROUPS = ("net", "points", "search", "damping", "balance", "step")
+BROUGHT = ("search", "damping")
+"""Groups that an option of ``step`` chooses too."""
 
 
 def folder() -> Path:

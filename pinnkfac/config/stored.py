@@ -12,10 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pinnkfac.common.errors import UserError
 from pinnkfac.config.compose import PROBLEM, compose, parse
 from pinnkfac.config.mistakes import keys, unknown_key
-from pinnkfac.config.options import GROUPS, exists
-
-BROUGHT = ("search", "damping")
-"""Groups that an option of ``step`` chooses too."""
+from pinnkfac.config.options import BROUGHT, GROUPS, exists
 
 
 def changed(

@@ -16,20 +16,16 @@ from PIL import Image
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.files import whole
 from pinnkfac.plots.panels import (
-    error_bar,
     error_limits,
     error_line,
-    error_map,
     error_title,
+    maps,
+    panel_size,
     thinned,
-    value_bar,
-    value_label,
     value_lines,
-    value_map,
 )
 from pinnkfac.plots.saving import checked_ending, drawn_image, in_few_colours, palette_of
 from pinnkfac.plots.slices import (
-    Array,
     Exact,
     NoExact,
     Quantity,
@@ -39,7 +35,7 @@ from pinnkfac.plots.slices import (
     fixed_note,
     ticks,
 )
-from pinnkfac.plots.solution import label_plane, panel_size, shown_plane
+from pinnkfac.plots.solution import shown_plane
 from pinnkfac.plots.style import styled
 from pinnkfac.problem.signature import Signature
 
@@ -141,7 +137,7 @@ def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
     draw = _moving_lines if lines else _moving_maps
     updates = [_clock(figure, sliced)]
     for row, quantity in zip(grid, quantities, strict=True):
-        updates += draw(row, sliced, quantity)
+        updates.append(draw(row, sliced, quantity))
     # Room is shared out once: panels that move from frame to frame are hard to look at.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -169,79 +165,44 @@ def _clock(figure: Figure, sliced: Slice) -> Update:
     return update
 
 
-def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Update]:
+def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> Update:
     (name, x) = list(sliced.axes.items())[1]
-    label = sliced.signature.label(name)
-    lines = value_lines(row[0], x, quantity.at(0), label)
+    label, first = sliced.signature.label(name), quantity.at(0)
+    lines = value_lines(row[0], x, first, label)
     low, high = quantity.limits
     margin = 0.05 * (high - low) or 1.0
     row[0].set_ylim(low - margin, high + margin)
-    if quantity.exact is not None:
+    if quantity.error is not None:
         row[0].legend(loc="upper right")
-
-    def values(i: int) -> None:
-        now = quantity.at(i)
-        for line, data in zip(lines, (now.values, now.exact), strict=False):
-            assert data is not None
-            line.set_ydata(data)
-
-    if quantity.error is None:
-        return [values]
-    limits = error_limits(quantity)
-    difference = error_line(row[1], x, quantity.at(0), label, limits)
-    row[1].set_ylim(1.1 * limits[0], 1.1 * limits[1])
-
-    def errors(i: int) -> None:
-        now = quantity.at(i)
-        assert now.error is not None
-        difference.set_ydata(now.error)
-        row[1].set_title(error_title(now))
-
-    return [values, errors]
-
-
-def _moving_maps(row: list[Axes], sliced: Slice, quantity: Quantity) -> list[Update]:
-    values = (quantity.values, quantity.arrows, value_label(quantity))
-    updates = [_moving_values(row[0], sliced, quantity, *values)]
-    if quantity.error is None or quantity.exact is None:
-        return updates
-    values = (quantity.exact, quantity.exact_arrows, f"exact {value_label(quantity)}")
-    updates.append(_moving_values(row[1], sliced, quantity, *values))
-    plane = list(sliced.axes.values())[1:]
-    image = error_map(row[2], plane, quantity.at(0), error_limits(quantity))
-    error_bar(image, row[2], quantity)
-    label_plane(row[2], sliced)
-    # The colour bar keeps the label of all times; the title says how large the error is now.
-    row[2].set_title(error_title(quantity.at(0)))
-
-    def errors(i: int) -> None:
-        now = quantity.at(i)
-        assert now.error is not None
-        image.set_data(now.error.T)
-        row[2].set_title(error_title(now))
-
-    return [*updates, errors]
-
-
-def _moving_values(
-    axes: Axes,
-    sliced: Slice,
-    quantity: Quantity,
-    data: Array,
-    arrows: Array | None,
-    title: str,
-) -> Update:
-    plane = list(sliced.axes.values())[1:]
-    at_first = None if arrows is None else arrows[0]
-    image, quiver = value_map(axes, plane, data[0], quantity.limits, at_first)
-    value_bar(image, axes)
-    label_plane(axes, sliced)
-    axes.set_title(title)
-    places = thinned(plane)
+        limits = error_limits(quantity)
+        lines.append(error_line(row[1], x, first, label, limits))
+        row[1].set_ylim(1.1 * limits[0], 1.1 * limits[1])
 
     def update(i: int) -> None:
-        image.set_data(data[i].T)
-        if quiver is not None and arrows is not None:
-            quiver.set_UVC(*arrows[i][places].T)
+        now = quantity.at(i)
+        for line, data in zip(lines, (now.values, now.exact, now.error), strict=False):
+            assert data is not None
+            line.set_ydata(data)
+        if now.error is not None:
+            row[1].set_title(error_title(now))
+
+    return update
+
+
+def _moving_maps(row: list[Axes], sliced: Slice, quantity: Quantity) -> Update:
+    places = thinned(list(sliced.axes.values())[1:])
+    drawn = []
+    for axes, shown in zip(row, maps(quantity.at(0), quantity), strict=True):
+        image, quiver = shown.draw(axes, sliced)
+        shown.bar(axes, image)  # with the label of all times
+        drawn.append((axes, image, quiver))
+
+    def update(i: int) -> None:
+        now = maps(quantity.at(i), quantity)
+        for (axes, image, quiver), shown in zip(drawn, now, strict=True):
+            image.set_data(shown.data.T)
+            if quiver is not None and shown.arrows is not None:
+                quiver.set_UVC(*shown.arrows[places].T)
+            axes.set_title(shown.title)
 
     return update

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pinnkfac.plots.style import BLACK, COLOURS, light_grid, line_style, plain, say_empty, styled
+from pinnkfac.plots.style import (
+    BLACK,
+    COLOURS,
+    legend_below,
+    light_grid,
+    line_style,
+    plain,
+    say_empty,
+    styled,
+)
 
 History = Sequence[Mapping[str, Any]]
 """Records of metrics.jsonl: any key may be missing, any value null."""
 ERROR = "relative_l2_error"
 OVER = {"step": "steps", "seconds": "seconds"}
 MOST_COEFFICIENTS = 6
+LEGEND = 105
+"""Letters in a line of a legend."""
 
 
 def series(history: History, *path: str) -> np.ndarray:
@@ -43,32 +55,28 @@ def draw_history(history: History, title: str) -> Figure:
 
     Below, over steps: damping and step length, then the unknown coefficients, where there are any.
     """
-    below = [name for name in ("damping", "length") if has(history, name)]
+    kinds = {"damping": _damping, "length": _length}
     coefficients = names_in(history, "coefficients")
     shown = coefficients[:MOST_COEFFICIENTS]
-    rows = 1 + math.ceil(len(below) / 2) + math.ceil(len(shown) / 2)
-    figure = Figure(figsize=(9.0, 3.6 + 2.4 * (rows - 1)), layout="constrained")
-    heights = [1.5] + [1.0] * (rows - 1)
-    grid = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    below: list[Callable[[Axes], object]]
+    below = [partial(draw, history=history) for name, draw in kinds.items() if has(history, name)]
+    below += [Axes.remove] * (len(below) % 2)
+    below += [partial(_coefficient, history=history, name=n, i=i) for i, n in enumerate(shown)]
+    below += [Axes.remove] * (len(below) % 2)
+    rows = len(below) // 2
+    figure = Figure(figsize=(9.0, 3.6 + 2.4 * rows), layout="constrained")
+    heights = [1.5] + [1.0] * rows
+    grid = figure.subplots(1 + rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes, over in zip(grid[0], OVER, strict=True):
         _losses(axes, history, over)
     grid[0, 1].sharey(grid[0, 0])
     error = ", error" if has(history, ERROR) else ""
     grid[0, 0].set_ylabel(f"unweighted loss{error}")
-    places = iter(grid[1:].reshape(-1))
-    for name, axes in zip(below, places, strict=False):
-        draw = _damping if name == "damping" else _length
-        draw(axes, history)
-    if len(below) == 1:
-        next(places).remove()
-    for i, (name, axes) in enumerate(zip(shown, places, strict=False)):
-        _curve(axes, history, "step", ("coefficients", name), color=COLOURS[i % len(COLOURS)])
-        axes.set(ylabel=plain(name), title=plain(f"coefficient {name}"))
-    for axes in places:
-        axes.remove()
+    for axes, draw in zip(grid[1:].flat, below, strict=True):
+        draw(axes)
     hidden = len(coefficients) - len(shown)
     figure.suptitle(plain(title) + (f" ({hidden} more coefficients not shown)" if hidden else ""))
-    _legend_below(figure, grid[0, 0])
+    legend_below(figure, grid[0, 0], LEGEND)
     return figure
 
 
@@ -97,7 +105,7 @@ def draw_comparison(histories: Mapping[str, History]) -> Figure:
         places[0].set_ylabel(label)
         places[1].sharey(places[0])
     # The row of losses holds all runs, that of errors those which have one.
-    _legend_below(figure, grid[-1, 0])
+    legend_below(figure, grid[-1, 0], LEGEND)
     return figure
 
 
@@ -137,6 +145,11 @@ def _length(axes: Axes, history: History) -> None:
     axes.set(ylabel="step length", title="step length", xlabel=OVER["step"])
 
 
+def _coefficient(axes: Axes, history: History, name: str, i: int) -> None:
+    _curve(axes, history, "step", ("coefficients", name), color=COLOURS[i % len(COLOURS)])
+    axes.set(ylabel=plain(name), title=plain(f"coefficient {name}"))
+
+
 def _curve(
     axes: Axes,
     history: History,
@@ -164,15 +177,6 @@ def _logarithmic(axes: Axes) -> None:
         axes.set_yscale("log")
     else:
         say_empty(axes, "no records")
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """One legend for all panels, below them: no line is hidden behind it."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        longest = max(map(len, labels))
-        columns = max(1, min(len(labels), 105 // (longest + 8)))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def names_in(history: History, key: str) -> list[str]:

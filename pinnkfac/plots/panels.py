@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colorbar import Colorbar
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.quiver import Quiver
 
-from pinnkfac.plots.slices import Array, Quantity, relative_l2
+from pinnkfac.plots.slices import Array, Quantity, Slice, relative_l2
 from pinnkfac.plots.style import (
     BLACK,
     COLOURS,
@@ -93,48 +93,79 @@ def error_line(
 
 
 # -- maps ------------------------------------------------------------------------------------------
-def value_map(
-    axes: Axes,
-    plane: Sequence[Array],
-    data: Array,
-    limits: Limits,
-    arrows: Array | None = None,
-) -> tuple[AxesImage, Quiver | None]:
-    """A map of values on the grid of two axes, and the arrows of a vector on it."""
-    image = _image(axes, plane, data, limits, VALUES)
-    return image, None if arrows is None else _arrows(axes, plane, arrows, limits[1])
+@dataclass(frozen=True)
+class Map:
+    """A map on a plane: its values, the arrows of a vector on it, and what is written beside it.
+
+    ``label`` stands at a colour bar whose numbers are in units of a power of ten.
+    """
+
+    data: Array
+    colours: str
+    limits: Limits
+    title: str
+    arrows: Array | None = None
+    label: str = ""
+
+    def draw(self, axes: Axes, sliced: Slice) -> tuple[AxesImage, Quiver | None]:
+        """The map over the last two axes of a slice."""
+        plane = list(sliced.axes.values())[-2:]
+        image = _image(axes, plane, self.data, self.limits, self.colours)
+        quiver = None if self.arrows is None else _arrows(axes, plane, self.arrows, self.limits[1])
+        _label_plane(axes, sliced.signature, tuple(sliced.axes)[-2:])
+        axes.set_title(self.title)
+        return image, quiver
+
+    def bar(self, axes: Axes, image: AxesImage) -> None:
+        """A colour bar beside the map, exactly as high."""
+        assert axes.figure is not None
+        bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
+        if self.label:
+            bar.set_label(self.label)
+            divide_ticks(bar.ax.yaxis, exponent(self.limits[1]))
 
 
-def error_map(axes: Axes, plane: Sequence[Array], quantity: Quantity, limits: Limits) -> AxesImage:
-    """A map of the error: signed with zero in the middle, or a magnitude from zero."""
-    assert quantity.error is not None
-    colours = DIFFERENCES if quantity.signed else MAGNITUDES
-    return _image(axes, plane, quantity.error, limits, colours)
+def maps(quantity: Quantity, over_time: Quantity | None = None, moment: str = "") -> list[Map]:
+    """The solution and, where the exact one is there, that and the error.
+
+    ``over_time`` is the quantity at all times, where the scales are those of all; ``moment`` says
+    which is shown.
+    """
+    whole, label = over_time or quantity, value_label(quantity)
+    behind, before = (f", {moment}", f"{moment}: ") if moment else ("", "")
+    limits = whole.limits
+    result = [Map(quantity.values, VALUES, limits, f"{label}{behind}", quantity.arrows)]
+    if quantity.exact is not None and quantity.error is not None:
+        title, arrows = f"exact {label}{behind}", quantity.exact_arrows
+        result.append(Map(quantity.exact, VALUES, limits, title, arrows))
+        limits, title = error_limits(whole), f"{before}{error_title(quantity)}"
+        # A signed error has zero in the middle, a magnitude at the low end.
+        colours = DIFFERENCES if quantity.signed else MAGNITUDES
+        label = error_label(quantity, exponent(limits[1]))
+        result.append(Map(quantity.error, colours, limits, title, label=label))
+    return result
 
 
-def value_bar(image: AxesImage, axes: Axes) -> None:
-    """A colour bar beside a map, exactly as high; the title of the map says what is shown."""
-    _bar(image, axes)
+def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float, float | None]:
+    """Width and height of a panel in inches, and the width of the map in it where both its axes
+    have the same scale."""
+    if signature.coordinates.time in plane:
+        return 3.4, 2.7, None
+    low, high = zip(*(signature.domain.bounds.ranges[name] for name in plane), strict=True)
+    ratio = (high[1] - low[1]) / (high[0] - low[0])
+    if not 1 / 3 <= ratio <= 3:
+        return 3.4, 2.7, None
+    side = 2.3
+    width, height = (side, side * ratio) if ratio < 1 else (side / ratio, side)
+    return max(width, 1.5) + 1.1, max(height, 1.3) + 0.6, width
 
 
-def error_bar(image: AxesImage, axes: Axes, quantity: Quantity) -> None:
-    """A colour bar whose numbers are in units of a power of ten, which its label says."""
-    power = exponent(float(image.get_clim()[1]))
-    bar = _bar(image, axes)
-    bar.set_label(error_label(quantity, power))
-    divide_ticks(bar.ax.yaxis, power)
-
-
-def _bar(image: AxesImage, axes: Axes) -> Colorbar:
-    assert axes.figure is not None
-    return axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
-
-
-def set_plane(axes: Axes, signature: Signature, names: Sequence[str], width: float | None) -> None:
-    """Labels of the two axes of a map; where its ``width`` in inches is given, both have the same
-    scale, and as many numbers stand below it as there is room for."""
+def _label_plane(axes: Axes, signature: Signature, names: Sequence[str]) -> None:
+    """Labels of the two axes of a map; where both have the same scale, as many numbers stand below
+    it as there is room for."""
     axes.set(xlabel=signature.label(names[0]), ylabel=signature.label(names[1]))
     axes.locator_params(nbins=5)
+    width = panel_size(signature, names)[2]
     if width is not None:
         axes.set_aspect("equal")
         axes.locator_params(axis="x", nbins=max(1, min(5, int(width / INCHES_A_NUMBER))))

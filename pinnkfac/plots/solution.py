@@ -12,16 +12,13 @@ from matplotlib.figure import Figure
 
 from pinnkfac.domain import Outline
 from pinnkfac.plots.panels import (
-    error_bar,
-    error_limits,
+    Map,
     error_line,
-    error_map,
     error_title,
-    set_plane,
-    value_bar,
+    maps,
+    panel_size,
     value_label,
     value_lines,
-    value_map,
 )
 from pinnkfac.plots.slices import (
     Array,
@@ -42,7 +39,7 @@ ON_MAPS = 161
 ON_LINES = 401
 LINE_TIMES = 5
 MAP_TIMES = 3
-Panel = Callable[[Figure, Axes], object]
+Panel = Callable[[Axes], object]
 
 
 @styled()
@@ -72,20 +69,6 @@ def shown_plane(signature: Signature) -> tuple[str, ...]:
     if len(coordinates.space) > 1 or coordinates.time is None:
         return coordinates.space[:2]
     return (coordinates.time, coordinates.space[0])
-
-
-def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float, float | None]:
-    """Width and height of a panel in inches, and the width of the map in it where both its axes
-    have the same scale."""
-    if signature.coordinates.time in plane:
-        return 3.4, 2.7, None
-    low, high = zip(*(signature.domain.bounds.ranges[name] for name in plane), strict=True)
-    ratio = (high[1] - low[1]) / (high[0] - low[0])
-    if not 1 / 3 <= ratio <= 3:
-        return 3.4, 2.7, None
-    side = 2.3
-    width, height = (side, side * ratio) if ratio < 1 else (side / ratio, side)
-    return max(width, 1.5) + 1.1, max(height, 1.3) + 0.6, width
 
 
 def _draw(solution: SolutionLike, exact: Exact | None, notes: Sequence[str]) -> Figure:
@@ -124,7 +107,7 @@ def _arrange(rows: Sequence[Sequence[Panel]], sliced: Slice) -> Figure:
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, places in zip(rows, grid, strict=True):
         for panel, axes in zip(row, places, strict=False):
-            panel(figure, axes)
+            panel(axes)
         for axes in places[len(row) :]:
             axes.remove()
     return figure
@@ -140,45 +123,21 @@ def _one_coordinate(solution: SolutionLike, exact: Exact | None) -> Figure:
 
 
 def _line_row(x: Array, quantity: Quantity, label: str) -> list[Panel]:
-    panels: list[Panel] = [lambda _, axes: value_lines(axes, x, quantity, label)]
+    panels: list[Panel] = [lambda axes: value_lines(axes, x, quantity, label)]
     if quantity.error is not None:
-        panels.append(lambda _, axes: error_line(axes, x, quantity, label))
+        panels.append(lambda axes: error_line(axes, x, quantity, label))
     return panels
 
 
 # -- maps ------------------------------------------------------------------------------------------
 def _map_row(sliced: Slice, quantity: Quantity) -> list[Panel]:
     """Maps of the solution, the exact one and the error."""
-    panels: list[Panel] = [partial(_value_panel, sliced=sliced, quantity=quantity, which="values")]
-    if quantity.error is not None:
-        panels.append(partial(_value_panel, sliced=sliced, quantity=quantity, which="exact"))
-        panels.append(partial(_error_panel, sliced=sliced, quantity=quantity))
-    return panels
+    return [partial(_map_panel, sliced=sliced, shown=shown) for shown in maps(quantity)]
 
 
-def _value_panel(figure: Figure, axes: Axes, sliced: Slice, quantity: Quantity, which: str) -> None:
-    exact = which == "exact"
-    data = quantity.exact if exact else quantity.values
-    assert data is not None
-    arrows = quantity.exact_arrows if exact else quantity.arrows
-    plane = list(sliced.axes.values())
-    image, _ = value_map(axes, plane, data, quantity.limits, arrows)
-    value_bar(image, axes)
-    label_plane(axes, sliced)
-    axes.set_title(f"{'exact ' if exact else ''}{value_label(quantity)}")
-
-
-def _error_panel(_: Figure, axes: Axes, sliced: Slice, quantity: Quantity) -> None:
-    image = error_map(axes, list(sliced.axes.values()), quantity, error_limits(quantity))
-    error_bar(image, axes, quantity)
-    label_plane(axes, sliced)
-    axes.set_title(error_title(quantity))
-
-
-def label_plane(axes: Axes, sliced: Slice) -> None:
-    """Labels and scales of a map over the last two axes of a slice."""
-    plane = tuple(sliced.axes)[-2:]
-    set_plane(axes, sliced.signature, plane, panel_size(sliced.signature, plane)[2])
+def _map_panel(axes: Axes, sliced: Slice, shown: Map) -> None:
+    image, _ = shown.draw(axes, sliced)
+    shown.bar(axes, image)
 
 
 # -- one coordinate of space, and time -------------------------------------------------------------
@@ -190,15 +149,22 @@ def _space_and_time(solution: SolutionLike, exact: Exact | None) -> Figure:
         time: ticks(signature, time, LINE_TIMES),
         space: ticks(signature, space, ON_LINES),
     }
-    at_times = cut(solution, exact, instants)
-    rows: list[list[Panel]] = []
-    for quantity, lines in zip(sliced.quantities(), at_times.quantities(), strict=True):
-        panel = partial(_time_lines, sliced=at_times, quantity=lines)
-        rows.append([*_map_row(sliced, quantity), panel])
-    return _arrange(rows, sliced)
+    return _maps_and_lines(sliced, cut(solution, exact, instants), _time_lines)
 
 
-def _time_lines(_: Figure, axes: Axes, sliced: Slice, quantity: Quantity) -> None:
+def _maps_and_lines(sliced: Slice, along: Slice, draw: Callable[..., object]) -> Figure:
+    """The maps of each quantity, and behind them its lines along something else."""
+    pairs = zip(sliced.quantities(), along.quantities(), strict=True)
+    return _arrange(
+        [
+            [*_map_row(sliced, quantity), partial(draw, sliced=along, quantity=lines)]
+            for quantity, lines in pairs
+        ],
+        sliced,
+    )
+
+
+def _time_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
     """Lines over space at each time, the exact ones thin and dashed on top of all."""
     (time, times), (space, x) = sliced.axes.items()
     shades = colormaps[VALUES](np.linspace(0.25, 0.95, len(times)))
@@ -228,56 +194,32 @@ def _maps_in_time(solution: SolutionLike, exact: Exact | None) -> Figure:
     times = ticks(signature, time, MAP_TIMES)
     sliced = cut(solution, exact, {time: times, **_axes(signature, plane, ON_MAPS // 2 + 1)})
     quantities = sliced.quantities()
-    kinds = ["values"] if exact is None else ["values", "exact", "error"]
+    kinds = 1 if exact is None else 3
     width, height, _ = panel_size(signature, plane)
-    rows = len(quantities) * len(kinds)
+    rows = len(quantities) * kinds
     figure = Figure(figsize=((width - 0.5) * len(times) + 0.9, height * rows), layout="constrained")
     grid = figure.subplots(rows, len(times), squeeze=False, sharex=True, sharey=True)
     for k, quantity in enumerate(quantities):
-        for j, kind in enumerate(kinds):
-            _row_in_time(grid[k * len(kinds) + j], sliced, quantity, kind)
+        for i, t in enumerate(times):
+            column = grid[k * kinds : (k + 1) * kinds, i]
+            at_time = maps(quantity.at(i), quantity, f"{time} = {short(t)}")
+            for axes, shown in zip(column, at_time, strict=True):
+                image, _ = shown.draw(axes, sliced)
+                if i == len(times) - 1:  # the scale is the same at all times
+                    shown.bar(axes, image)
     for axes in grid.flat:
         axes.label_outer()
     return figure
-
-
-def _row_in_time(row: Sequence[Axes], sliced: Slice, quantity: Quantity, kind: str) -> None:
-    """One row: the same scale at all times, and one colour bar."""
-    time, times = next(iter(sliced.axes.items()))
-    plane = list(sliced.axes.values())[1:]
-    for i, axes in enumerate(row):
-        now = quantity.at(i)
-        moment = f"{time} = {short(times[i])}"
-        if kind == "error":
-            image = error_map(axes, plane, now, error_limits(quantity))
-            axes.set_title(f"{moment}: {error_title(now)}")
-        else:
-            data = now.exact if kind == "exact" else now.values
-            assert data is not None
-            arrows = now.exact_arrows if kind == "exact" else now.arrows
-            image, _ = value_map(axes, plane, data, quantity.limits, arrows)
-            which = "exact " if kind == "exact" else ""
-            axes.set_title(f"{which}{value_label(quantity)}, {moment}")
-        label_plane(axes, sliced)
-    if kind == "error":
-        error_bar(image, row[-1], quantity)
-    else:
-        value_bar(image, row[-1])
 
 
 # -- more coordinates ------------------------------------------------------------------------------
 def _many_coordinates(solution: SolutionLike, exact: Exact | None) -> Figure:
     signature = solution.signature
     sliced = cut(solution, exact, _axes(signature, shown_plane(signature), ON_MAPS))
-    line = diagonal(solution, exact, ON_LINES)
-    rows: list[list[Panel]] = []
-    for quantity, along in zip(sliced.quantities(), line.quantities(), strict=True):
-        panel = partial(_diagonal_lines, sliced=line, quantity=along)
-        rows.append([*_map_row(sliced, quantity), panel])
-    return _arrange(rows, sliced)
+    return _maps_and_lines(sliced, diagonal(solution, exact, ON_LINES), _diagonal_lines)
 
 
-def _diagonal_lines(_: Figure, axes: Axes, sliced: Slice, quantity: Quantity) -> None:
+def _diagonal_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
     value_lines(axes, sliced.axes["share"], quantity, "share of the diagonal")
     error = "" if quantity.error is None else f"\n{error_title(quantity)}"
     axes.set_title(f"{quantity.name} along the diagonal{error}")

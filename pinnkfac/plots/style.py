@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 # Without the yellow of the eight, which is too light for lines on paper.
@@ -110,6 +111,14 @@ def _minus(value: float) -> str:
 def light_grid(axes: Axes) -> None:
     axes.grid(True, which="major", color="#b0b0b0", linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, axes: Axes, letters: int) -> None:
+    """One legend for all panels, below them, with so many letters a line: it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = max(1, min(len(labels), letters // (max(map(len, labels)) + 8)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def say_empty(axes: Axes, text: str) -> None:

@@ -17,6 +17,7 @@ from pinnkfac.plots.style import (
     BLACK,
     COLOURS,
     MARKERS,
+    legend_below,
     light_grid,
     line_style,
     plain,
@@ -24,6 +25,8 @@ from pinnkfac.plots.style import (
     styled,
 )
 
+LEGEND = 85
+"""Letters in a line of the legend."""
 SEED = "seed"
 DONE = ("finished", "interrupted")
 OPEN: dict[str, Any] = {
@@ -94,9 +97,7 @@ def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
         if early:
             axes.plot([], [], **OPEN, color=BLACK, label="interrupted")
         if early or len(groups) > 1:
-            handles, labels = axes.get_legend_handles_labels()
-            columns = _columns(labels)
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+            legend_below(figure, axes, LEGEND)
     else:
         say_empty(axes, "no job has a result")
     names = list(dict.fromkeys(row.pde for row in rows if row.pde))
@@ -164,13 +165,11 @@ def _number_lines(axes: Axes, groups: Sequence[Group], over: str) -> None:
     for number, group in enumerate(groups):
         ordered = sorted(group.values.items(), key=lambda item: _as_number(item[0]))
         x = [_as_number(value) for value, _ in ordered]
-        middle = np.array([np.median(errors) for _, errors in ordered])
-        low = np.array([min(errors) for _, errors in ordered])
-        high = np.array([max(errors) for _, errors in ordered])
-        style = line_style(number, marker=True)
-        several = any(len(errors) > 1 for _, errors in ordered)
+        seeds = [errors for _, errors in ordered]
+        low, middle, high = (np.array([f(e) for e in seeds]) for f in (min, np.median, max))
+        several = any(len(errors) > 1 for errors in seeds)
         spread = np.stack([middle - low, high - middle]) if several else None
-        label = plain(group.label)
+        style, label = line_style(number, marker=True), plain(group.label)
         axes.errorbar(x, middle, yerr=spread, capsize=3, elinewidth=1.0, label=label, **style)
         same = {"color": style["color"], "marker": style["marker"]}
         for value, error in group.early:
@@ -207,10 +206,6 @@ def _category_dots(axes: Axes, groups: Sequence[Group], over: str) -> None:
 
 
 # -- notes -----------------------------------------------------------------------------------------
-def _columns(labels: Sequence[str]) -> int:
-    return max(1, min(len(labels), 85 // (max(map(len, labels)) + 8)))
-
-
 def _left_out(rows: Sequence[SweepRow], used: Sequence[SweepRow], key: str) -> list[str]:
     """'2 of 9 jobs left out: 1 failed (step=adam), 1 without an error (step=sgd)'."""
     reasons: dict[str, list[str]] = {}

@@ -28,12 +28,11 @@ class Damping(Protocol):
 
 @dataclass(frozen=True)
 class NoDamping:
-    """For steps without damping: ``start``, which some options of ``step`` set, says nothing."""
+    """For steps without damping."""
 
     needs_ratio: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
-    start: NonNegative = 0.0
-    """without effect"""
+    start: ClassVar[float] = 0.0
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
         return damping

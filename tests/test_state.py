@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -194,3 +195,8 @@ def test_what_cannot_be_stored_is_refused_when_it_is_saved() -> None:
 def test_tensors_go_to_a_device() -> None:
     after = restore(Average(0.5), state_of(busy().average), torch.device("meta"))
     assert after.pairs[0][0].a.device.type == "meta"
+
+
+def test_numbers_of_numpy_are_stored_as_plain_ones() -> None:
+    after = restore(Window(), written(state_of(Window([np.float64(1.5)], np.float64(2.5)))))
+    assert after == Window([1.5], 2.5) and type(after.cost) is float

@@ -48,7 +48,9 @@ def state_of(value: Any) -> Any:
     if isinstance(value, list | tuple):
         parts = [state_of(part) for part in value]
         return tuple(parts) if isinstance(value, tuple) else parts
-    if value is None or isinstance(value, Tensor | str | int | float):
+    if isinstance(value, float):  # one of numpy's would be saved, and refused when it is read
+        return float(value)
+    if value is None or isinstance(value, Tensor | str | int):
         return value
     raise TypeError(f"{type(value).__name__} cannot be part of a state: make it a dataclass")
 

@@ -330,7 +330,6 @@ def test_important_points_come_at_checks():
 def test_candidates_with_weights_are_cheap_beside_a_step(evaluations, factor):
     """Those of published points are as many as they were."""
     dimensions = [2, 1, 0]
-    assert affordable(None, dimensions, evaluations) == [1, 1, 1]
     assert affordable(ImportanceSampling(), dimensions, evaluations) == [factor, factor, 1]
     assert affordable(ResidualAdaptive(), dimensions, evaluations) == [10, 10, 1]
 

@@ -16,6 +16,9 @@ from torch import nn
 
 from pinnkfac import Box, Parameter, Problem, Solution, Term, UserError, lap, resume, solve
 from pinnkfac.__main__ import main
+from pinnkfac.config.compose import compose
+from pinnkfac.run.assembly import Carried, assemble
+from pinnkfac.run.progress import Progress
 from pinnkfac.store.run_folder import RunFolder
 from pinnkfac.store.stored_run import StoredRun
 
@@ -567,3 +570,17 @@ def test_twenty_kills_over_three_problems_and_two_steps(tmp_path):
                 hashes, kills = killed_and_resumed(folder, pde, step, 4, rng)
                 assert hashes[0] == hashes[1], (pde, step)
                 done, number = done + kills, number + 1
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_scales_of_the_equations_go_on_where_the_balance_is_what_it_was(carried):
+    """Though the points go on in any case."""
+    box = Box(x=(0, 1))
+    problem = Problem(fields=("u",), terms=[Term("inside", box.interior, lambda u, at: lap(u))])
+    config = compose("any", {}, [*SMALL])
+    parts, other = assemble(config, problem), assemble(config, problem)
+    points = parts.source.balanced([torch.full((1,), 2.0, dtype=torch.float64)])
+    other.load_state_dict(parts.state_dict(Progress()), Carried(scales=carried))
+    (now,) = other.source.current
+    assert torch.equal(now.points.coordinates, points[0].points.coordinates)
+    assert (other.source.scales is not None) == (now.scale is not None) == carried

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ from pinnkfac.common.messages import message_of
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Display, Live, Pace, Plain, make_display
 from pinnkfac.run.interruption import Interruption
-from pinnkfac.run.progress import Ending, Progress, Stop, ending_of
+from pinnkfac.run.progress import Best, Ending, Progress, Stop, ending_of
+from pinnkfac.step.base import Report, Request
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 from pinnkfac.store.stored_run import StoredRun
 
@@ -109,6 +111,76 @@ def test_every_step_recovers_from_the_parameters_that_it_is_given(step):
     assert progress.best.loss <= progress.loss
 
 
+# -- where a run is ----------------------------------------------------------------------------
+
+
+def report(loss, length=1.0, reached=math.nan, **request):
+    return Report([], [loss], loss, length=length, reached=reached, request=Request(**request))
+
+
+def test_the_best_state_is_the_one_that_a_step_of_the_lowest_loss_began_from():
+    now = Progress(attempts=2, rejected=3)
+    for loss, attempts in ((4.0, 0), (5.0, 0), (3.9, 0), (1.0, 0)):
+        now = now.after(report(loss), loss, [torch.tensor(loss)], seconds=loss)
+        assert now.attempts == attempts and now.rejected == 0
+    assert (now.step, now.seconds, now.loss, now.first_loss) == (4, 1.0, 1.0, 4.0)
+    assert (now.best.step, now.best.loss, float(now.best.parameters[0])) == (3, 1.0, 1.0)
+    tried = replace(now, attempts=2)
+    assert tried.after(report(0.95), 0.95, [], 2.0).attempts == 2  # better, but not clearly
+    assert tried.after(report(0.8), 0.8, [], 2.0).attempts == 0
+
+
+def test_a_step_that_begins_anew_leaves_no_best_state_and_nothing_that_was_reached():
+    now = Progress(step=6, attempts=2).after(report(1.0, length=0.0, reached=0.5), 1.0, [], 1.0)
+    assert (now.reached, now.rejected) == (0.5, 1)
+    now = now.after(report(1.0, length=0.0, anew=True, note="why"), 1.0, [], 2.0)
+    assert (now.best.loss, now.best.step, now.reached) == (math.inf, 8, math.inf)
+    assert (now.attempts, now.rejected, now.notes) == (0, 0, ["step 8: why"])
+
+
+def test_new_points_judge_the_best_state_again_after_some_steps():
+    best = Best(loss=1.0, step=3, judged=3, parameters=[torch.ones(1)])
+    asked = []
+
+    def loss_at(parameters):
+        asked.append(parameters)
+        return 7.0
+
+    early = Progress(step=12, drawn=2, best=best).onto(3, loss_at)
+    assert early.best == best and early.drawn == 3 and asked == []
+    same = Progress(step=13, drawn=3, best=best).onto(3, loss_at)
+    assert same.best == best and asked == []
+    late = Progress(step=13, drawn=2, best=best).onto(3, loss_at)
+    assert late.best == replace(best, loss=7.0, judged=13) and asked == [best.parameters]
+
+
+@pytest.mark.parametrize(
+    ("first", "loss", "words"),
+    [
+        (2.0, 1.9e6, ""),
+        (2.0, 2.1e6, "the loss is 2.1e+06 after 2.0e+00 at the start"),
+        (0.0, 1e-3, ""),  # of a start that was a solution
+        (math.inf, 1e9, ""),
+        (math.inf, math.nan, "the loss is no longer finite"),
+    ],
+)
+def test_a_divergence_is_a_loss_that_is_not_finite_or_far_above_that_at_the_start(
+    first, loss, words
+):
+    assert Progress(first_loss=first).divergence(report(loss), loss) == words
+
+
+def test_attempts_to_recover_are_counted_and_end():
+    now = Progress(step=8, best=Best(loss=1.0, step=5, parameters=[torch.ones(1)]))
+    for attempt in (1, 2, 3):
+        now, ending = now.undone("it grew", "slower")
+        assert ending is None and now.attempts == attempt
+    assert now.recovered == 3 * ["step 9 undone, back to the state after 5 steps; slower"]
+    now, ending = now.undone("it grew", "slower")
+    assert ending.status == "diverged" and ending.reason.startswith("it grew in step 9: training")
+    assert len(now.recovered) == 3
+
+
 # -- reasons to stop ---------------------------------------------------------------------------
 
 
@@ -126,6 +198,14 @@ def test_every_stop_says_why_and_what_to_try(progress, stop, words):
     assert ending is not None and ending.status == "finished"
     assert words[0] in ending.reason and words[1] in ending.advice
     assert ending_of(Progress(step=1, loss=1.0), Stop()) is None
+
+
+def test_an_error_that_is_small_enough_stops_before_all_else_and_whoever_asks_at_last():
+    now, stop = Progress(step=5, loss=1.0), Stop(steps=5, error=1e-3)
+    assert "relative L2 error below 0.001" in ending_of(now, stop, 9e-4, "Ctrl-C").reason
+    assert "5 steps done" in ending_of(now, stop, 2e-3, "Ctrl-C").reason
+    asked = ending_of(now, Stop(), None, "Ctrl-C")
+    assert (asked.status, asked.reason) == ("interrupted", "Ctrl-C after 5 steps")
 
 
 # -- Ctrl-C ------------------------------------------------------------------------------------

@@ -143,16 +143,12 @@ class ResidualAdaptive(Selection):
         return _relative(residual, self.power) + self.constant
 
 
-def affordable(
-    selection: Selection | None, dimensions: Sequence[int], evaluations: float
-) -> list[int]:
+def affordable(selection: Selection, dimensions: Sequence[int], evaluations: float) -> list[int]:
     """How many candidates there are for a point of every term, on regions of these dimensions.
 
     With weights, fewer where their residuals would cost more than a part of a step, as every step
     may ask for them; one costs so many ``evaluations`` of the residuals (NaN: it does not say).
     """
-    if selection is None:
-        return [1] * len(dimensions)
     wanted = [selection.candidates(dimension) for dimension in dimensions]
     if not selection.faithful:
         return wanted

@@ -63,8 +63,10 @@ class PointSource:
 
     def numbers(self) -> dict[str, int]:
         """How many points each term has, by its name."""
-        numbers = [len(points) for points in self.current] or self.plan.now()
-        return {t.name: n for t, n in zip(self.problem.terms, numbers, strict=True)}
+        return {t.name: n for t, n in zip(self.problem.terms, self._numbers(), strict=True)}
+
+    def _numbers(self) -> list[int]:
+        return [len(points) for points in self.current] or self.plan.now()
 
     # -- in the course of a run --------------------------------------------------------------------
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
@@ -77,14 +79,13 @@ class PointSource:
             return self.current
         due = self.exchange.due(self.settings, step, loss, missing=not self.current)
         if due is Decision.FIRST:
-            self._take(self._prepared(self._draw()), step)
+            self._take(self._draw(), step)
         elif due is Decision.DRAW:
             self._take(self._new(), step)
         elif due is Decision.CHECK:
-            faithful = self.settings.faithful
-            unseen = self._new() if faithful else self._prepared(self._draw())
-            reached = self.functions.loss(unseen)
-            self._decide(*self.exchange.checked(self.settings, step, loss, reached), unseen)
+            unseen = self._new() if self.settings.faithful else self._draw()
+            losses = loss, self.functions.loss(unseen)
+            self._decide(*self.exchange.checked(self.settings, step, *losses), unseen)
         return self.current
 
     def ready(self, step: int) -> list[TermPoints]:
@@ -97,7 +98,7 @@ class PointSource:
 
     def unseen(self) -> list[TermPoints] | None:
         """New points to guard a step by, which may come next; None where there are to be none."""
-        few = self.functions.few(list(self.numbers().values()))
+        few = self.functions.few(self._numbers())
         return self._new() if self.exchange.guards(self.settings, few=few) else None
 
     def after(
@@ -107,8 +108,7 @@ class PointSource:
         says that its own were new."""
         self.cost = report.cost
         if renewed:
-            numbers = list(self.numbers().values())
-            self.plan = self.plan.learned(report.losses, numbers, self.functions.price)
+            self.plan = self.plan.learned(report.losses, self._numbers(), self.functions.price)
         if unseen is not None and math.isfinite(report.unseen):
             losses = report.reached, report.unseen
             self._decide(*self.exchange.guarded(self.settings, step, *losses), unseen)
@@ -155,10 +155,12 @@ class PointSource:
     def _new(self) -> list[TermPoints]:
         """New points; chosen among candidates where that is wanted."""
         adaptive, numbers = self.settings.adaptive, self.plan.now()
+        if adaptive is None:
+            return self._draw()
         dimensions = [term.where.dimension for term in self.problem.terms]
         factors = affordable(adaptive, dimensions, self.cost / self.functions.evaluation(numbers))
-        drawn = self._prepared(self._draw(factors))
-        if adaptive is None or max(factors) == 1:
+        drawn = self._draw(factors)
+        if max(factors) == 1:
             return drawn
         terms = zip(drawn, self.functions.residuals(drawn), numbers, factors, strict=True)
         return self._prepared(
@@ -170,13 +172,14 @@ class PointSource:
             ]
         )
 
-    def _prepared(self, points: Sequence[PointSet]) -> list[TermPoints]:
-        return with_scales(self.functions.prepare(points), self.scales)
-
-    def _draw(self, factors: Sequence[int] | None = None) -> list[PointSet]:
+    def _draw(self, factors: Sequence[int] | None = None) -> list[TermPoints]:
+        """As many points as there are to be, or times these factors, as they are drawn."""
         numbers = self.plan.now()
         terms = zip(self.problem.terms, numbers, factors or [1] * len(numbers), strict=True)
-        return [self._points(term, factor * number) for term, number, factor in terms]
+        return self._prepared([self._points(term, factor * n) for term, n, factor in terms])
+
+    def _prepared(self, points: Sequence[PointSet]) -> list[TermPoints]:
+        return with_scales(self.functions.prepare(points), self.scales)
 
     def _points(self, term: Term, number: int) -> PointSet:
         coordinates = len(self.problem.coordinates.names)

@@ -17,7 +17,7 @@ from pinnkfac.config.stored import changed, check_classes, differences
 from pinnkfac.run.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.run.display import Display, make_display
 from pinnkfac.run.progress import Progress, ending_of
-from pinnkfac.run.solving import Given, Result, Task, begin, check_given, given_pde, go
+from pinnkfac.run.solving import Given, Result, Run, Task, begin, check_given, given_pde
 from pinnkfac.store.run_folder import NODES, RunFolder
 from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.version import __version__
@@ -59,7 +59,7 @@ def resume(
         own.set_aside("summary.json")
         begin(own, task)
         own.restart_metrics(history)
-        return go(task, parts, own, display, progress, history)
+        return Run(task, parts, display, own, progress, history).go()
 
 
 def _reopened(

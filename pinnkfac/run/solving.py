@@ -101,11 +101,11 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
     display = display or make_display(quiet=settings.quiet or folder is None)
     parts = assemble(task.config, task.problem, task.net)
     if folder is None:
-        return go(task, parts, None, display, Progress(), [])
+        return Run(task, parts, display).go()
     with RunFolder.new(folder) as own:
         begin(own, task)
         try:
-            return go(task, parts, own, display, Progress(), [])
+            return Run(task, parts, display, own).go()
         except Exception as error:
             if not own.has("summary.json"):
                 own.write_summary(failure(task.name, str(error), task.overrides))
@@ -168,143 +168,166 @@ def begin(folder: RunFolder, task: Task) -> None:
     )
 
 
-def go(
-    task: Task,
-    parts: Assembly,
-    folder: RunFolder | None,
-    display: Display,
-    progress: Progress,
-    history: list[dict[str, Any]],
-) -> Result:
-    """Run until there is a reason to stop, and write what came out.
+@dataclass
+class Run:
+    """One task on its way to a result: its parts, where it is written (None: nowhere) and shown,
+    and how far it has come."""
 
-    The first signal to stop ends the run after its step; all that is written of it is written
-    before the signals mean again what they did.
-    """
-    settings = run_settings(task.config)
-    meter = ErrorMeter(task.problem, settings.error_points)
-    watcher = Watcher(
-        parts.system, parts.source, meter, parts.stop, folder, display, progress, history
-    )
-    keep = None
-    if folder is not None:
-        keep = Checkpoints(folder, parts, identity(task), settings.checkpoint, display.warn)
-    _headline(task, parts, display)
+    task: Task
+    parts: Assembly
+    display: Display
+    folder: RunFolder | None = None
+    progress: Progress = field(default_factory=Progress)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
-    def watch(progress: Progress) -> float | None:
-        error = watcher(progress)
-        if keep is not None:
-            keep(progress)
+    def __post_init__(self) -> None:
+        parts, settings = self.parts, run_settings(self.task.config)
+        meter = ErrorMeter(self.task.problem, settings.error_points)
+        self.plot = settings.plot
+        self.watcher = Watcher(
+            parts.system,
+            parts.source,
+            meter,
+            parts.stop,
+            self.folder,
+            self.display,
+            self.progress,
+            self.history,
+        )
+        self.keep: Checkpoints | None = None
+        if self.folder is not None:
+            belongs, every = identity(self.task), settings.checkpoint
+            self.keep = Checkpoints(self.folder, parts, belongs, every, self.display.warn)
+
+    def go(self) -> Result:
+        """Take steps until there is a reason to stop, and write what came out.
+
+        The first signal to stop ends the run after its step; all that is written of it is written
+        before the signals mean again what they did.
+        """
+        self._headline()
+        with Interruption(self.display.notice) as interruption:
+            try:
+                ending, losses = self._trained(interruption)
+                result = self._written(ending, losses)
+            except (Exception, KeyboardInterrupt):
+                if self.folder is not None and self.folder.has("checkpoint.pt"):
+                    where = _shown(self.folder.path)
+                    self.display.warn(
+                        f"the last checkpoint is kept: resume {where} goes on from it"
+                    )
+                raise
+            finally:
+                self.display.close()
+        if self.folder is not None and self.plot and result.refused is None:
+            self._draw(result.solution, self.folder)
+        self._conclude(result, ending)
+        if result.refused is not None:
+            raise result.refused
+        return result
+
+    def _trained(self, interruption: Interruption) -> tuple[Ending, list[float]]:
+        """Why steps ended, and the losses after the last one; records carry those before a step."""
+        parts = self.parts
+        with one_thread_in_torch(parts.system.device):
+            self.progress, ending = run(
+                parts.system,
+                parts.stepper,
+                parts.source,
+                parts.stop,
+                parts.balance,
+                self._watch,
+                self.progress,
+                lambda: interruption.by,
+            )
+            return settled(parts.system, parts.stepper, parts.source, self.progress, ending)
+
+    def _watch(self, progress: Progress) -> float | None:
+        error = self.watcher(progress)
+        if self.keep is not None:
+            self.keep(progress)
         return error
 
-    with Interruption(display.notice) as interruption:
+    def _written(self, ending: Ending, losses: list[float]) -> Result:
+        """The result, after its files were written: the checkpoint first, as nothing can replace
+        it."""
+        task, system, progress = self.task, self.parts.system, self.progress
+        loss = system.weighted(losses)
+        refused: Unwritable | None = None
         try:
-            with one_thread_in_torch(parts.system.device):
-                progress, ending = run(
-                    parts.system,
-                    parts.stepper,
-                    parts.source,
-                    parts.stop,
-                    parts.balance,
-                    watch,
-                    progress,
-                    lambda: interruption.by,
-                )
-                # Records carry the losses before a step; the summary those after the last one.
-                ending, losses = settled(
-                    parts.system, parts.stepper, parts.source, progress, ending
-                )
-            result = _written(task, parts, folder, progress, ending, losses, watcher, keep)
-        except (Exception, KeyboardInterrupt):
-            if folder is not None and folder.has("checkpoint.pt"):
-                where = _shown(folder.path)
-                display.warn(f"the last checkpoint is kept: resume {where} goes on from it")
-            raise
-        finally:
-            display.close()
-    if folder is not None and settings.plot and result.refused is None:
-        _plot(task, result.solution, watcher, folder, display)
-    _conclude(task, result, display, ending)
-    if result.refused is not None:
-        raise result.refused
-    return result
+            if self.keep is not None:
+                self.keep.write(progress)
+                self.keep.finish(progress, loss)
+        except Unwritable as error:
+            refused = error
+        self.watcher.finish(progress, ending)
+        coefficients = self.watcher.coefficients()
+        solution = Solution(task.problem.signature, system.net, coefficients)
+        errors = self.watcher.meter.measure(solution)
+        summary = summarise(task.config, task.name, system, progress, ending, errors)
+        summary |= {
+            "overrides": list(task.overrides),
+            **({"net": type(task.net).__name__} if task.net is not None else {}),
+            "loss": loss,
+            "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
+            "coefficients": coefficients,
+        }
+        try:
+            if self.folder is not None:
+                self.folder.write_summary(summary)
+        except Unwritable as error:
+            refused = error
+        return Result(
+            task.problem,
+            solution,
+            errors,
+            coefficients,
+            ending.status,
+            ending.reason,
+            summary,
+            self.watcher.history,
+            self.folder.path if self.folder else None,
+            refused,
+        )
 
+    def _headline(self) -> None:
+        config, system = self.task.config, self.parts.system
+        numbers = self.parts.source.numbers().items()
+        points = ", ".join(f"{name} {number}" for name, number in numbers)
+        where = f"{config.device}"
+        if system.device.type == "cpu":
+            where += f" with {counted(system.workers.number, 'thread')}"
+        step = OmegaConf.select(config, "choices.step")
+        self.display.say(
+            f"{self.task.name}: {system.layout.number} parameters, step {step}, {config.dtype} on "
+            f"{where}; points: {points}"
+        )
 
-def _written(
-    task: Task,
-    parts: Assembly,
-    folder: RunFolder | None,
-    progress: Progress,
-    ending: Ending,
-    losses: list[float],
-    watcher: Watcher,
-    keep: Checkpoints | None,
-) -> Result:
-    """The result, after its files were written: the checkpoint first, as nothing can replace it."""
-    loss = parts.system.weighted(losses)
-    refused: Unwritable | None = None
-    try:
-        if keep is not None:
-            keep.write(progress)
-            keep.finish(progress, loss)
-    except Unwritable as error:
-        refused = error
-    watcher.finish(progress, ending)
-    coefficients = watcher.coefficients()
-    solution = Solution(task.problem.signature, parts.system.net, coefficients)
-    errors = watcher.meter.measure(solution)
-    summary = summarise(task.config, task.name, parts.system, progress, ending, errors)
-    summary |= {
-        "overrides": list(task.overrides),
-        **({"net": type(task.net).__name__} if task.net is not None else {}),
-        "loss": loss,
-        "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
-        "coefficients": coefficients,
-    }
-    try:
-        if folder is not None:
-            folder.write_summary(summary)
-    except Unwritable as error:
-        refused = error
-    return Result(
-        task.problem,
-        solution,
-        errors,
-        coefficients,
-        ending.status,
-        ending.reason,
-        summary,
-        watcher.history,
-        folder.path if folder else None,
-        refused,
-    )
+    def _conclude(self, result: Result, ending: Ending) -> None:
+        task, say = self.task, self.display.say
+        error = f", relative L2 error {result.errors.relative_l2:.3e}" if result.errors else ""
+        say(f"stopped: {ending.reason}")
+        if ending.advice:
+            say(f"to try next: {ending.advice}")
+        say(f"{task.name}: loss {result.summary['loss']:.3e}{error}")
+        if result.folder is not None:
+            where = _shown(result.folder)
+            how = f"python -m pinnkfac resume {shlex.quote(where)}"
+            if task.found.path is None or task.net is not None:  # in no file
+                how = f"pinnkfac.resume({where!r}, pde=..., net=...) from Python"
+            say(f"written to {where}; go on with: {how}")
 
+    def _draw(self, solution: Solution, folder: RunFolder) -> None:
+        """Pictures of the run; a failure here costs the pictures only."""
+        from pinnkfac.plots import draw_history, draw_solution, save
 
-def _headline(task: Task, parts: Assembly, display: Display) -> None:
-    system = parts.system
-    points = ", ".join(f"{name} {number}" for name, number in parts.source.numbers().items())
-    where = f"{task.config.device}"
-    if system.device.type == "cpu":
-        where += f" with {counted(system.workers.number, 'thread')}"
-    step = OmegaConf.select(task.config, "choices.step")
-    display.say(
-        f"{task.name}: {system.layout.number} parameters, step {step}, {task.config.dtype} on "
-        f"{where}; points: {points}"
-    )
-
-
-def _conclude(task: Task, result: Result, display: Display, ending: Ending) -> None:
-    error = f", relative L2 error {result.errors.relative_l2:.3e}" if result.errors else ""
-    display.say(f"stopped: {ending.reason}")
-    if ending.advice:
-        display.say(f"to try next: {ending.advice}")
-    display.say(f"{task.name}: loss {result.summary['loss']:.3e}{error}")
-    if result.folder is not None:
-        where = _shown(result.folder)
-        how = f"python -m pinnkfac resume {shlex.quote(where)}"
-        if task.found.path is None or task.net is not None:  # in no file
-            how = f"pinnkfac.resume({where!r}, pde=..., net=...) from Python"
-        display.say(f"written to {where}; go on with: {how}")
+        problem = self.task.problem
+        exact = None if problem.solution is None else lambda x: exact_solution(problem, x)
+        try:
+            save(draw_solution(solution, exact), folder.path / "solution.png")
+            save(draw_history(self.watcher.history, self.task.name), folder.path / "history.png")
+        except (ValueError, OSError, RuntimeError, UserError) as error:
+            self.display.warn(f"a picture could not be made: {error}")
 
 
 def _shown(path: Path) -> str:
@@ -313,18 +336,3 @@ def _shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _plot(
-    task: Task, solution: Solution, watcher: Watcher, folder: RunFolder, display: Display
-) -> None:
-    """Pictures of the run; a failure here costs the pictures only."""
-    from pinnkfac.plots import draw_history, draw_solution, save
-
-    problem = task.problem
-    exact = None if problem.solution is None else lambda x: exact_solution(problem, x)
-    try:
-        save(draw_solution(solution, exact), folder.path / "solution.png")
-        save(draw_history(watcher.history, task.name), folder.path / "history.png")
-    except (ValueError, OSError, RuntimeError, UserError) as error:
-        display.warn(f"a picture could not be made: {error}")

@@ -47,6 +47,12 @@ class PointSet:
     def __getitem__(self, rows: slice | Tensor) -> PointSet:
         return self._map(lambda v: v[rows])
 
+    def thinned(self, number: int) -> PointSet:
+        """At most so many of the points, evenly spaced in their order."""
+        if len(self) <= number:
+            return self
+        return self[torch.linspace(0, len(self) - 1, number).long()]
+
     @staticmethod
     def concatenate(parts: list[PointSet]) -> PointSet:
         return _combined(parts, lambda tensors: torch.cat(list(tensors)))

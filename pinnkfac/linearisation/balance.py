@@ -20,9 +20,11 @@ class Balance:
 
     Equation e of a term is multiplied by s_e, s_e² = max_f T_f / T_e with T the mean over points
     of ‖∂r_e/∂θ‖², the mean diagonal of its tangent kernel; at most ``most`` in s_e². The most
-    sensitive equation, usually the one of highest order, keeps the scale 1. A weight given to a
-    term multiplies this. Source: Wang, Yu & Perdikaris 2022, arXiv:2007.14527, eq. 6.5 (with the
-    largest trace in place of the sum), recomputed every ``every`` steps; 0 leaves all as written.
+    sensitive equation, usually the one of highest order, keeps the scale 1. Where equations have
+    sizes, T is that of equations in units of these, and so is the scale: what units they are in
+    does not matter. A weight given to a term multiplies this. Source: Wang, Yu & Perdikaris 2022,
+    arXiv:2007.14527, eq. 6.5 (with the largest trace in place of the sum), recomputed every
+    ``every`` steps; 0 leaves all as written.
     """
 
     every: Number = 20
@@ -36,12 +38,15 @@ class Balance:
         if linearisation.scales is not None:
             pairs = zip(norms, linearisation.scales, strict=True)
             norms = [n / scale.square() for n, scale in pairs]
+        sizes = linearisation.equation_sizes or [n.new_ones(()) for n in norms]
+        norms = [n / size.square() for n, size in zip(norms, sizes, strict=True)]
         largest = max(float(n.max()) for n in norms)
         if not math.isfinite(largest):
             raise Diverged(
                 "the derivatives of the residual are no longer finite: training diverged"
             )
         return [
-            (largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1
-            for n in norms
+            ((largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1)
+            / size
+            for n, size in zip(norms, sizes, strict=True)
         ]

@@ -23,23 +23,29 @@ Passes = list[tuple[Jet, Tape | None]]
 
 @dataclass(frozen=True)
 class TermPoints:
-    """The points of one term, with the part of its residual that depends on them alone, and the
-    ``scale`` [equation] that its equations are trained with (None: all 1)."""
+    """The points of one term, with the part of its residual that depends on them alone, the
+    ``scale`` [equation] that its equations are trained with, and their ``size`` [equation], in
+    units of which residuals are judged (None: all 1)."""
 
     points: PointSet
     remainder: Tensor | None
     scale: Tensor | None = None
+    size: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __getitem__(self, rows: slice) -> TermPoints:
         remainder = None if self.remainder is None else self.remainder[rows]
-        return TermPoints(self.points[rows], remainder, self.scale)
+        return replace(self, points=self.points[rows], remainder=remainder)
 
     def scaled(self, residual: Tensor) -> Tensor:
         """A residual [batch, equation] as it is trained."""
         return residual if self.scale is None else residual * self.scale
+
+    def relative(self, residual: Tensor) -> Tensor:
+        """A residual [batch, equation] as it is judged: in units of the size of its equations."""
+        return residual if self.size is None else residual / self.size
 
 
 def with_scales(points: Sequence[TermPoints], scales: Sequence[Tensor] | None) -> list[TermPoints]:
@@ -121,14 +127,19 @@ class CompiledTerm:
         return r if weights is None else r * weights.sqrt()[:, None]
 
     @torch.no_grad()
-    def block(self, number: int, weight: float, chunk: TermPoints, dense: int) -> Block:
+    def block(
+        self, number: int, weight: float, chunk: TermPoints, dense: int, coefficient_sizes: Tensor
+    ) -> Block:
         """The linearisation of the residual as it is trained, by all parameters, of which
-        ``dense`` are not in linear layers; ``number`` is that of the term."""
+        ``dense`` are not in linear layers; coefficients are those in units of these sizes.
+        ``number`` is that of the term."""
         points = chunk.points
         z, passes = self._forward(points, keep=True)
         r, by_slot, by_parameter = self.residual.derivative(
             z, self.coefficients, points, chunk.remainder
         )
+        if by_parameter is not None:
+            by_parameter = by_parameter * coefficient_sizes
         factors = [] if points.weights is None else [points.weights.sqrt()[:, None]]
         factors += [] if chunk.scale is None else [chunk.scale[None]]
         for factor in factors:  # [batch or 1, equation]

@@ -24,17 +24,32 @@ from pinnkfac.linearisation.workload import Workload
 @dataclass(frozen=True)
 class Head:
     """What is known of a block without its derivatives: residual [batch, equation], with the
-    ``scale`` [equation] of its equations (None: all 1)."""
+    ``scale`` [equation] of its equations, and their ``size`` (None: all 1)."""
 
     term: int
     weight: float
     residual: Tensor
     scale: Tensor | None = None
+    size: Tensor | None = None
 
     @property
     def written(self) -> Tensor:
         """The residual as the user wrote it."""
         return self.residual if self.scale is None else self.residual / self.scale
+
+    @property
+    def relative(self) -> Tensor:
+        """That in units of the size of its equations."""
+        return self.written if self.size is None else self.written / self.size
+
+
+@dataclass(frozen=True)
+class TermLosses:
+    """½ · mean over points of Σ residual² of every term: of residuals as ``written``, and in units
+    of the sizes of their equations (``relative``), by which states are judged."""
+
+    written: list[float]
+    relative: list[float]
 
 
 class Linearisation:
@@ -43,8 +58,8 @@ class Linearisation:
     Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
     are functions that return them: ``kept``, or computed anew at each call, which needs the net to
     be where it was: ``place()`` sees to that. ``weights`` are those of the terms, ``terms`` the
-    numbers of the blocks' terms, ``losses`` those of the terms as written, ``scales`` the factors
-    [equation] on the residuals of each term (None: all 1).
+    numbers of the blocks' terms, ``scales`` the factors [equation] on the residuals of each term,
+    ``equation_sizes`` the sizes of these (None: all 1).
     """
 
     def __init__(
@@ -57,6 +72,7 @@ class Linearisation:
         *,
         workers: Workers,
         scales: list[Tensor] | None = None,
+        equation_sizes: list[Tensor] | None = None,
         place: Callable[[], None] | None = None,
     ) -> None:
         self.layout = layout
@@ -65,16 +81,25 @@ class Linearisation:
         self.blocks = list(blocks)
         self.workers = workers
         self.scales = scales
+        self.equation_sizes = equation_sizes
         self._place = place
         self.terms = [head.term for head in heads]
         self.sizes = [head.residual.shape for head in heads]
         """[batch, equation] of every block."""
-        self.losses = [0.0] * len(self.weights)
-        for head in heads:
-            share = head.weight / self.weights[head.term]
-            self.losses[head.term] += float(0.5 * share * head.written.square().sum())
+        written = relative = self._losses(heads, [head.written for head in heads])
+        if equation_sizes is not None:
+            relative = self._losses(heads, [head.relative for head in heads])
+        self.losses = TermLosses(written, relative)
         self.residual = torch.cat([math.sqrt(h.weight) * h.residual.reshape(-1) for h in heads])
         self.loss = float(0.5 * self.residual.square().sum())
+
+    def _losses(self, heads: Sequence[Head], residuals: Sequence[Tensor]) -> list[float]:
+        """½ · mean over points of Σ residual² of every term."""
+        losses = [0.0] * len(self.weights)
+        for head, residual in zip(heads, residuals, strict=True):
+            share = head.weight / self.weights[head.term]
+            losses[head.term] += float(0.5 * share * residual.square().sum())
+        return losses
 
     @property
     def kept(self) -> bool:

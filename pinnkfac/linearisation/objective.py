@@ -16,12 +16,13 @@ from pinnkfac.linearisation.workload import Workload
 
 @dataclass(frozen=True)
 class Losses:
-    """½ · mean over points of Σ residual² of every term (``terms``), Σ weight · loss of these
-    (``written``), and the same with the scales of the equations, which is what steps lower
-    (``trained``); infinite where they are not numbers."""
+    """Σ weight · ½ · mean over points of Σ residual² of all terms: of residuals as ``written``, in
+    units of the sizes of their equations, by which states are judged (``relative``), and with the
+    scales of the equations, which is what steps lower (``trained``); infinite where they are not
+    numbers."""
 
-    terms: list[float]
     written: float
+    relative: float
     trained: float
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
@@ -16,7 +17,7 @@ from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.compiled import CompiledTerm, TermPoints, compile_term
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.layout import Layout
-from pinnkfac.linearisation.linearisation import Head, Linearisation
+from pinnkfac.linearisation.linearisation import Head, Linearisation, TermLosses
 from pinnkfac.linearisation.objective import Losses
 from pinnkfac.linearisation.workload import Workload
 from pinnkfac.problem import Problem
@@ -29,8 +30,11 @@ class System:
     """A problem and a net, compiled: evaluates losses and linearisations at given points.
 
     Methods take the parameters ``at`` which they evaluate; None: those that the net has. They
-    leave the net there. ``memory`` bytes, or half of what is free at the start, bound what a
-    linearisation keeps; above it, blocks are computed anew each time they are needed.
+    leave the net there. Coefficients are trained in units of their first values (of 1 where that is
+    0). ``equation_sizes`` [equation] of all terms are the units that residuals are judged in (None:
+    all 1; they count for points that are prepared from then on). ``memory`` bytes, or half of what
+    is free at the start, bound what a linearisation keeps; above it, blocks are computed anew each
+    time they are needed.
     ``planner`` chooses the rows of Taylor mode. ``workers`` threads share the chunks of points (of
     at most ``chunk_bytes`` a layer).
 
@@ -61,6 +65,9 @@ class System:
             compile_term(t, problem, self.graph, self.coefficients, planner) for t in problem.terms
         ]
         check_parameters(problem, [term.residual for term in self.terms])
+        self.equation_sizes: list[Tensor] | None = None
+        self.coefficient_sizes = self.coefficients.abs()
+        self.coefficient_sizes[self.coefficient_sizes == 0] = 1.0
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
     @cached_property
@@ -83,8 +90,10 @@ class System:
 
     @property
     def _dense(self) -> list[Tensor]:
-        """Trained tensors outside linear layers: those of the net, then the coefficients."""
-        return [*self.graph.dense, *([self.coefficients] if len(self.coefficients) else [])]
+        """Trained tensors outside linear layers: those of the net, then the coefficients, in units
+        of their first values."""
+        relative = self.coefficients / self.coefficient_sizes
+        return [*self.graph.dense, *([relative] if len(relative) else [])]
 
     def get_parameters(self) -> Direction:
         """A copy of all trained numbers, as a list of tensors (see direction.py)."""
@@ -108,8 +117,10 @@ class System:
                 linear.bias.copy_(value[:, linear.in_features])
         if self.layout.dense:
             pieces = values[-1].split([p.numel() for p in self._dense])
-            for p, piece in zip(self._dense, pieces, strict=True):
+            for p, piece in zip(self.graph.dense, pieces, strict=False):
                 p.copy_(piece.view_as(p))
+            if len(self.coefficients):
+                self.coefficients.copy_(pieces[-1] * self.coefficient_sizes)
 
     def _place(self, at: Direction | None) -> None:
         if at is not None:
@@ -119,7 +130,11 @@ class System:
     def prepare(self, points: Sequence[PointSet]) -> list[TermPoints]:
         """Move drawn points to the net's device and dtype, and evaluate what needs them alone."""
         names = self.problem.coordinates.names
-        return [t.prepare(drawn, names) for t, drawn in zip(self.terms, points, strict=True)]
+        sizes = self.equation_sizes or [None] * len(self.terms)
+        return [
+            replace(term.prepare(drawn, names), size=size)
+            for term, drawn, size in zip(self.terms, points, sizes, strict=True)
+        ]
 
     def numbers(self, points: Sequence[TermPoints]) -> list[int]:
         """How many points every term has."""
@@ -168,13 +183,14 @@ class System:
 
     def evaluate(self, points: Sequence[TermPoints], at: Direction | None = None) -> Losses:
         residuals = self.residuals(points, at)
-        losses = _half_means(residuals)
+        losses = _losses(points, residuals)
         trained = [part.scaled(r) for part, r in zip(points, residuals, strict=True)]
-        return Losses(losses, self.weighted(losses), self.weighted(_half_means(trained)))
+        kinds = losses.written, losses.relative, _half_means(trained)
+        return Losses(*(self.weighted(kind) for kind in kinds))
 
-    def losses(self, points: Sequence[TermPoints], at: Direction | None = None) -> list[float]:
-        """½ · mean over points of Σ residual² for every term, as written by the user."""
-        return _half_means(self.residuals(points, at))
+    def losses(self, points: Sequence[TermPoints], at: Direction | None = None) -> TermLosses:
+        """Those of every term."""
+        return _losses(points, self.residuals(points, at))
 
     def loss(self, points: Sequence[TermPoints], at: Direction | None = None) -> float:
         """The loss that is trained on, Σ weight · ½ · mean |scale ∘ residual|²; infinite where it
@@ -193,7 +209,7 @@ class System:
         dense = self.layout.dense
         pieces = self._pieces(points)
         tasks = [
-            partial(self.terms[number].block, number, weight, chunk, dense)
+            partial(self.terms[number].block, number, weight, chunk, dense, self.coefficient_sizes)
             for number, weight, chunk in pieces
         ]
         pairs = zip(self.terms, points, strict=True)
@@ -216,13 +232,19 @@ class System:
             [term.weight for term in self.terms],
             tasks,
             [
-                Head(number, weight, value, chunk.scale)
+                Head(number, weight, value, chunk.scale, chunk.size)
                 for (number, weight, chunk), value in zip(pieces, values, strict=True)
             ],
             workers=self.workers,
             scales=scales or None,
+            equation_sizes=self.equation_sizes,
             place=place,
         )
+
+
+def _losses(points: Sequence[TermPoints], residuals: Sequence[Tensor]) -> TermLosses:
+    relative = [part.relative(r) for part, r in zip(points, residuals, strict=True)]
+    return TermLosses(_half_means(residuals), _half_means(relative))
 
 
 def _half_means(residuals: Sequence[Tensor]) -> list[float]:

@@ -1,6 +1,6 @@
 """Networks made of operations that Taylor mode has rules for."""
 
-from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, OutputScaling, PeriodicEmbedding
 from pinnkfac.nets.layers import FixedLinear, Scale
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.nets.settings import MlpSettings, NetSettings
@@ -15,6 +15,7 @@ __all__ = [
     "Mlp",
     "MlpSettings",
     "NetSettings",
+    "OutputScaling",
     "PeriodicEmbedding",
     "Scale",
     "affine_layer",

@@ -1,4 +1,4 @@
-"""Maps of the coordinates in front of a net: scaling, Fourier features, periodic embedding."""
+"""Maps in front of a net (scaling, Fourier features, periodic embedding), and behind it (units)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ class InputScaling(FixedLinear):
         a = torch.tensor(low, dtype=torch.float64)
         b = torch.tensor(high, dtype=torch.float64)
         super().__init__(torch.diag(2.0 / (b - a)), -(b + a) / (b - a))
+
+
+class OutputScaling(FixedLinear):
+    """u_k = offset_k + scale_k · z_k, field by field: z without units, u in those of the user.
+
+    It begins as the identity; a run chooses what fits its problem where the configuration wants
+    that (net.output_scaling), in any net that has one.
+    """
+
+    def __init__(self, fields: int) -> None:
+        super().__init__(torch.eye(fields, dtype=torch.float64))
+
+    @torch.no_grad()
+    def choose(self, scales: Sequence[float], offsets: Sequence[float]) -> None:
+        """Take these scales and offsets, one a field."""
+        self.weight.copy_(torch.diag(self.weight.new_tensor(scales)))
+        self.bias.copy_(self.bias.new_tensor(offsets))
 
 
 class FourierFeatures(nn.Module):

@@ -38,7 +38,8 @@ class Mlp(nn.Module):
     """Linear layers of the given widths with an activation between them.
 
     ``embedding`` modules map the coordinates first (input scaling, Fourier features, periodic
-    embedding). With ``residual``, a hidden layer of the same width adds its input to its output.
+    embedding), ``output`` what the last layer gives. With ``residual``, a hidden layer of the same
+    width adds its input to its output.
     Weights start as torch's ``nn.Linear`` does, in float64; with ``initialisation="lecun"``, those
     of hidden layers have three times that variance, 1/inputs (LeCun, Bottou, Orr & Müller 1998,
     Efficient BackProp, eq. 16). "auto" is "lecun" for at most FEW inputs, as layers that are almost
@@ -56,6 +57,7 @@ class Mlp(nn.Module):
         embedding: Sequence[nn.Module] = (),
         residual: bool = False,
         initialisation: str = "torch",
+        output: nn.Module | None = None,
     ) -> None:
         super().__init__()
         widths = list(widths)
@@ -77,6 +79,7 @@ class Mlp(nn.Module):
                     linear.weight.mul_(math.sqrt(3.0))
         self.layers = nn.ModuleList(layers)
         self.activations = nn.ModuleList(activation(activation_name) for _ in widths)
+        self.output = output or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for module in self.embedding:
@@ -84,4 +87,4 @@ class Mlp(nn.Module):
         for linear, act in zip(self.layers, self.activations, strict=False):  # all but the last
             y = act(linear(x))
             x = x + y if self.residual and linear.in_features == linear.out_features else y
-        return self.layers[-1](x)
+        return self.output(self.layers[-1](x))

@@ -13,7 +13,12 @@ from torch import nn
 from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count, Number, Positive, check
-from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, PeriodicEmbedding
+from pinnkfac.nets.embeddings import (
+    FourierFeatures,
+    InputScaling,
+    OutputScaling,
+    PeriodicEmbedding,
+)
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.problem.signature import Signature
 
@@ -43,6 +48,9 @@ class MlpSettings:
     """a hidden layer adds its input to its output, where the widths agree"""
     input_scaling: bool = True
     """maps the domain to [−1, 1] first, so that units do not matter"""
+    output_scaling: bool = True
+    """fields are of order one in the net, so that their units do not matter: scales and offsets by
+    Problem(scales=...), else by what conditions and sources ask for"""
     fourier_features: Number = 0
     """random Fourier features in front (an even number), for solutions with many scales; 0: none"""
     fourier_scale: Positive = 1.0
@@ -67,6 +75,7 @@ class MlpSettings:
                 embedding=self._embedding(signature),
                 residual=self.residual,
                 initialisation=self.initialisation,
+                output=OutputScaling(len(signature.fields)) if self.output_scaling else None,
             )
 
     def _embedding(self, signature: Signature) -> list[nn.Module]:
@@ -117,6 +126,7 @@ def stored_settings(values: Any) -> NetSettings:
     module, _, name = values["_target_"].rpartition(".")
     if f"{module}.".startswith("pinnkfac.nets.") and name in kinds:
         settings = {str(key): value for key, value in values.items() if key != "_target_"}
+        settings.setdefault("output_scaling", False)  # nets of older runs have none
         check("net", kinds[name], settings)
         return kinds[name](**settings)
     raise UserError(

@@ -108,7 +108,9 @@ class PointSource:
         says that its own were new."""
         self.cost = report.cost
         if renewed:
-            self.plan = self.plan.learned(report.losses, self._numbers(), self.functions.price)
+            self.plan = self.plan.learned(
+                report.losses.relative, self._numbers(), self.functions.price
+            )
         if unseen is not None and math.isfinite(report.unseen):
             losses = report.reached, report.unseen
             self._decide(*self.exchange.guarded(self.settings, step, *losses), unseen)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.domain import Domain, Points
 from pinnkfac.domain.domain import around, lacking
 from pinnkfac.field import Coordinates
-from pinnkfac.problem.parameter import Parameter
+from pinnkfac.problem.parameter import Parameter, is_finite
 from pinnkfac.problem.signature import Signature
 from pinnkfac.problem.term import Term
 
@@ -22,6 +23,7 @@ EXAMPLES = {
     "units": "{'u': 'K'}",
     "vectors": "{'velocity': ('u', 'v')}",
     "periodic": "('x',)",
+    "scales": "{'T': (400, 800)}",
 }
 
 
@@ -75,8 +77,9 @@ class Problem:
     ``units`` are shown with the names of fields and coordinates: ``units={"x": "m", "u": "K"}``.
     ``vectors`` says which fields are the components of a vector, one per coordinate of space:
     ``vectors={"velocity": ("u", "v")}``. In the coordinates named in ``periodic`` every field has
-    the period of the domain, by the net: no term is needed. ``source`` says where the problem is
-    from.
+    the period of the domain, by the net: no term is needed. ``scales`` says how large fields are,
+    ``scales={"T": (400, 800)}`` for 800 ± 400 (scale, offset; a scale alone where the offset is 0);
+    those that are not named are estimated. ``source`` says where the problem is from.
 
     Raises UserError where terms disagree about coordinates or do not fill a period, names repeat,
     or nothing is given.
@@ -93,6 +96,7 @@ class Problem:
         units: Mapping[str, str] | None = None,
         vectors: Mapping[str, Sequence[str]] | None = None,
         periodic: Sequence[str] = (),
+        scales: Mapping[str, float | Sequence[float]] | None = None,
         source: str = "",
     ) -> None:
         self.fields = _several("fields", (fields,) if isinstance(fields, str) else fields, str)
@@ -102,7 +106,7 @@ class Problem:
         self.source = source
         if domain is not None:
             _check_shape(domain)
-        for what, mapping in (("units", units), ("vectors", vectors)):
+        for what, mapping in (("units", units), ("vectors", vectors), ("scales", scales)):
             if mapping is not None and not isinstance(mapping, Mapping):
                 raise UserError(
                     f"Problem: {what}={mapping!r} is {type(mapping).__name__}; give a dictionary, "
@@ -130,6 +134,24 @@ class Problem:
             periodic,
         )
         self._check_periods()
+        self.scales = {name: self._scale(name, value) for name, value in (scales or {}).items()}
+
+    def _scale(self, field: str, value: Any) -> tuple[float, float]:
+        """Scale and offset of a field, as they are given."""
+        if field not in self.fields:
+            raise UserError(f"scales: there is no field '{field}'. {suggest(field, self.fields)}")
+        pair = (value, 0.0) if isinstance(value, Real) else value
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or not all(is_finite(v) for v in pair)
+            or not pair[0] > 0
+        ):
+            raise UserError(
+                f"scales: '{field}' has {value!r}; give a positive scale, or (scale, offset) for "
+                "offset ± scale, such as (400, 800)"
+            )
+        return float(pair[0]), float(pair[1])
 
     @property
     def _on_regions(self) -> list[Term]:

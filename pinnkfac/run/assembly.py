@@ -21,6 +21,7 @@ from pinnkfac.config.build import build
 from pinnkfac.config.options import GROUPS
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.units import choose_units
 from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.problem import Problem
@@ -103,6 +104,7 @@ class Assembly:
             "net": self.system.net.state_dict(),
             "coefficients": self.system.coefficients,
             "scales": self.source.scales,
+            "equation_sizes": self.system.equation_sizes,
             "stepper": self.stepper.state_dict(),
             "points": self.source.state_dict(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
@@ -119,7 +121,7 @@ class Assembly:
                 "net": {k: v.clone() for k, v in self.system.net.state_dict().items()},
                 "coefficients": self.system.coefficients.clone(),
                 "step": progress.best.step,
-                "loss": progress.best.loss,
+                "loss": progress.best.written,
             }
         finally:
             self.system.set_parameters(now)
@@ -147,6 +149,9 @@ class Assembly:
         self.system.coefficients.copy_(state["coefficients"])
         if carried.scales and state["scales"] is not None:
             self.source.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
+        if carried.scales:
+            sizes = state["equation_sizes"]
+            self.system.equation_sizes = sizes and [s.to(device, dtype) for s in sizes]
         if carried.generators:
             for name, generator in self.generators.items():
                 generator.set_state(state["generators"][name])
@@ -198,6 +203,9 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
         memory=general.memory * GIB,
         workers=_workers(general.threads, device),
     )
+    balance = build(config.balance, "balance")
+    with one_thread_in_torch(device):
+        choose_units(system, equations=balance.every > 0)
     generators = _generators(general.seed)
     step: Step = build(config.step, "step")
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
@@ -216,7 +224,6 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     for term, own, residual in zip(system.terms, first, residuals, strict=True):
         check_finite(term.name, residual, own.points.coordinates, names)
     _check_periodic(system, problem)
-    balance = build(config.balance, "balance")
     start = partial(step.start, system, search, damping, generators["step"])
     return Assembly(system, source, start, balance, stop, generators, damping.start)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pinnkfac.linearisation.linearisation import TermLosses
 from pinnkfac.run.assembly import Assembly
 from pinnkfac.run.progress import Best, Progress
 from pinnkfac.store.run_folder import RunFolder, Unwritable
@@ -61,11 +62,14 @@ class Checkpoints:
         self.folder.write_checkpoint({**self.parts.state_dict(progress), **self.identity})
         self.written = True
 
-    def finish(self, progress: Progress, loss: float) -> None:
-        """Take the final state, of that loss, for the best one where it is; raises Unwritable."""
+    def finish(self, progress: Progress, losses: TermLosses) -> None:
+        """Take the final state, of these losses, for the best one where it is; raises
+        Unwritable."""
+        system = self.parts.system
+        loss, written = system.weighted(losses.relative), system.weighted(losses.written)
         if loss < progress.best.loss:
-            now = self.parts.system.get_parameters()
-            progress.best = Best(loss, progress.step, progress.step, now)
+            now = system.get_parameters()
+            progress.best = Best(loss, progress.step, progress.step, written, now)
             self.write_best(progress)
 
     def write_best(self, progress: Progress) -> None:

@@ -83,11 +83,11 @@ class Plain(Display):
     """One line a record, for files and pipes."""
 
     def show(self, record: Mapping[str, Any], pace: Pace) -> None:
-        losses = ", ".join(f"{name} {value:.1e}" for name, value in record["losses"].items())
+        residuals = record["relative_residuals"]
         parts = [
             f"step {record['step']:6d}",
             f"{record['seconds']:7.1f} s",
-            f"loss {record['loss']:.3e} ({losses})",
+            f"residuals {', '.join(f'{name} {value:.1e}' for name, value in residuals.items())}",
         ]
         if record.get("relative_l2_error") is not None:
             parts.append(f"relative L2 error {record['relative_l2_error']:.3e}")
@@ -143,7 +143,7 @@ class Live(Display):
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
-        terms = list(records[-1]["losses"])
+        terms = list(records[-1]["relative_residuals"])
         wide = self.console.width >= 60 + 11 * len(terms)
         rows = [_cells(record, terms if wide else []) for record in records]
         for title, _ in rows[-1]:
@@ -155,12 +155,13 @@ class Live(Display):
 
 def _cells(record: Mapping[str, Any], terms: list[str]) -> list[tuple[str, str]]:
     """The titles of the columns, and what a record has in them."""
+    residuals = record["relative_residuals"]
     error, coefficients = record.get("relative_l2_error"), record.get("coefficients", {})
     return [
         ("step", str(record["step"])),
         ("seconds", f"{record['seconds']:.1f}"),
-        ("loss", f"{record['loss']:.2e}"),
-        *((term, f"{record['losses'][term]:.1e}") for term in terms),
+        ("residual", f"{max(residuals.values()):.1e}"),
+        *((term, f"{residuals[term]:.1e}") for term in terms),
         *([] if error is None else [("rel. L2 error", f"{error:.2e}")]),
         ("length", _number(record["length"])),
         ("damping", _number(record["damping"])),

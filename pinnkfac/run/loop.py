@@ -10,6 +10,8 @@ from pinnkfac.common.errors import Diverged, counted
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.linearisation import TermLosses
+from pinnkfac.linearisation.objective import Losses
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
 from pinnkfac.run.progress import ADVICE, Ending, Progress, Stop, ending_of
@@ -42,14 +44,15 @@ def run(
         start = system.get_parameters()
         points = source.at(progress.step, progress.reached)
         renewed = source.exchange.drawn != progress.drawn
-        progress = progress.onto(source.exchange.drawn, partial(_loss_at, system, points))
+        progress = progress.onto(source.exchange.drawn, partial(_losses_at, system, points))
         try:
             rebalanced = balance.every > 0 and progress.step % balance.every == 0
             if rebalanced:
                 points = source.balanced(balance.scales(system.linearise(points, start)))
             unseen = source.unseen() if stepper.guarded else None
             report = stepper.update(start, Batch(points, unseen, not (renewed or rebalanced)))
-            loss = system.weighted(report.losses)
+            written = system.weighted(report.losses.written)
+            loss = system.weighted(report.losses.relative)
             if what := progress.divergence(report, loss):
                 raise Diverged(what)
         except Diverged as diverged:
@@ -60,17 +63,17 @@ def run(
             continue
         system.set_parameters(report.parameters)
         source.after(progress.step, report, unseen, renewed=renewed)
-        progress = progress.after(report, loss, start, time.perf_counter() - begin)
+        progress = progress.after(report, written, loss, start, time.perf_counter() - begin)
         error, by = watch(progress), interrupted()
     return progress, ending
 
 
-def _loss_at(system: System, points: list[TermPoints], parameters: Direction) -> float:
-    """The loss of the terms as written with other parameters, which do not stay."""
+def _losses_at(system: System, points: list[TermPoints], parameters: Direction) -> Losses:
+    """The losses with other parameters, which do not stay."""
     now = system.get_parameters()
-    loss = system.evaluate(points, parameters).written
+    losses = system.evaluate(points, parameters)
     system.set_parameters(now)
-    return loss
+    return losses
 
 
 def _recovered(
@@ -86,11 +89,11 @@ def _recovered(
 
 def settled(
     system: System, stepper: Stepper, source: PointSource, progress: Progress, ending: Ending
-) -> tuple[Ending, list[float]]:
+) -> tuple[Ending, TermLosses]:
     """The losses after the last step; where it went astray, back to the best state, and an Ending
     that says so."""
     losses = system.losses(source.ready(progress.step))
-    if progress.best.parameters and progress.blown_up(system.weighted(losses)):
+    if progress.best.parameters and progress.blown_up(system.weighted(losses.relative)):
         system.set_parameters(progress.best.parameters)
         stepper.recover()
         where = counted(progress.best.step, "step")

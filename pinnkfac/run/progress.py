@@ -11,6 +11,7 @@ from pinnkfac.common.errors import counted
 from pinnkfac.common.settings import NonNegative, Positive, Range
 from pinnkfac.common.state import Fixed, restore, state_of
 from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.objective import Losses
 from pinnkfac.step.base import Report
 
 RECOVERIES = 3
@@ -54,7 +55,8 @@ class Ending:
 
 @dataclass
 class Best:
-    """The parameters of the lowest loss so far (of the terms as written), and after how many steps.
+    """The parameters of the lowest loss so far (relative, see Losses), after how many steps, and
+    that loss of the terms as ``written``.
 
     ``judged`` is the step whose points the loss is of: losses on other points do not compare.
     """
@@ -62,6 +64,7 @@ class Best:
     loss: float = math.inf
     step: int = 0
     judged: int = 0
+    written: float = math.inf
     parameters: Direction = field(default_factory=list)
 
 
@@ -69,6 +72,7 @@ class Best:
 class Progress:
     """Where a run is: counters, losses before the last step, its report, and the best state.
 
+    ``loss`` is that of the terms as written, ``first_loss`` the relative one at the start.
     ``reached`` is the trained loss after the last step, where the step has evaluated it; ``drawn``
     counts draws of points up to it.
 
@@ -92,21 +96,20 @@ class Progress:
     best: Best = field(default_factory=Best)
     report: Fixed[Report | None] = None
 
-    def onto(self, drawn: int, loss_at: Callable[[Direction], float]) -> Progress:
+    def onto(self, drawn: int, loss_at: Callable[[Direction], Losses]) -> Progress:
         """Before a step on the points of draw number ``drawn``, where ``loss_at`` parameters says
-        the loss of the terms as written: now and then, new points judge the best state too."""
+        the losses: now and then, new points judge the best state too."""
         best = self.best
         old = self.step - best.judged >= JUDGE_AGAIN
         if drawn != self.drawn and best.parameters and old:
-            best = replace(best, loss=loss_at(best.parameters), judged=self.step)
+            now = loss_at(best.parameters)
+            best = replace(best, loss=now.relative, written=now.written, judged=self.step)
         return replace(self, drawn=drawn, best=best)
 
     def divergence(self, report: Report, loss: float) -> str:
-        """How a step began from a state that a run cannot go on from, in words; '': it did not.
-
-        ``loss`` is that of the terms as written.
-        """
-        if not all(map(math.isfinite, (report.trained_loss, *report.losses))):
+        """How a step began from a state of that relative loss which a run cannot go on from, in
+        words; '': it did not."""
+        if not all(map(math.isfinite, (report.trained_loss, *report.losses.written))):
             return "the loss is no longer finite"
         if math.isfinite(self.first_loss) and self.blown_up(loss):
             return f"the loss is {loss:.1e} after {self.first_loss:.1e} at the start"
@@ -115,22 +118,25 @@ class Progress:
     def blown_up(self, loss: float) -> bool:
         return not loss <= BLOWN_UP * max(self.first_loss, NOTHING)
 
-    def after(self, report: Report, loss: float, start: Direction, seconds: float) -> Progress:
-        """After a step from the parameters ``start``, of that loss."""
+    def after(
+        self, report: Report, written: float, loss: float, start: Direction, seconds: float
+    ) -> Progress:
+        """After a step from the parameters ``start``, of that loss as written, and relative."""
         step, request = self.step + 1, report.request
         best, attempts = self.best, self.attempts
         if loss < best.loss:
             attempts = 0 if loss < CLEARLY * best.loss else attempts
-            best = Best(loss, self.step, self.step, start)
+            best = Best(loss, self.step, self.step, written, start)
         reached = report.reached if math.isfinite(report.reached) else report.trained_loss
         if request.anew:  # what was reached before is none of this net's
-            best, reached, attempts = Best(math.inf, step, step, report.parameters), math.inf, 0
+            best = Best(step=step, judged=step, parameters=report.parameters)
+            reached, attempts = math.inf, 0
         rejected = report.length == 0 and not request.anew
         return replace(
             self,
             step=step,
             seconds=seconds,
-            loss=loss,
+            loss=written,
             trained_loss=report.trained_loss,
             reached=reached,
             first_loss=self.first_loss if math.isfinite(self.first_loss) else loss,

@@ -14,6 +14,7 @@ from torch import nn
 from pinnkfac.common.errors import UserError, counted
 from pinnkfac.config.compose import compose
 from pinnkfac.config.pde_file import PdeFile, find
+from pinnkfac.linearisation.linearisation import TermLosses
 from pinnkfac.problem import Problem
 from pinnkfac.residual import exact_solution
 from pinnkfac.run.accuracy import ErrorMeter, Errors
@@ -226,7 +227,7 @@ class Run:
             raise result.refused
         return result
 
-    def _trained(self, interruption: Interruption) -> tuple[Ending, list[float]]:
+    def _trained(self, interruption: Interruption) -> tuple[Ending, TermLosses]:
         """Why steps ended, and the losses after the last one; records carry those before a step."""
         parts = self.parts
         with one_thread_in_torch(parts.system.device):
@@ -248,28 +249,32 @@ class Run:
             self.keep(progress)
         return error
 
-    def _written(self, ending: Ending, losses: list[float]) -> Result:
+    def _written(self, ending: Ending, losses: TermLosses) -> Result:
         """The result, after its files were written: the checkpoint first, as nothing can replace
         it."""
         task, system, progress = self.task, self.parts.system, self.progress
-        loss = system.weighted(losses)
+        names = [term.name for term in task.problem.terms]
+        loss = system.weighted(losses.written)
         refused: Unwritable | None = None
         try:
             if self.keep is not None:
                 self.keep.write(progress)
-                self.keep.finish(progress, loss)
+                self.keep.finish(progress, losses)
         except Unwritable as error:
             refused = error
         self.watcher.finish(progress, ending)
         coefficients = self.watcher.coefficients()
         solution = Solution(task.problem.signature, system.net, coefficients)
         errors = self.watcher.meter.measure(solution)
+        with one_thread_in_torch(system.device):
+            residuals = self.watcher.residuals.measure()
         summary = summarise(task.config, task.name, system, progress, ending, errors)
         summary |= {
             "overrides": list(task.overrides),
             **({"net": type(task.net).__name__} if task.net is not None else {}),
+            "relative_residuals": residuals,
             "loss": loss,
-            "losses": dict(zip((t.name for t in task.problem.terms), losses, strict=True)),
+            "losses": dict(zip(names, losses.written, strict=True)),
             "coefficients": coefficients,
         }
         try:
@@ -309,7 +314,9 @@ class Run:
         say(f"stopped: {ending.reason}")
         if ending.advice:
             say(f"to try next: {ending.advice}")
-        say(f"{task.name}: loss {result.summary['loss']:.3e}{error}")
+        residuals = result.summary["relative_residuals"]
+        worst = max(residuals, key=residuals.__getitem__)
+        say(f"{task.name}: relative residual {residuals[worst]:.1e} ('{worst}'){error}")
         if result.folder is not None:
             where = _shown(result.folder)
             how = f"python -m pinnkfac resume {shlex.quote(where)}"

@@ -43,7 +43,7 @@ def summarise(
         "steps": progress.step,
         "seconds": progress.seconds,
         "seconds_a_step": progress.seconds / max(1, progress.step),
-        "best": {"step": progress.best.step, "loss": progress.best.loss},
+        "best": {"step": progress.best.step, "loss": progress.best.written},
         "recovered": progress.recovered,
         "notes": progress.notes,
         "resumed": progress.resumed,

@@ -11,6 +11,7 @@ from pinnkfac.points.source import PointSource
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.display import Display, Pace
 from pinnkfac.run.progress import Ending, Progress, Stop
+from pinnkfac.run.residuals import ResidualMeter
 from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
@@ -41,6 +42,7 @@ class Watcher:
         self.system = system
         self.source = source
         self.meter = meter
+        self.residuals = ResidualMeter(system)
         self.stop = stop
         self.folder = folder
         self.display = display
@@ -106,7 +108,8 @@ class Watcher:
             "step": progress.step,
             "seconds": round(progress.seconds, 4),
             "loss": progress.loss,
-            "losses": dict(zip(names, report.losses, strict=True)),
+            "losses": dict(zip(names, report.losses.written, strict=True)),
+            "relative_residuals": self.residuals.measure(),
             "relative_l2_error": errors.relative_l2 if errors else None,
             "rms_error": errors.rms if errors else None,
             "length": report.length,

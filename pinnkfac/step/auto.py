@@ -182,16 +182,18 @@ class AutoStepper(Stepper):
             batch = replace(batch, same_loss=False)
         report = replace(self.methods[standing.current].update(parameters, batch), cost=cost)
         self.contest = replace(self.contest, standing=standing)
-        if not all(map(math.isfinite, report.losses)):  # a divergence, which the loop deals with
+        if not all(
+            map(math.isfinite, report.losses.relative)
+        ):  # a divergence, which the loop deals with
             return replace(report, request=Request(note=note))
         referee = self.settings.referee
         window = standing.window.after(
-            report.losses,
+            report.losses.relative,
             cost,
             guarded=batch.unseen is not None,
             fitted=report.unseen > referee.fitted * report.reached,  # never where one is not known
         )
-        first = standing.first or (level(report.losses), total(report.losses))
+        first = standing.first or (level(report.losses.relative), total(report.losses.relative))
         self.contest = replace(self.contest, standing=replace(standing, window=window, first=first))
         if note:
             return replace(report, request=Request(note=note))

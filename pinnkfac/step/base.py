@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Generator
 
 from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.linearisation import TermLosses
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.step.damping import Damping
 from pinnkfac.step.search import Search
@@ -47,15 +48,14 @@ class Request:
 class Report:
     """What a step did.
 
-    ``parameters`` are those after it. ``losses`` are those of the terms before it, as written by
-    the user; ``trained_loss`` is the sum that the step lowers, with weights and scales, and
-    ``reached`` what it is after the step; ``unseen`` is that loss on the points that the step was
-    guarded by (NaN: not evaluated). ``cost`` is what the step costs, in multiplications
-    (curvature/cost.py; NaN: it does not say).
+    ``parameters`` are those after it. ``losses`` are those of the terms before it; ``trained_loss``
+    is the sum that the step lowers, with weights and scales, and ``reached`` what it is after the
+    step; ``unseen`` is that loss on the points that the step was guarded by (NaN: not evaluated).
+    ``cost`` is what the step costs, in multiplications (curvature/cost.py; NaN: it does not say).
     """
 
     parameters: Direction
-    losses: list[float]
+    losses: TermLosses
     trained_loss: float
     length: float
     damping: float = math.nan

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.settings import Count, Positive, Range
 from pinnkfac.linearisation.direction import Direction, combine, norm
+from pinnkfac.linearisation.linearisation import TermLosses
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.damping import Damping, NoDamping
@@ -136,7 +137,7 @@ class OptimizerStepper(Stepper):
         if not batch.same_loss and isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer = self.make(self.parameters)  # its memory is of another function
         self._set(parameters)
-        evaluated: list[tuple[list[float], float]] = []
+        evaluated: list[tuple[TermLosses, float]] = []
 
         def closure() -> float:
             linearisation = self.objective.linearise(batch.points, self.parameters)

@@ -17,7 +17,7 @@ PLATEAU = 4
 
 @dataclass(frozen=True)
 class Watch:
-    """The losses on unseen points (of the terms as written) over steps: the ``lowest``, which is
+    """The relative losses on unseen points over steps: the ``lowest``, which is
     forgotten by FORGET a step, the ``record`` of all, and for how many steps it stands."""
 
     lowest: float = math.inf
@@ -50,14 +50,14 @@ class Guard:
         before = objective.evaluate(points, start)
         self.trained = {0.0: before.trained}
         """The loss that is trained on, on the unseen points, by length of the step."""
-        self.watch, self.fell = watch.after(before.written)
-        self.limit = max(before.written, ALLOWED * self.watch.lowest)
+        self.watch, self.fell = watch.after(before.relative)
+        self.limit = max(before.relative, ALLOWED * self.watch.lowest)
 
     def allows(self, length: float, parameters: Direction) -> bool:
         """Whether the parameters, which are those of this length, are good enough elsewhere."""
         losses = self.objective.evaluate(self.points, parameters)
         self.trained[length] = losses.trained
-        return losses.written <= self.limit
+        return losses.relative <= self.limit
 
     def reached(self, length: float) -> float:
         """The trained loss on unseen points after a step of that length; NaN: not evaluated."""

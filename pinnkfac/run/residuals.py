@@ -1,0 +1,103 @@
+"""How large residuals are beside the parts of their equations, on points that no step has seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from pinnkfac.domain import Uniform
+from pinnkfac.linearisation.compiled import TermPoints
+from pinnkfac.linearisation.parts import Affine, Parts, size
+from pinnkfac.linearisation.system import System
+
+FEWEST, MOST = 32, 500
+"""Points of a term; between these, as many as MULTIPLICATIONS allow."""
+MULTIPLICATIONS = 3e9
+NOTHING = 1e-6
+"""Part of a field's size that counts as a change of it, where it changes less."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A term, and the points that it is judged on."""
+
+    parts: Parts
+    points: TermPoints
+
+
+class ResidualMeter:
+    """Measures the relative residuals of terms,
+
+        ρ = max_e RMS(r_e) / max(RMS(a_ej m_j), RMS(a_ej) · M_j, RMS(rest_e) over all j),
+
+    with the parts a m of an equation as parts.py has them, and M_j the RMS of the derivative m_j
+    over the domain, but not less than that of a smooth function which changes as much as its field
+    does: Π_i (2 / length_i)^α_i times the standard deviation of u for D^α u. So ρ has no unit, it
+    is about 1 for a net that knows nothing of the equation, and says something of conditions such
+    as u = 0, too, of which nothing else is a part. Points are drawn once, from a generator of their
+    own; given points are those that are given.
+    """
+
+    def __init__(self, system: System, seed: int = 0) -> None:
+        self.system = system
+        problem = system.problem
+        generator = Generator().manual_seed(0x9E51D + seed)
+        self.judged = []
+        for term, compiled in zip(problem.terms, system.terms, strict=True):
+            parts = Parts(compiled)
+            number = self._number(parts)
+            drawn = term.where.draw(number, Uniform(), generator).thinned(number)
+            points = compiled.prepare(drawn, problem.coordinates.names)
+            self.judged.append(Judged(parts, points))
+        number = min(len(judged.points) for judged in self.judged)
+        inside = problem.domain.interior.draw(max(FEWEST, number), Uniform(), generator)
+        self.inside = inside.to(system.device, system.dtype).coordinates
+        box = problem.domain.bounds
+        self.lengths = [high - low for low, high in zip(box.low, box.high, strict=True)]
+
+    def _number(self, parts: Parts) -> int:
+        """How many points of a term are affordable."""
+        rows = sum(len(plan.rows) for plan in parts.plans.values())
+        return max(FEWEST, min(MOST, int(MULTIPLICATIONS / (rows * self.system.layout.number))))
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """ρ of every term now, by its name; infinite where it is not a number."""
+        values = self.system.net(self.inside)
+        changes = values.std(0) + NOTHING * size(values, dim=0)
+        return {
+            judged.parts.term.name: self._relative(judged, changes.tolist())
+            for judged in self.judged
+        }
+
+    def _relative(self, judged: Judged, changes: list[float]) -> float:
+        monomials = judged.parts.monomials(judged.points)
+        affine = judged.parts.at(monomials, judged.points)
+        typical = torch.maximum(size(monomials, dim=0), self._typical(judged.parts, changes))
+        largest = self._largest(affine, monomials, typical)
+        ratios = affine.value.square().mean(1).sqrt() / largest
+        return float(ratios.nan_to_num(math.inf).max())
+
+    def _typical(self, parts: Parts, changes: list[float]) -> Tensor:
+        """What derivatives are in size over the domain, [monomial]."""
+        inside = size(parts.monomials_at({"": self.inside}), dim=0)
+        least = [
+            changes[column.field] * self._per_length(column.operator[0][0][2])
+            for column in parts.columns
+        ]
+        return torch.maximum(inside, inside.new_tensor(least))
+
+    def _per_length(self, alpha: tuple[int, ...]) -> float:
+        return math.prod((2.0 / length) ** a for length, a in zip(self.lengths, alpha, strict=True))
+
+    @staticmethod
+    def _largest(affine: Affine, monomials: Tensor, typical: Tensor) -> Tensor:
+        """The size of the largest part of every equation, [equation]."""
+        parts = torch.maximum(
+            size(affine.slopes * monomials, dim=1), size(affine.slopes, dim=1) * typical
+        )
+        tiny = torch.finfo(parts.dtype).tiny
+        return torch.cat([parts, size(affine.rest)[:, None]], dim=1).amax(1).clamp_min(tiny)

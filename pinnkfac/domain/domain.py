@@ -85,7 +85,10 @@ class Outline:
         return self.bounds.boundary
 
     def contains(self, points: Tensor) -> Tensor:
-        return self.bounds.contains(points)
+        inside = self.bounds.contains(points)
+        if hasattr(self.region, "contains"):
+            inside = inside & self.region.contains(points)
+        return inside
 
     def as_dict(self) -> dict[str, Any]:
         return dict(self.values)

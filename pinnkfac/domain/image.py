@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Generator
 
 from pinnkfac.domain.domain import Domain
+from pinnkfac.domain.part import Condition, Part
 from pinnkfac.domain.patches import Patches
 from pinnkfac.domain.points import Map, PointSet, image
 from pinnkfac.domain.sampling import Sampling
@@ -38,6 +39,10 @@ class Image:
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         return image(self.parameters.draw(number, sampling, generator), self.map)
+
+    def where(self, condition: Condition) -> Part:
+        """The points at which a condition holds, such as ``lambda at: at.x > 0``."""
+        return Part(self, condition)
 
     def __str__(self) -> str:
         return self.name

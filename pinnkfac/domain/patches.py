@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from pinnkfac.common.errors import UserError
+from pinnkfac.domain.part import Condition, Part
 from pinnkfac.domain.points import PointSet
 from pinnkfac.domain.sampling import Clustered, Sampling
 from pinnkfac.field import Coordinates
@@ -123,6 +124,10 @@ class Patches:
             for a, b in zip(self.bounds, other.bounds, strict=True)
         )
         return Patches(f"{self.name} | {other.name}", patches, bounds)
+
+    def where(self, condition: Condition) -> Part:
+        """The points at which a condition holds, such as ``lambda at: at.x > 0``."""
+        return Part(self, condition)
 
     def __str__(self) -> str:
         return self.name

@@ -25,6 +25,7 @@ class PointSet:
     what points count in the mean over their term, where they are not drawn uniformly; None: all 1.
     ``ranges`` [batch, coord, 2] are lowest and highest coordinates in the box that each was drawn
     from, the same where it is flat. ``chart`` says where the points of a curved region come from.
+    ``inside`` says which points of a set are in a region that is a part of another one.
     """
 
     coordinates: Tensor
@@ -34,6 +35,7 @@ class PointSet:
     weights: Tensor | None = None
     ranges: Tensor | None = None
     chart: Chart | None = None
+    inside: Callable[[PointSet], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.coordinates.shape[0]
@@ -59,7 +61,12 @@ class PointSet:
 
     def state_dict(self) -> dict[str, Any]:
         """The points as plain values, without their chart: what is stored is not moved any more."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "chart"}
+        code = ("chart", "inside")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in code}
+
+    def within(self, inside: Callable[[PointSet], Tensor]) -> PointSet:
+        """The same points, which are not moved out of where that holds."""
+        return replace(self, inside=inside)
 
     # -- moved within their region -----------------------------------------------------------------
     @property
@@ -73,8 +80,12 @@ class PointSet:
         as they are where they are not ``movable``.
 
         All are moved: where only some were, as many would leave a front as enter it no more. Those
-        of one box follow each other.
+        of one box follow each other. Only those that would leave a part of a region stay.
         """
+        if self.inside is not None:
+            here, there = self[rows], replace(self, inside=None).spread(rows, generator)
+            stay = ~self.inside(there)
+            return _combined([there, here], lambda pair: _chosen(stay, *pair)).within(self.inside)
         if self.chart is not None:
             return image(self.chart.origin.spread(rows, generator), self.chart.map)
         chosen = self[rows]
@@ -124,6 +135,11 @@ def image(origin: PointSet, map: Map) -> PointSet:
     return replace(map(origin.coordinates), weights=origin.weights, chart=Chart(origin, map))
 
 
+def _chosen(second: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Rows of ``other`` where ``second`` [batch] says so."""
+    return torch.where(second.view(-1, *[1] * (one.dim() - 1)), other, one)
+
+
 def _combined(parts: Sequence[Any], f: Callable[[Sequence[Tensor]], Tensor]) -> Any:
     """``f`` of the tensors that stand in the same place of all parts; those of the first decide
     which places there are."""
@@ -134,6 +150,8 @@ def _combined(parts: Sequence[Any], f: Callable[[Sequence[Tensor]], Tensor]) -> 
         return f(parts)
     if isinstance(first, Mapping):
         return {name: _combined([part[name] for part in parts], f) for name in first}
+    if callable(first):
+        return first
     if isinstance(first, Chart):
         maps = {part.map for part in parts}
         origin = _combined([part.origin for part in parts], f)

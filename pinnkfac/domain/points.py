@@ -49,12 +49,6 @@ class PointSet:
     def __getitem__(self, rows: slice | Tensor) -> PointSet:
         return self._map(lambda v: v[rows])
 
-    def thinned(self, number: int) -> PointSet:
-        """At most so many of the points, evenly spaced in their order."""
-        if len(self) <= number:
-            return self
-        return self[torch.linspace(0, len(self) - 1, number).long()]
-
     @staticmethod
     def concatenate(parts: list[PointSet]) -> PointSet:
         return _combined(parts, lambda tensors: torch.cat(list(tensors)))
@@ -230,8 +224,12 @@ class Points:
         return result
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
+        """All of them, or so many at random where there are more."""
         stacked = torch.stack([self.given[name] for name in self.coordinates.names], dim=-1)
-        return PointSet(stacked, values=dict(self.values))
+        points = PointSet(stacked, values=dict(self.values))
+        if number >= self.number:
+            return points
+        return points[torch.randperm(self.number, generator=generator)[:number]]
 
     def __str__(self) -> str:
         return f"{self.number} given points"

@@ -20,7 +20,7 @@ def choose_units(system: System, *, equations: bool = True) -> None:
     of these with that net."""
     problem = system.problem
     generator = Generator().manual_seed(0)
-    drawn = [t.where.draw(POINTS, Uniform(), generator).thinned(POINTS) for t in problem.terms]
+    drawn = [t.where.draw(POINTS, Uniform(), generator) for t in problem.terms]
     points = system.prepare(drawn)
     parts = [Parts(term) for term in system.terms]
     outputs = [module for module in system.net.modules() if isinstance(module, OutputScaling)]

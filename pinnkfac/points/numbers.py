@@ -39,13 +39,24 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Numbered:
-    """A term as far as its number of points goes: the first one, whether steps may have more or
-    fewer of them, and whether they may be exchanged for points of other terms; and its weight."""
+    """A term as far as its number of points goes: the first one, the ``least`` and the ``most``
+    that steps may have (None: no limit), whether they may be exchanged for points of other terms;
+    and its weight."""
 
     first: int
-    varies: bool = True
+    least: int = 1
+    most: int | None = None
     exchangeable: bool = True
     weight: float = 1.0
+
+    @property
+    def varies(self) -> bool:
+        return self.most is None or self.least < self.most
+
+    def limited(self, number: float) -> int:
+        """A number of points that may be."""
+        most = math.inf if self.most is None else self.most
+        return int(min(max(self.least, round(number)), most))
 
 
 @dataclass(frozen=True)
@@ -75,15 +86,15 @@ class Numbers:
 
     def first(self, size: float) -> list[int]:
         """The numbers at a multiple of the first ones, before points were allocated."""
-        return [max(1, round(size * t.first)) if t.varies else t.first for t in self.terms]
+        return [t.limited(size * t.first) for t in self.terms]
 
     def now(self) -> list[int]:
         numbers = self.first(self.size)
         if not self.parts:
             return numbers
         total = self.size * self.total
-        pairs = zip(numbers, self.parts, strict=True)
-        return [max(1, round(total * part)) if part else n for n, part in pairs]
+        terms = zip(self.terms, numbers, self.parts, strict=True)
+        return [t.limited(total * part) if part else n for t, n, part in terms]
 
     def learned(self, losses: Sequence[float], numbers: Sequence[int], price: Price) -> Numbers:
         """Allocated by the losses of the terms on so many new points."""

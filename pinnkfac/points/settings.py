@@ -94,11 +94,12 @@ class PointSettings:
         """Whether losses on new points are estimates of those on the regions."""
         return self.adaptive is None or self.adaptive.faithful
 
-    def number(self, term: Term, dimension: int) -> int:
-        """How many points a term gets at first, in a problem of that many coordinates."""
+    def number(self, term: Term, dimension: int, *, full: bool = False) -> int:
+        """How many points a term gets at first, in a problem of that many coordinates; ``full``:
+        its region counts as one of full dimension."""
         if term.name in self.numbers:
             return self.numbers[term.name]
-        full = term.where.dimension == dimension
+        full = full or term.where.dimension == dimension
         number = term.points or (self.interior if full else self.lower)
         return max(1, round(number * self.scale))
 

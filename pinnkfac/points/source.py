@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.state import Fixed, restore, state_of
-from pinnkfac.domain import PointSet
+from pinnkfac.domain import Points, PointSet
 from pinnkfac.linearisation.compiled import TermPoints, with_scales
 from pinnkfac.points.exchange import Decision, Exchange
 from pinnkfac.points.functions import Functions
@@ -21,6 +21,9 @@ from pinnkfac.points.selection import affordable
 from pinnkfac.points.settings import PointSettings
 from pinnkfac.problem import Problem, Term
 from pinnkfac.step.base import Report
+
+KEPT = 200
+"""Given points without values of which a step has all."""
 
 
 @dataclass
@@ -54,16 +57,36 @@ class PointSource:
         self.plan = Numbers(numbered, self.settings.allocation)
 
     def _numbered(self, term: Term) -> Numbered:
-        if term.where.dimension == 0:  # single or given points: there are as many as there are
-            single = term.where.draw(1, self.settings.sampling, self.generator)
-            return Numbered(len(single), varies=False)
+        if isinstance(term.where, Points):
+            return self._given(term, term.where)
+        if term.where.dimension == 0:  # single points: there are as many as there are
+            single = len(term.where.draw(1, self.settings.sampling, self.generator))
+            return Numbered(single, single, single)
         number = self.settings.number(term, len(self.problem.coordinates.names))
         by_name = term.name in self.settings.numbers
         return Numbered(number, exchangeable=not by_name, weight=term.weight)
 
+    def _given(self, term: Term, points: Points) -> Numbered:
+        """Measurements are all taken, as each says something; given points without values stand
+        for a region of full dimension, and steps may have some of them."""
+        asked = self.settings.numbers.get(term.name) or term.points
+        if points.values:
+            first = least = min(asked or points.number, points.number)
+        else:
+            dimension = len(self.problem.coordinates.names)
+            first = min(self.settings.number(term, dimension, full=True), points.number)
+            least = min(first, KEPT)
+        exchangeable = least < first and term.name not in self.settings.numbers
+        return Numbered(first, least, points.number, exchangeable, term.weight)
+
     def numbers(self) -> dict[str, int]:
         """How many points each term has, by its name."""
         return {t.name: n for t, n in zip(self.problem.terms, self._numbers(), strict=True)}
+
+    def asked(self) -> dict[str, tuple[int, int]]:
+        """How many points each term has, and how many were asked for, or given."""
+        firsts = [max(term.first, term.most or 0) for term in self.plan.terms]
+        return {k: (n, first) for (k, n), first in zip(self.numbers().items(), firsts, strict=True)}
 
     def _numbers(self) -> list[int]:
         return [len(points) for points in self.current] or self.plan.now()

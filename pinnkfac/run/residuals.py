@@ -49,7 +49,7 @@ class ResidualMeter:
         for term, compiled in zip(problem.terms, system.terms, strict=True):
             parts = Parts(compiled)
             number = self._number(parts)
-            drawn = term.where.draw(number, Uniform(), generator).thinned(number)
+            drawn = term.where.draw(number, Uniform(), generator)
             points = compiled.prepare(drawn, problem.coordinates.names)
             self.judged.append(Judged(parts, points))
         number = min(len(judged.points) for judged in self.judged)

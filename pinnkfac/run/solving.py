@@ -297,8 +297,10 @@ class Run:
 
     def _headline(self) -> None:
         config, system = self.task.config, self.parts.system
-        numbers = self.parts.source.numbers().items()
-        points = ", ".join(f"{name} {number}" for name, number in numbers)
+        points = ", ".join(
+            f"{name} {number}" + (f" of {most}" if most > number else "")
+            for name, (number, most) in self.parts.source.asked().items()
+        )
         where = f"{config.device}"
         if system.device.type == "cpu":
             where += f" with {counted(system.workers.number, 'thread')}"

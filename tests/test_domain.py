@@ -439,3 +439,80 @@ def test_all_parts_of_a_set_move_together(device):
     moved = full_set().to(device, torch.float32)
     assert {p.dtype for p in parts(moved)} == {torch.float32}
     assert {p.device.type for p in parts(moved)} == {device.type}
+
+
+# -- parts of regions ------------------------------------------------------------------------------
+def outside(at):
+    return at.x**2 + at.y**2 > 0.25
+
+
+HOLED = Box(x=(-1, 1), y=(-1, 1)).interior.where(outside)
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, Clustered(Sobol())], ids=str)
+def test_a_part_of_a_region_is_where_its_condition_holds(sampling):
+    points = draw(HOLED, sampling, 4000)
+    x = points.coordinates
+    assert bool((x.norm(dim=1) > 0.5).all())
+    if not sampling.regular:
+        assert len(points) == 4000
+    weights = torch.ones(len(points), dtype=FLOAT) if points.weights is None else points.weights
+    share = float(weights[x[:, 0] > 0.5].sum() / weights.sum())
+    assert share == pytest.approx(1.0 / (4 - math.pi / 4), abs=0.03)  # of its area
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, Clustered(Sobol())], ids=str)
+def test_points_of_a_part_are_moved_within_it(sampling):
+    points = draw(HOLED, sampling, 1000)
+    rows = torch.arange(0, len(points), 3)
+    moved = points.spread(rows, torch.Generator().manual_seed(1))
+    assert points.movable and bool((moved.coordinates.norm(dim=1) > 0.5).all())
+    same = (moved.coordinates == points.coordinates[rows]).all(dim=1).double().mean()
+    assert 0.0 <= float(same) < 0.05
+
+
+def test_a_part_keeps_normals_links_and_bounds():
+    box = Box(x=(-1, 1), y=(-1, 1))
+    right = box.boundary.where(lambda at: at.normal[0] > 0.5)
+    points = draw(right, number=20)
+    assert bool((points.coordinates[:, 0] == 1).all()) and len(points.normals) == 20
+    linked = draw(box.opposite("x").where(lambda at: at.y > 0), number=20)
+    assert bool((linked.links["opposite"][:, 1] > 0).all())
+    upper = HOLED.where(lambda at: at.y > 0)
+    assert upper.bounds == HOLED.bounds and upper.dimension == 2
+    assert bool((draw(upper).coordinates[:, 1] > 0).all())
+    assert str(HOLED) == "interior where outside" and str(upper).endswith("where …")
+
+
+def test_the_only_region_of_full_dimension_says_what_is_inside_of_the_domain():
+    problem = Problem(fields=("u",), terms=[Term("inside", HOLED, lambda u, at: u.xx + u.yy)])
+    inside = problem.domain.contains(
+        torch.tensor([[0.0, 0.0], [0.9, 0.9], [2.0, 0.0]], dtype=FLOAT)
+    )
+    assert inside.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        (lambda at: at.x > 5, "points fulfils the condition"),
+        (lambda at: at.x, "torch.float64 of shape (64,); give a comparison"),
+        (lambda at: at.z > 0, "unknown coordinate 'at.z'"),
+        (lambda at: at.x > 0 and at.y > 0, "& for and"),
+        (True, "give a function of the point"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(condition, words):
+    with pytest.raises(UserError) as error:
+        draw(Box(x=(-1, 1), y=(-1, 1)).interior.where(condition))
+    assert words in str(error.value)
+
+
+def test_many_given_points_are_drawn_at_random_with_their_values():
+    x = torch.arange(100, dtype=FLOAT)
+    points = Points({"x": x}, m=x + 0.5)
+    drawn = draw(points, number=30)
+    assert len(drawn) == 30 and len(set(drawn.coordinates[:, 0].tolist())) == 30
+    assert torch.equal(drawn.values["m"], drawn.coordinates[:, 0] + 0.5)
+    assert not torch.equal(drawn.coordinates, draw(points, number=30, seed=1).coordinates)
+    assert torch.equal(draw(points, number=100).coordinates[:, 0], x)

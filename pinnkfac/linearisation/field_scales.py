@@ -64,10 +64,10 @@ def field_scales(
     """The scales of all fields, for a net with first weights.
 
     Conditions that are linear in the values of fields say what these are: a field has the middle
-    of their range as its offset, where that leaves out 0, and the rest of it as its scale. A source
-    makes a field at least as large as the largest part that this has in an equation then equals it;
-    and where nothing else is known of a field, it is as large as balances the fields that it
-    stands beside.
+    of their range as its offset, where that is far from 0, and the rest of it as its scale. A
+    source makes a field at least as large as it has to be for its largest part in that equation to
+    equal it; and where nothing else is known of a field, it is as large as balances the fields that
+    it stands beside.
     """
     with torch.no_grad():
         values = net(torch.cat([drawn.points.coordinates for drawn in points]))
@@ -106,11 +106,16 @@ def _by_values(number: int, samples: Sequence[Sample]) -> tuple[list[float], lis
 
 
 def _middle(low: float, high: float) -> float:
-    return 0.0 if low <= 0.0 <= high else 0.5 * (low + high)
+    return 0.0 if _near_zero(low, high) else 0.5 * (low + high)
+
+
+def _near_zero(low: float, high: float) -> bool:
+    """Whether 0 lies in a range, or not further from it than it is wide."""
+    return 2.0 * low <= high and low <= 2.0 * high
 
 
 def _spread(low: float, high: float) -> float:
-    if low <= 0.0 <= high:
+    if _near_zero(low, high):
         return max(-low, high)
     spread = 0.5 * (high - low)
     return spread if spread > ROUNDING * max(abs(low), abs(high)) else 0.0

@@ -71,6 +71,11 @@ class Parts:
             for place in sorted({column.place for column in self.columns})
         }
 
+    @property
+    def derivatives(self) -> bool:
+        """Whether any part is a derivative."""
+        return any(any(alpha) for column in self.columns for (_, _, alpha), _ in column.operator)
+
     def fields(self) -> list[int]:
         """The field of each monomial."""
         return [column.field for column in self.columns]

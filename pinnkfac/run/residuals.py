@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from pinnkfac.domain import Uniform
+from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.linearisation.compiled import TermPoints
+from pinnkfac.linearisation.jumps import Jump, find_jumps
 from pinnkfac.linearisation.parts import Affine, Parts, size
 from pinnkfac.linearisation.system import System
 
@@ -38,19 +40,25 @@ class ResidualMeter:
     does: Π_i (2 / length_i)^α_i times the standard deviation of u for D^α u. So ρ has no unit, it
     is about 1 for a net that knows nothing of the equation, and says something of conditions such
     as u = 0, too, of which nothing else is a part. Points are drawn once, from a generator of their
-    own; given points are those that are given.
+    own. Given points are those that are given, but where a term with derivatives has no values on
+    them: it is meant to hold between them too, and is judged there, halfway to a neighbour.
     """
 
     def __init__(self, system: System, seed: int = 0) -> None:
         self.system = system
         problem = system.problem
         generator = Generator().manual_seed(0x9E51D + seed)
-        self.judged = []
+        self.judged: list[Judged] = []
+        self.given: list[Judged] = []
+        """Terms that are judged between given points, on these."""
         for term, compiled in zip(problem.terms, system.terms, strict=True):
             parts = Parts(compiled)
-            number = self._number(parts)
-            drawn = term.where.draw(number, Uniform(), generator)
+            drawn = term.where.draw(self._number(parts), Uniform(), generator)
             points = compiled.prepare(drawn, problem.coordinates.names)
+            if isinstance(term.where, Points) and _stands_for_a_region(term.where, parts):
+                self.given.append(Judged(parts, points))
+                between = PointSet(_between(drawn.coordinates))
+                points = compiled.prepare(between, problem.coordinates.names)
             self.judged.append(Judged(parts, points))
         number = min(len(judged.points) for judged in self.judged)
         inside = problem.domain.interior.draw(max(FEWEST, number), Uniform(), generator)
@@ -63,15 +71,24 @@ class ResidualMeter:
         rows = sum(len(plan.rows) for plan in parts.plans.values())
         return max(FEWEST, min(MOST, int(MULTIPLICATIONS / (rows * self.system.layout.number))))
 
-    @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """ρ of every term now, by its name; infinite where it is not a number."""
+        return self._measured(self.judged)
+
+    def jumps(self) -> list[Jump]:
+        """Jumping coefficients under second derivatives."""
+        terms = [judged.parts for judged in self.judged]
+        return find_jumps(terms, [judged.points for judged in self.judged])
+
+    def on_given_points(self) -> dict[str, float]:
+        """ρ on the given points themselves, of terms that are judged between these."""
+        return self._measured(self.given)
+
+    @torch.no_grad()
+    def _measured(self, all_judged: Sequence[Judged]) -> dict[str, float]:
         values = self.system.net(self.inside)
-        changes = values.std(0) + NOTHING * size(values, dim=0)
-        return {
-            judged.parts.term.name: self._relative(judged, changes.tolist())
-            for judged in self.judged
-        }
+        changes = (values.std(0) + NOTHING * size(values, dim=0)).tolist()
+        return {judged.parts.term.name: self._relative(judged, changes) for judged in all_judged}
 
     def _relative(self, judged: Judged, changes: list[float]) -> float:
         monomials = judged.parts.monomials(judged.points)
@@ -101,3 +118,19 @@ class ResidualMeter:
         )
         tiny = torch.finfo(parts.dtype).tiny
         return torch.cat([parts, size(affine.rest)[:, None]], dim=1).amax(1).clamp_min(tiny)
+
+
+def _stands_for_a_region(points: Points, parts: Parts) -> bool:
+    """Whether a term on given points is meant to hold between them: it has derivatives, and no
+    values that are known at the points only."""
+    return not points.values and parts.derivatives
+
+
+def _between(x: Tensor) -> Tensor:
+    """Points halfway from each of x [batch, coord] to its nearest neighbour, distances in units of
+    the extent of all."""
+    if len(x) < 2:
+        return x
+    extent = (x.amax(0) - x.amin(0)).clamp_min(torch.finfo(x.dtype).tiny)
+    distances = torch.cdist(x / extent, x / extent).fill_diagonal_(math.inf)
+    return 0.5 * (x + x[distances.argmin(1)])

@@ -1,0 +1,116 @@
+"""What a run that ended should be told with its result: signs that it is not the solution.
+
+Pure functions of what was recorded. A warning says what was seen, what is likely behind it, and
+what to try; none says that a result is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pinnkfac.linearisation.jumps import Jump
+from pinnkfac.problem import Problem
+
+SOLVED = 1e-2
+"""Relative residual above which a term does not hold."""
+LEARNT = 0.3
+"""Relative residual of all terms above which nothing was learnt."""
+APART = 30.0
+"""How many times larger than that of the next term the residual of one that is left behind is."""
+FALLING = 0.5
+"""Part that the largest residual falls to over the last half of a run that more time would help."""
+RISEN = 10.0
+"""How many times its lowest value a residual that rose is."""
+FITTED = 10.0
+"""How many times larger than on given points the residual between them is where these were
+fitted."""
+AWAY = 1e3
+"""Factor by which a coefficient that ran off differs from its first value."""
+
+
+def warnings_of(
+    problem: Problem,
+    history: Sequence[Mapping[str, Any]],
+    residuals: Mapping[str, float],
+    on_given_points: Mapping[str, float],
+    coefficients: Mapping[str, float],
+    jumps: Sequence[Jump],
+) -> list[str]:
+    """Sentences, the most telling first; none where nothing was seen.
+
+    ``history`` are the records of the run, ``residuals`` the relative residuals of terms at its
+    end (see ResidualMeter), ``on_given_points`` those on given points of terms that are judged
+    between these.
+    """
+    found = [jump_warning(problem, jump) for jump in jumps]
+    found += [
+        f"term '{name}': its residual is {residuals[name] / rho:.1g} times larger between its "
+        "given points than on them: the net fits the points, not the equation. Give more of them, "
+        "or a region instead, box.interior.where(lambda at: ...)"
+        for name, rho in on_given_points.items()
+        if residuals[name] > SOLVED and residuals[name] > FITTED * rho
+    ]
+    found += _coefficients(problem, coefficients)
+    trace = [record["relative_residuals"] for record in history if "relative_residuals" in record]
+    return found + _residuals(trace, residuals)
+
+
+def jump_warning(problem: Problem, jump: Jump) -> str:
+    """What a jumping coefficient means, and how to write it."""
+    names = problem.coordinates.names
+    derivative = "".join(n * a for n, a in zip(names, jump.alpha, strict=True))
+    place = ", ".join(f"{n} = {x:.3g}" for n, x in zip(names, jump.place, strict=True))
+    low, high = jump.values
+    field = problem.fields[jump.field]
+    return (
+        f"term '{jump.term}': the coefficient of {field}.{derivative} jumps at {place} ({low:.3g}, "
+        f"{high:.3g}): there the term says nothing of the flux, and other functions than the "
+        "solution fulfil it. Make the flux a field (q = k u.x in one equation, q.x in the other), "
+        "or give each side a field, and a term on the interface"
+    )
+
+
+def _coefficients(problem: Problem, coefficients: Mapping[str, float]) -> list[str]:
+    found = []
+    for parameter in problem.parameters:
+        value = coefficients[parameter.name]
+        first = abs(parameter.initial) or 1.0
+        if not first / AWAY <= abs(value) <= first * AWAY:
+            found.append(
+                f"the coefficient {parameter.name} went from {parameter.initial:g} to {value:.3g}: "
+                "the data may not determine it; give a first value closer to it, or more data"
+            )
+    return found
+
+
+def _residuals(trace: Sequence[Mapping[str, float]], now: Mapping[str, float]) -> list[str]:
+    """What the residuals of the terms at the end, and on the way there, say."""
+    order = sorted(now, key=now.__getitem__, reverse=True)
+    worst = order[0]
+    if now[worst] <= SOLVED:
+        return []
+    shown = f"its residual is {now[worst]:.1g} of its largest part"
+    if min(now.values()) > LEARNT:
+        return [
+            "nothing was learnt: the residual of every term is as large as its parts. The solution "
+            "may have waves that are too short for the net (net.activation=sin, "
+            "net.fourier_features=64), or the terms may contradict each other (check)"
+        ]
+    lowest = min((record[worst] for record in trace), default=now[worst])
+    if now[worst] > RISEN * lowest:
+        return [
+            f"term '{worst}': {shown}, after {lowest:.1g} on the way: training went astray. Try "
+            "another seed, balance.every=100000, or best.pt (plot RUN --checkpoint best)"
+        ]
+    half = trace[len(trace) // 2][worst] if trace else now[worst]
+    if now[worst] < FALLING * half:
+        return [f"term '{worst}' does not hold yet, {shown} and still falls: give it more time"]
+    left = len(order) > 1 and now[worst] > APART * now[order[1]]
+    beside = f", while '{order[1]}' has {now[order[1]]:.1g}" if left else ""
+    return [
+        f"term '{worst}' does not hold: {shown}{beside}, and falls no more. Where the solution has "
+        "a corner, a layer or a shock, try more points and a larger net (points.scale=2, "
+        "net.widths=[96,96,96]); else terms may contradict each other, or waves be too short "
+        "(net.activation=sin)"
+    ]

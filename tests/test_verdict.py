@@ -146,9 +146,9 @@ def test_other_coefficients_do_not_jump(residual):
 PROBLEM = problem_of((BOX.interior, lambda u, at: lap(u)), (BOX.boundary, lambda u, at: u - at.x))
 
 
-def told(*trace, given=None, coefficients=None, problem=PROBLEM, jumps=()):
+def told(*trace, steps=100, given=None, coefficients=None, problem=PROBLEM, jumps=()):
     records = [
-        {"relative_residuals": dict(zip(("term0", "term1"), pair, strict=True))} for pair in trace
+        {"step": steps, "relative_residuals": dict(zip(("term0", "term1"), pair, strict=True))} for pair in trace
     ]
     return warnings_of(
         problem, records, records[-1]["relative_residuals"], given or {}, coefficients or {}, jumps
@@ -163,14 +163,25 @@ def test_terms_that_hold_are_no_reason_to_warn():
     ("trace", "words"),
     [
         ([(1.0, 1.0), (0.9, 0.8)], "nothing was learnt"),
-        ([(1.0, 1.0), (1e-3, 1e-3), (0.5, 1e-3)], "0.5 of its largest part, after 0.001 on the way"),
+        (
+            [(1.0, 1.0), (1e-3, 1e-3), (0.5, 1e-3)],
+            "0.5 of its largest part, after 0.001 on the way",
+        ),
         ([(1.0, 1.0), (0.4, 1e-2), (0.1, 1e-2)], "and still falls"),
-        ([(1.0, 1.0), (0.1, 1e-5), (0.09, 1e-5)], "0.09 of its largest part, while 'term1' has 1e-05"),
+        (
+            [(1.0, 1.0), (0.1, 1e-5), (0.09, 1e-5)],
+            "0.09 of its largest part, while 'term1' has 1e-05",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_warning_names_the_term_and_what_was_seen(trace, words):
     (warning,) = told(*trace)
     assert words in warning
+
+
+def test_few_steps_are_what_a_short_run_is_told():
+    (warning,) = told((1.0, 1.0), (0.9, 0.8), steps=4)
+    assert warning.startswith("term 'term0' does not hold yet") and "few steps" in warning
 
 
 def test_a_net_that_fits_its_given_points_only_is_told_of():

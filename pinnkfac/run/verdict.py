@@ -25,6 +25,8 @@ RISEN = 10.0
 FITTED = 10.0
 """How many times larger than on given points the residual between them is where these were
 fitted."""
+EARLY = 30
+"""Steps after which residuals say more than that there were few of them."""
 AWAY = 1e3
 """Factor by which a coefficient that ran off differs from its first value."""
 
@@ -52,8 +54,10 @@ def warnings_of(
         if residuals[name] > SOLVED and residuals[name] > FITTED * rho
     ]
     found += _coefficients(problem, coefficients)
-    trace = [record["relative_residuals"] for record in history if "relative_residuals" in record]
-    return found + _residuals(trace, residuals)
+    records = [record for record in history if "relative_residuals" in record]
+    trace = [record["relative_residuals"] for record in records]
+    early = bool(records) and records[-1]["step"] < EARLY
+    return found + _residuals(trace, residuals, early=early)
 
 
 def jump_warning(problem: Problem, jump: Jump) -> str:
@@ -84,13 +88,17 @@ def _coefficients(problem: Problem, coefficients: Mapping[str, float]) -> list[s
     return found
 
 
-def _residuals(trace: Sequence[Mapping[str, float]], now: Mapping[str, float]) -> list[str]:
+def _residuals(
+    trace: Sequence[Mapping[str, float]], now: Mapping[str, float], *, early: bool
+) -> list[str]:
     """What the residuals of the terms at the end, and on the way there, say."""
     order = sorted(now, key=now.__getitem__, reverse=True)
     worst = order[0]
     if now[worst] <= SOLVED:
         return []
     shown = f"its residual is {now[worst]:.1g} of its largest part"
+    if early:
+        return [f"term '{worst}' does not hold yet, {shown} after so few steps: give it more time"]
     if min(now.values()) > LEARNT:
         return [
             "nothing was learnt: the residual of every term is as large as its parts. The solution "

@@ -24,7 +24,7 @@ from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.damping import Damping, NoDamping
 from pinnkfac.step.guard import Guard, Watch
 from pinnkfac.step.lengths import Combined, Lengths, Momentum, Taken
-from pinnkfac.step.path import Bend, Path, Straight
+from pinnkfac.step.path import Bend, Curved, Line, Path
 from pinnkfac.step.search import Accepted, Fixed, NoSearch, Search
 
 CAUTION = 100.0
@@ -32,14 +32,12 @@ CAUTION = 100.0
 SMALLEST = 1e-8
 
 
-@dataclass(frozen=True)
-class GaussNewton:
-    """A combination of a curvature, lengths and a path; search and damping are given at the start
-    of a run."""
+class Method:
+    """Settings that are a combination of a curvature, lengths and a path; search and damping are
+    given at the start of a run."""
 
-    curvature: Curvature[Any]
-    lengths: Lengths = field(default_factory=Momentum)
-    path: Bend = field(default_factory=Straight)
+    def parts(self) -> GaussNewton:
+        raise NotImplementedError
 
     def start(
         self,
@@ -50,11 +48,23 @@ class GaussNewton:
         *,
         fresh: bool = True,
     ) -> GaussNewtonStepper:
-        """Raises UserError without a search or a damping."""
+        """Raises UserError where a part does not fit another one, or the objective."""
         for group, part in (("search", search), ("damping", damping)):
             if isinstance(part, NoSearch | NoDamping):
                 raise UserError(f"{group}=none fits first-order steps only: choose another option")
-        return GaussNewtonStepper(self, objective, search, damping, generator)
+        return GaussNewtonStepper(self.parts(), objective, search, damping, generator)
+
+
+@dataclass(frozen=True)
+class GaussNewton(Method):
+    """The combination itself."""
+
+    curvature: Curvature[Any]
+    lengths: Lengths = field(default_factory=Momentum)
+    path: Bend = field(default_factory=Curved)
+
+    def parts(self) -> GaussNewton:
+        return self
 
 
 @dataclass(frozen=True)
@@ -77,25 +87,20 @@ class Memory:
     watch: Watch = field(default_factory=Watch)
 
 
+@dataclass
 class GaussNewtonStepper(Stepper):
     """Steps of one combination in the course of a run; ``memory`` is what the last one left."""
 
-    def __init__(
-        self,
-        method: GaussNewton,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-    ) -> None:
-        self.method = method
-        self.objective = objective
-        self.search = search
-        self.damping = damping
-        self.generator = generator
-        self.guarded = not isinstance(search, Fixed)
-        curvature = method.curvature.start(objective)
-        self.memory = Memory(curvature, method.lengths.start(), damping.start)
+    method: GaussNewton
+    objective: Objective
+    search: Search
+    damping: Damping
+    generator: Generator
+
+    def __post_init__(self) -> None:
+        self.guarded = not isinstance(self.search, Fixed)
+        curvature = self.method.curvature.start(self.objective)
+        self.memory = Memory(curvature, self.method.lengths.start(), self.damping.start)
 
     def update(self, parameters: Direction, batch: Batch) -> Report:
         linearisation = self.objective.linearise(batch.points, parameters)
@@ -116,9 +121,8 @@ class GaussNewtonStepper(Stepper):
         direction, size = combined.direction, norm(combined.direction)
         memory = replace(memory, curvature=solver.state, lengths=combined.state)
         slope = inner(gradient, direction)
-        path = self.method.path.along(
-            self.objective, batch.points, parameters, direction, linearisation, solver
-        )
+        line = Line(self.objective, batch.points, parameters, direction)
+        path = self.method.path.along(line, linearisation, solver)
         first = self._first_length(memory, size)
         accepted, arrived = self._searched(path, slope, loss_0, first, guard)
 
@@ -244,8 +248,7 @@ class GaussNewtonStepper(Stepper):
         return f"damping {before:.1g} → {damping:.1g}, {anew} anew"
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = state_of(self.memory)
-        return state
+        return state_of(self.memory)
 
     def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
         self.memory = restore(self.memory, state, self.objective.layout.device)

@@ -31,8 +31,8 @@ class Taken:
 
 @dataclass(frozen=True)
 class Combined:
-    """A direction, the reduction of the loss that the model predicts for it (NaN where its length
-    is left to the search), and the state with it."""
+    """A direction, the reduction of the loss that the model predicts for it (NaN: it does not),
+    and the state with it."""
 
     direction: Direction
     predicted: float
@@ -40,12 +40,11 @@ class Combined:
 
 
 class Lengths:
-    """The settings; what they remember is a state of its own. A new one overrides ``combine``, and
-    the rest where it remembers something."""
+    """Settings, with a state apart from them. A new one overrides ``combine``, and the rest where
+    it remembers something."""
 
     natural: bool = False
-    """Whether a length of 1 is what the direction means: a search begins there, and a shorter step
-    is a failure of the model."""
+    """Whether a length of 1 is what the direction means: a shorter step is a failure."""
 
     def start(self) -> Any:
         return None
@@ -144,8 +143,7 @@ class Automatic(Lengths):
 
 @dataclass(frozen=True)
 class Projected:
-    """What projections remember: φ, the part of the decay that is used, and how many steps there
-    were since the start or the last divergence."""
+    """φ, the part of the decay that is used, and the steps since the start or a divergence."""
 
     past: Direction | None = None
     trust: float = 1.0
@@ -154,15 +152,13 @@ class Projected:
 
 @dataclass(frozen=True)
 class Projection(Lengths):
-    """δ = μ φ + J⁺(−r − μ J φ) with φ the last step, and J⁺ the damped least squares of an exact
-    curvature: among all steps that fit the linearised residual, the one closest to μ φ (SPRING;
-    Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25).
+    """δ = μ φ + J⁺(−r − μ J φ) with φ the last step, μ the ``decay``, and J⁺ the damped least
+    squares of an exact curvature: among all steps that fit the linearised residual, the one closest
+    to μ φ (SPRING; Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25).
 
-    ``decay`` is μ. After a step whose accepted length is below ``least_length``, or that was
-    rejected, φ = 0: momentum helps where the residual is almost linear along a step, and hurts
-    where it is not. μ is halved, and φ = 0, where the loss on unseen points has reached no new low
-    for some steps, and grows again with each new low. With fewer parameters than residuals φ = 0
-    too, as there is no choice among steps.
+    φ = 0 after a step that was shorter than ``least_length``, as momentum hurts where the residual
+    is not almost linear along it; on a plateau of the loss on unseen points, where μ is lowered
+    too; and with fewer parameters than residuals, where there is no choice among steps.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
@@ -206,11 +202,8 @@ class Projection(Lengths):
 
 @dataclass(frozen=True)
 class Published:
-    """The step length of arXiv:2505.12149, instead of a line search.
-
-    The step is min(``learning_rate``, √``norm_constraint`` / ‖φ‖) · φ, and φ itself, not the step
-    taken, is what the next one remembers; ``bias_correction`` divides φ_k by √(1 − μ^2k).
-    """
+    """The step min(``learning_rate``, √``norm_constraint`` / ‖φ‖) · φ of arXiv:2505.12149, instead
+    of a line search; φ itself, not the step taken, is what the next one remembers."""
 
     learning_rate: Positive = 0.05
     """the longest step, in units of the direction"""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from torch import Generator
-
 from pinnkfac.common.errors import UserError, check_choice
 from pinnkfac.common.settings import Count, NonNegative, Number, Range
 from pinnkfac.curvature.base import Curvature
@@ -18,31 +16,9 @@ from pinnkfac.curvature.gramian import ExactGramian, Factorisation, GramianSetti
 from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.least_squares import Exact
 from pinnkfac.curvature.nystrom import SketchedKernel
-from pinnkfac.linearisation.objective import Objective
-from pinnkfac.step.damping import Damping
-from pinnkfac.step.gauss_newton import GaussNewton, GaussNewtonStepper
+from pinnkfac.step.gauss_newton import GaussNewton, Method
 from pinnkfac.step.lengths import Automatic, Constrained, Momentum, Projection, Published
 from pinnkfac.step.path import Curved
-from pinnkfac.step.search import Search
-
-
-class Method:
-    """Settings that are a combination of a curvature, lengths and a path."""
-
-    def parts(self) -> GaussNewton:
-        raise NotImplementedError
-
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> GaussNewtonStepper:
-        """Raises UserError where a part does not fit another one, or the objective."""
-        return self.parts().start(objective, search, damping, generator, fresh=fresh)
 
 
 def _refined(curvature: Curvature[Any], iterations: int) -> Curvature[Any]:

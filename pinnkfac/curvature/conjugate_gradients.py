@@ -86,11 +86,7 @@ def conjugate_gradients(
     damping: float,
     iterations: int,
 ) -> Direction:
-    """Solve (JᵀJ + λ) x = right by preconditioned conjugate gradients from 0.
-
-    One iteration costs one product with J and one with Jᵀ; the first iterate is a multiple of
-    P⁻¹·right. Stops early where a search direction has no positive curvature left.
-    """
+    """x of (JᵀJ + λ) x = right after so many iterations from 0, or fewer (see ``iterates``)."""
     run = iterates(damped_gramian(linearisation, damping), right, preconditioner.apply)
     *_, last = islice(run, iterations + 1)
     return last.solution
@@ -152,8 +148,7 @@ class Unchanged(Solver):
 
 @dataclass(frozen=True)
 class Refined(Curvature[Any]):
-    """The exact Gramian, solved with by so many conjugate-gradient iterations that another
-    curvature preconditions."""
+    """The exact Gramian, by conjugate gradients that another curvature preconditions."""
 
     by: Curvature[Any]
     iterations: Count
@@ -181,8 +176,8 @@ class RefinedSolver(Solver):
 
 @dataclass(frozen=True)
 class TruncatedState:
-    """The last solution of CG, the number of the iterate that was taken (None: none was chosen),
-    and what the preconditioner keeps."""
+    """What the preconditioner keeps, the last solution, and the number of the iterate that was
+    taken (None: none was chosen)."""
 
     preconditioner: Any
     solution: Direction | None = None
@@ -191,13 +186,9 @@ class TruncatedState:
 
 @dataclass(frozen=True)
 class Truncated(Curvature[TruncatedState]):
-    """The exact Gramian, solved with by at most ``iterations`` of preconditioned CG.
-
-    CG starts from ``decay`` times its last solution (0: from 0) and stops where it has stalled for
-    ``progress`` (see ``has_stalled``; 0: never). With ``backtracking`` the loss is evaluated at
-    stored iterates, from half to twice as far as the last step went, and the best is δ (Martens
-    2010).
-    """
+    """The exact Gramian, solved with by at most ``iterations`` of preconditioned CG, from ``decay``
+    times the last solution until ``has_stalled``. With ``backtracking`` δ is the stored iterate
+    with the lowest loss, about as far as the last step went (Martens 2010)."""
 
     preconditioner: Curvature[Any] = field(default_factory=KroneckerFactors)
     iterations: Count = 20

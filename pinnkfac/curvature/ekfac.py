@@ -81,9 +81,7 @@ class EigenvalueCorrected(Curvature[EkfacState]):
     moments: Moments = field(default_factory=Moments)
     """the second moments along their eigenbases"""
 
-    @property
-    def kept(self) -> str:
-        return "factors and their second moments"
+    kept = "factors and their second moments"
 
     def start(self, objective: Objective) -> EkfacState:
         return EkfacState()

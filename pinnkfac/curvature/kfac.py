@@ -59,19 +59,14 @@ class KfacState:
 
 @dataclass(frozen=True)
 class KroneckerFactors(Curvature[KfacState]):
-    """C from averaged Kronecker factors; the dense block is inverted exactly.
-
-    Raises UserError where ``inverse.terms`` is 'sum' and there are more than two.
-    """
+    """C from averaged Kronecker factors; the dense block is inverted exactly."""
 
     factors: Factors = field(default_factory=Factors)
     """how the Kronecker factors are made and averaged"""
     inverse: InverseSettings = field(default_factory=InverseSettings)
     """how they become an inverse"""
 
-    @property
-    def kept(self) -> str:
-        return "factors"
+    kept = "factors"
 
     def start(self, objective: Objective) -> KfacState:
         if self.inverse.terms == "sum" and len(objective.terms) > 2:

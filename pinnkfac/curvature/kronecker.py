@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import Diverged, UserError
+from pinnkfac.linearisation.direction import is_finite
 
 DampingKind = Literal["same", "trace-norm", "exact"]
 Pair = tuple[Tensor, Tensor]
@@ -21,12 +22,9 @@ Pair = tuple[Tensor, Tensor]
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and -vectors of a symmetric matrix, robust to a failing driver.
-
-    Retried on the CPU in float64, since small ill-conditioned matrices can fail to converge in
-    float32 or on other devices. Raises Diverged where the matrix is not finite.
-    """
-    if not bool(torch.isfinite(matrix).all()):
+    """Eigenvalues and -vectors of a symmetric matrix; where a driver fails to converge, those of
+    the CPU in float64. Raises Diverged where the matrix is not finite."""
+    if not is_finite(matrix):
         raise Diverged(
             "a curvature factor is NaN or infinite: training diverged; raise the damping or "
             "use dtype=float64"
@@ -40,8 +38,7 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class EigenInverse:
-    """The inverse of a damped curvature block, K_B ((K_Bᵀ V K_A) / D) K_Aᵀ, with bases that need
-    not be orthogonal."""
+    """K_B ((K_Bᵀ V K_A) / D) K_Aᵀ, with bases that need not be orthogonal."""
 
     base_a: Tensor
     base_b: Tensor
@@ -51,9 +48,6 @@ class EigenInverse:
         """C⁻¹ V for V [out, in]."""
         inside = (self.base_b.T @ v @ self.base_a) / self.denominator
         return self.base_b @ inside @ self.base_a.T
-
-    def state(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.base_a, self.base_b, self.denominator
 
 
 def damp(pair: Pair, damping: float, kind: DampingKind) -> Pair:
@@ -98,13 +92,10 @@ def inverse(
 ) -> EigenInverse:
     """The inverse of a damped sum of one or two Kronecker products.
 
-    One product: (A ⊗ B + λ)⁻¹ exactly ('exact', Tikhonov through eigenvalues), or
-    (A + λ_A)⁻¹ ⊗ (B + λ_B)⁻¹. Two products: with bases that turn (A_2, B_2) into identities and
-    (A_1, B_1) into diagonals s, t, (A_1 ⊗ B_1 + A_2 ⊗ B_2)⁻¹ has denominator 1 + t_i s_j.
-    Eigenvalues below ``floor`` times the largest are raised to it (see ``floored``), so that
-    rank-deficient factors give finite steps at any damping.
-
-    Raises UserError for more than two products.
+    One product: (A ⊗ B + λ)⁻¹ ('exact'), or (A + λ_A)⁻¹ ⊗ (B + λ_B)⁻¹. Two: with bases that turn
+    (A_2, B_2) into identities and (A_1, B_1) into diagonals s, t, (A_1 ⊗ B_1 + A_2 ⊗ B_2)⁻¹ has the
+    denominator 1 + t_i s_j. Eigenvalues are ``floored``, so that rank-deficient factors give finite
+    steps at any damping. Raises UserError for more than two products.
     """
     if len(pairs) == 1:
         return _one(pairs[0], damping, kind, floor)

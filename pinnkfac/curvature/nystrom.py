@@ -20,7 +20,6 @@ from pinnkfac.curvature.conjugate_gradients import iterates, truncated
 from pinnkfac.curvature.kronecker import symmetric_eigen
 from pinnkfac.linearisation.direction import Direction, combine
 from pinnkfac.linearisation.layout import flat
-from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.linearisation.products import gramian_times, kernel_products, vjps
 
@@ -97,9 +96,7 @@ class NystromSketch(Curvature[SketchState]):
     every: Count = 5
     """steps between sketches"""
 
-    @property
-    def kept(self) -> str:
-        return "sketch"
+    kept = "sketch"
 
     def start(self, objective: Objective) -> SketchState:
         return SketchState()
@@ -135,10 +132,9 @@ class SketchedKernel(Curvature[None]):
 
         δ = −Jᵀ y,   (JJᵀ + λ) y = r.
 
-    A sketch K̂ of JJᵀ with ``rank`` vectors, drawn anew in every step, either stands in for it,
-    y = (K̂ + λ)⁻¹ r, as in the randomised variant of arXiv:2505.12149 (``iterations`` = 0), or
-    preconditions at most so many iterations of conjugate gradients on JJᵀ itself, as in
-    arXiv:2505.21404, stopped where they have stalled for ``progress`` (see ``has_stalled``).
+    A sketch K̂ of JJᵀ, drawn anew in every step, either stands in for it (``iterations`` = 0), as in
+    the randomised variant of arXiv:2505.12149, or preconditions conjugate gradients on JJᵀ itself,
+    as in arXiv:2505.21404, until these have stalled (see ``has_stalled``).
     """
 
     rank: Count = 100
@@ -156,24 +152,22 @@ class KernelSolver(Solver):
         self.generator = situation.generator
 
     def direction(self, gradient: Direction) -> Direction:
-        linearisation = self.linearisation
+        linearisation, residual = self.linearisation, self.linearisation.residual
         with making("the sketch of the kernel", "step.rank"):
-            y = self._solve(linearisation, self._sketch(linearisation))
+            sketch = nystrom(
+                lambda columns: kernel_products(linearisation, columns.T.contiguous()).T,
+                len(residual),
+                self.settings.rank,
+                residual,
+                self.generator,
+            )
+            y = self._solve(sketch)
         return [-v for v in vjps(linearisation, y[None])[0]]
 
-    def _sketch(self, linearisation: Linearisation) -> Sketch:
-        residual = linearisation.residual
-        return nystrom(
-            lambda columns: kernel_products(linearisation, columns.T.contiguous()).T,
-            len(residual),
-            self.settings.rank,
-            residual,
-            self.generator,
-        )
-
-    def _solve(self, linearisation: Linearisation, sketch: Sketch) -> Tensor:
+    def _solve(self, sketch: Sketch) -> Tensor:
         """y [residual], ≈ (JJᵀ + λ)⁻¹ r."""
-        residual, damping = linearisation.residual, self.damping
+        linearisation, damping = self.linearisation, self.damping
+        residual = linearisation.residual
         if self.settings.iterations == 0:
             return sketch.inverse(residual, damping, 0.0)
 

@@ -32,3 +32,8 @@ def combine(*pairs: tuple[float, Direction]) -> Direction:
 
 def norm(a: Direction) -> float:
     return math.sqrt(inner(a, a))
+
+
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether all entries are numbers, by their extremes: without masks as large as they are."""
+    return all(not v.numel() or torch.isfinite(torch.stack(v.aminmax())).all() for v in tensors)

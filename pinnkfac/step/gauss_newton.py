@@ -17,7 +17,7 @@ from torch import Generator
 from pinnkfac.common.errors import Diverged, UserError
 from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature.base import Curvature, Situation, Solver
-from pinnkfac.linearisation.direction import Direction, combine, inner, norm
+from pinnkfac.linearisation.direction import Direction, combine, inner, is_finite, norm
 from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.step.base import Batch, Report, Stepper
@@ -114,7 +114,7 @@ class GaussNewtonStepper(Stepper):
             memory = self._watched(memory, guard)
 
         gradient = linearisation.gradient()
-        if not all(bool(torch.isfinite(v).all()) for v in gradient):  # averages would keep it
+        if not is_finite(*gradient):  # averages would keep it
             raise Diverged("the gradient is NaN or infinite: training diverged")
         solver = self._solver(linearisation, parameters, batch, memory)
         combined = self.method.lengths.combine(solver, gradient, linearisation, memory.lengths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import torch
 from torch import Tensor, nn
 
@@ -49,11 +51,8 @@ class Collector:
             self.adjoints.setdefault((equation, layer), []).append((place, use, adjoint))
 
         def dense(parameter: nn.Parameter, derivative: Tensor) -> None:
-            start = 0
-            for known in self.graph.dense:
-                if known is parameter:
-                    break
-                start += known.numel()
+            before = takewhile(lambda other: other is not parameter, self.graph.dense)
+            start = sum(other.numel() for other in before)
             block = self.dense_of()[equation, :, start : start + parameter.numel()]
             block += derivative.reshape(self.batch, -1)
 

@@ -23,28 +23,22 @@ from pinnkfac.linearisation.workload import Workload
 
 @dataclass(frozen=True)
 class Head:
-    """What is known of a block without its derivatives: residual [batch, equation], with the
-    ``scale`` [equation] of its equations (None: all 1)."""
+    """What is known of a block without its derivatives; ``residual`` is [batch, equation]."""
 
     term: int
     weight: float
     residual: Tensor
-    scale: Tensor | None = None
-
-    @property
-    def written(self) -> Tensor:
-        """The residual as the user wrote it."""
-        return self.residual if self.scale is None else self.residual / self.scale
 
 
 class Linearisation:
-    """The residual r and products with its Jacobian J, weighted so that the loss is ½‖r‖².
+    """The residual r and products with its Jacobian J, weighted so that the gradient is Jᵀr.
 
     Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
     are functions that return them: ``kept``, or computed anew at each call, which needs the net to
     be where it was: ``place()`` sees to that. ``weights`` are those of the terms, ``terms`` the
-    numbers of the blocks' terms, ``losses`` those of the terms as written, ``scales`` the factors
-    [equation] on the residuals of each term (None: all 1).
+    numbers of the blocks' terms, ``losses`` those of the terms as written, ``loss`` the one that is
+    trained (None: ½‖r‖²), ``scales`` the factors [equation] on the residuals of each term (None:
+    all 1).
     """
 
     def __init__(
@@ -55,6 +49,8 @@ class Linearisation:
         blocks: Sequence[Callable[[], Block]],
         heads: Sequence[Head],
         *,
+        losses: Sequence[float],
+        loss: float | None = None,
         workers: Workers,
         scales: list[Tensor] | None = None,
         place: Callable[[], None] | None = None,
@@ -69,12 +65,9 @@ class Linearisation:
         self.terms = [head.term for head in heads]
         self.sizes = [head.residual.shape for head in heads]
         """[batch, equation] of every block."""
-        self.losses = [0.0] * len(self.weights)
-        for head in heads:
-            share = head.weight / self.weights[head.term]
-            self.losses[head.term] += float(0.5 * share * head.written.square().sum())
+        self.losses = list(losses)
         self.residual = torch.cat([math.sqrt(h.weight) * h.residual.reshape(-1) for h in heads])
-        self.loss = float(0.5 * self.residual.square().sum())
+        self.loss = float(0.5 * self.residual.square().sum()) if loss is None else loss
 
     @property
     def kept(self) -> bool:

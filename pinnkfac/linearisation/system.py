@@ -86,17 +86,15 @@ class System:
         """Trained tensors outside linear layers: those of the net, then the coefficients."""
         return [*self.graph.dense, *([self.coefficients] if len(self.coefficients) else [])]
 
+    @torch.no_grad()
     def get_parameters(self) -> Direction:
         """A copy of all trained numbers, as a list of tensors (see direction.py)."""
         result = []
         for linear in self.graph.linears:
-            weight = linear.weight.detach()
-            if linear.bias is None:
-                result.append(weight.clone())
-            else:
-                result.append(torch.cat([weight, linear.bias.detach()[:, None]], dim=1))
+            bias = [] if linear.bias is None else [linear.bias[:, None]]
+            result.append(torch.cat([linear.weight, *bias], dim=1))
         if self.layout.dense:
-            result.append(torch.cat([p.detach().reshape(-1) for p in self._dense]))
+            result.append(torch.cat([p.reshape(-1) for p in self._dense]))
         return result
 
     @torch.no_grad()
@@ -209,16 +207,19 @@ class System:
                 lambda piece: piece[2].scaled(self.terms[piece[0]].value(piece[2])), pieces
             )
             place = partial(self.set_parameters, self.get_parameters() if at is None else at)
+        heads, losses = [], [0.0] * len(self.terms)
+        for (number, weight, chunk), value in zip(pieces, values, strict=True):
+            share = weight / self.terms[number].weight
+            losses[number] += float(0.5 * share * chunk.written(value).square().sum())
+            heads.append(Head(number, weight, value))
         scales = [part.scale for part in points if part.scale is not None]
         return Linearisation(
             self.layout,
             self.workload,
             [term.weight for term in self.terms],
             tasks,
-            [
-                Head(number, weight, value, chunk.scale)
-                for (number, weight, chunk), value in zip(pieces, values, strict=True)
-            ],
+            heads,
+            losses=losses,
             workers=self.workers,
             scales=scales or None,
             place=place,

@@ -143,10 +143,11 @@ class Graph:
                     adjoints[j] = part.plus(adjoints.get(j))
 
 
-def slot_values(plan: Plan, output: Jet) -> Tensor:
-    """The slots z [batch, slot] of a plan from the rows of the net's output."""
-    value = output.value
-    z = value.new_zeros(len(value), len(plan.slots))
+def slot_values(plan: Plan, output: Jet, z: Tensor | None = None) -> Tensor:
+    """The slots [batch, slot] of a plan from the rows of the net's output, added to those of other
+    places where there are some."""
+    if z is None:
+        z = output.value.new_zeros(len(output.value), len(plan.slots))
     for i, rule in enumerate(plan.slots):
         for c, row, field in rule:
             z[:, i] += c * output.row(row)[:, field]

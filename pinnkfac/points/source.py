@@ -116,6 +116,10 @@ class PointSource:
         if report.request.growth > 1.0:
             self.plan, self.current = self.plan.grown(report.request.growth), []
 
+    def undone(self) -> None:
+        """A step has failed: what the next one costs is not known."""
+        self.cost = math.nan
+
     def balanced(self, scales: list[Tensor] | None) -> list[TermPoints]:
         """The current points, trained with other scales of the equations from now on."""
         self.scales = scales

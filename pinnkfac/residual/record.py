@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -39,16 +40,16 @@ class _Watched(dict[int, Tensor]):
         return super().__getitem__(key)
 
 
+@dataclass
 class _Recording:
     """What one call of a term's residual shows: its ``slots``, and by equation the coefficients of
     these, {slot: c}, where it is linear in them; ``nonlinear`` where any equation is not."""
 
-    def __init__(self, term: Term, problem: Problem) -> None:
-        self.term = term
-        self.problem = problem
-        self.slots: list[LinearPart] = []
-        self.rows: list[dict[int, float]] = []
-        self.nonlinear = False
+    term: Term
+    problem: Problem
+    slots: list[LinearPart] = field(default_factory=list)
+    rows: list[dict[int, float]] = field(default_factory=list)
+    nonlinear: bool = False
 
     def __call__(self, arguments: dict[str, Any]) -> Tensor:
         """At one point; what is returned, a number, has no meaning."""

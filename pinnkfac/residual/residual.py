@@ -22,20 +22,14 @@ from pinnkfac.problem import Term, bind
 from pinnkfac.residual.mistakes import check_entry, explain
 
 
+@dataclass(eq=False)
 class Evaluator(Context):
     """Answers with the slots' values z [slot] of one point."""
 
-    def __init__(
-        self,
-        coordinates: Coordinates,
-        slots: dict[LinearPart, int],
-        z: Tensor | tuple[Tensor, ...],
-        like: Tensor,
-    ) -> None:
-        self.coordinates = coordinates
-        self.slots = slots
-        self.z = z
-        self.like = like
+    coordinates: Coordinates
+    slots: dict[LinearPart, int]
+    z: Tensor | tuple[Tensor, ...]
+    like: Tensor
 
     def value(self, linear: LinearPart) -> Tensor:
         if linear not in self.slots:

@@ -54,6 +54,7 @@ def run(
                 raise Diverged(what)
         except Diverged as diverged:
             system.set_parameters(start)
+            source.undone()
             progress, ending = _recovered(system, stepper, progress, str(diverged))
             if ending is not None:
                 break

@@ -225,7 +225,9 @@ class TruncatedSolver(Solver):
         start = None
         if settings.decay and last.solution is not None:
             start = [settings.decay * x for x in last.solution]
-        fewest, most = self._window(last.taken)
+        fewest, most = 0, settings.iterations
+        if settings.backtracking and last.taken is not None:
+            fewest, most = last.taken // REACH, min(most, max(FEWEST, REACH * last.taken))
         iterations = iterates(product, v, self.by.apply, start)
         kept = truncated(iterations, most, settings.progress)
         best, taken = kept[-1], last.taken
@@ -234,10 +236,3 @@ class TruncatedSolver(Solver):
             taken = best.number
         self.state = TruncatedState(self.by.state, kept[-1].solution, taken)
         return best.solution
-
-    def _window(self, taken: int | None) -> tuple[int, int]:
-        """The numbers of the first iterate whose loss is evaluated and of the last one made."""
-        most = self.settings.iterations
-        if not self.settings.backtracking or taken is None:
-            return 0, most
-        return taken // REACH, min(most, max(FEWEST, REACH * taken))

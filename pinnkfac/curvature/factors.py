@@ -172,10 +172,11 @@ def factors(
     one_sided = settings.backpropagated == "forward-only"
     weights = row_weights(linearisation) if sharing.weighs_rows and not one_sided else None
     pairs = len(layers) * len(linearisation.weights)
-    points = linearisation.points
+    points, sizes = linearisation.points, linearisation.sizes
     noise = [torch.empty(0)] * len(linearisation.blocks)
     if settings.backpropagated == "monte-carlo":
-        noise = _noise(linearisation, generator)
+        draws = (torch.randn(s, dtype=torch.float64, generator=generator) for s in sizes)
+        noise = [draw.to(like) for draw in draws]
 
     def zeros() -> list[Tensor]:
         sides = [
@@ -206,12 +207,6 @@ def factors(
             a, b = (v / tau if tau > 0 else 0.0 * v for v in (a, b))
         result.append((a, b))
     return [result[i : i + len(layers)] for i in range(0, pairs, len(layers))]
-
-
-def _noise(linearisation: Linearisation, generator: Generator | None) -> list[Tensor]:
-    """Standard normal weights [batch, equation] for every block, drawn in order."""
-    draws = [torch.randn(s, dtype=torch.float64, generator=generator) for s in linearisation.sizes]
-    return [draw.to(linearisation.residual) for draw in draws]
 
 
 def dense_gramian(linearisation: Linearisation) -> Tensor:

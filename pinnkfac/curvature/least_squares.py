@@ -67,18 +67,13 @@ class DampedLeastSquares:
         """
         raise NotImplementedError
 
-    def _factorise(self, damping: float) -> Damped:
-        damping = max(damping, self._rounding)
-        if self._inverse is None or self._inverse.damping != damping:
-            with making(self._factor, POINTS):
-                self._inverse = Damped(self.matrix, damping)
-        return self._inverse
-
     def _by_factor(self, right: Tensor, damping: float) -> Tensor:
         """(C + λ)⁻¹ right, as far as the factor knows it."""
-        inverse = self._factorise(damping)
+        damping = max(damping, self._rounding)
         with making(self._factor, POINTS):  # at last, eigenvectors
-            return inverse.solve(right)
+            if self._inverse is None or self._inverse.damping != damping:
+                self._inverse = Damped(self.matrix, damping)
+            return self._inverse.solve(right)
 
 
 class Dual(DampedLeastSquares):

@@ -37,16 +37,13 @@ class Sketch:
 
         ``rest = 0`` gives (Ĉ + λ)⁻¹. Eigenvalues below rounding of the largest are raised to it.
         """
-        floor = self._floor()
+        info = torch.finfo(self.values.dtype)
+        largest = float(self.values[0]) if len(self.values) else 0.0
+        floor = max(info.eps**2 * largest, info.tiny**0.5)
         inside = self.vectors.T @ v
         outside = 1.0 / max(rest + damping, floor)
         inverses = (self.values + damping).clamp_min(floor).reciprocal() - outside
         return outside * v + self.vectors @ (inverses.view(-1, *[1] * (v.dim() - 1)) * inside)
-
-    def _floor(self) -> float:
-        info = torch.finfo(self.values.dtype)
-        largest = float(self.values[0]) if len(self.values) else 0.0
-        return max(info.eps**2 * largest, info.tiny**0.5)
 
     @property
     def smallest(self) -> float:

@@ -116,7 +116,7 @@ class Form:
         if parsed:
             return self.d(*parsed)
         if name == coordinates.vector:
-            return Vector(self.d(own) for own in coordinates.space)
+            return Vector(map(self.d, coordinates.space))
         if name in ELEMENTWISE:
             return getattr(self.as_tensor(), name)
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import torch
@@ -125,20 +125,15 @@ class System:
 
     def _pieces(self, points: Sequence[TermPoints]) -> list[tuple[int, float, TermPoints]]:
         """Chunks of the points of all terms: number of the term, weight of a point, points."""
-        return [
-            (number, term.weight / len(part), chunk)
-            for number, (term, part) in enumerate(zip(self.terms, points, strict=True))
-            for chunk in self._chunks(term, part)
-        ]
-
-    def _chunks(self, term: CompiledTerm, points: TermPoints) -> Iterator[TermPoints]:
         widest = max(max(m.in_features, m.out_features) for m in self.graph.linears)
-        per_point = term.rows * widest * torch.finfo(self.dtype).bits // 8
-        size = max(16, self.chunk_bytes // per_point)
-        pieces = max(1, math.ceil(len(points) / size))
-        size = math.ceil(len(points) / pieces)
-        for start in range(0, len(points), size):
-            yield points[slice(start, start + size)]
+        pieces = []
+        for number, (term, part) in enumerate(zip(self.terms, points, strict=True)):
+            per_point = term.rows * widest * torch.finfo(self.dtype).bits // 8
+            chunks = max(1, math.ceil(len(part) / max(16, self.chunk_bytes // per_point)))
+            size, weight = math.ceil(len(part) / chunks), term.weight / len(part)
+            starts = range(0, len(part), size)
+            pieces += [(number, weight, part[start : start + size]) for start in starts]
+        return pieces
 
     # -- residuals ---------------------------------------------------------------------------------
     def residuals(self, points: Sequence[TermPoints], at: Direction | None = None) -> list[Tensor]:

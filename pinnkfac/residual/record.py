@@ -72,7 +72,10 @@ class _Recording:
     def _row(self, recorder: Recorder, entry: Any) -> dict[int, float]:
         if not (isinstance(entry, Form) and entry.linear):
             return {}
-        _check_places(self.term, entry)
+        for _, place, _ in entry.linear:
+            if place and place not in self.term.where.link_names:
+                name = self.term.name
+                raise UserError(f"term '{name}': '{place}' is not a linked point of its region")
         entry.as_tensor()
         slot, lead = entry.normalised()
         return {recorder.slots.index(slot): lead}
@@ -134,12 +137,6 @@ def _check_names(term: Term, coordinates: Coordinates, points: PointSet) -> None
                 f"term '{term.name}': at.{name} of its points would be hidden: it is {hidden_by}; "
                 "give it another name"
             )
-
-
-def _check_places(term: Term, form: Form) -> None:
-    for _, place, _ in form.linear:
-        if place and place not in term.where.link_names:
-            raise UserError(f"term '{term.name}': '{place}' is not a linked point of its region")
 
 
 def _no_field(term: Term, number: int, equations: int) -> str:

@@ -310,10 +310,9 @@ def one_thread_in_torch(device: torch.device) -> Iterator[None]:
 
 
 def _dtype(name: str) -> torch.dtype:
-    known = {"float64": torch.float64, "float32": torch.float32}
-    if name not in known:
+    if name not in ("float64", "float32"):
         raise UserError(f"dtype={name}: choose float64 (accurate) or float32")
-    return known[name]
+    return getattr(torch, name)
 
 
 def _device(name: str) -> torch.device:

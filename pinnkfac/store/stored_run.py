@@ -25,12 +25,9 @@ FILES = ("summary.json", "problem.json", "config.yaml")
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as its folder tells it.
-
-    ``config`` is the configuration, ``problem`` the content of problem.json, ``summary`` that of
-    summary.json (None for a run that did not end), ``history`` the records of metrics.jsonl,
-    ``damages`` says which of its lines are none.
-    """
+    """A run as its folder tells it: ``config``, the contents of problem.json and of summary.json
+    (None for a run that did not end), the records of metrics.jsonl, and which of its lines are
+    none."""
 
     path: Path
     config: Any
@@ -54,7 +51,11 @@ class StoredRun:
         folder = existing(path)
         for name in ("config.yaml", "problem.json"):
             if not (folder / name).is_file():
-                raise UserError(_no_run(folder, name))
+                inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
+                what = f"no run of pinnkfac ({name} is missing): give the folder solve printed"
+                if inside:
+                    what = f"a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
+                raise UserError(f"{folder} holds {what}")
         problem = read_json(folder / "problem.json")
         _check_format(folder / "problem.json", problem)
         try:
@@ -155,15 +156,6 @@ def jobs(path: str | Path) -> list[Path]:
         return []
     numbered = [p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()]
     return sorted(numbered, key=lambda p: int(p.name))
-
-
-def _no_run(folder: Path, name: str) -> str:
-    inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
-    if inside:
-        return (
-            f"{folder} holds a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
-        )
-    return f"{folder} holds no run of pinnkfac ({name} is missing): give the folder solve printed"
 
 
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:

@@ -67,6 +67,19 @@ class Solver:
         raise NotImplementedError
 
 
+class Applied(Solver):
+    """A solver whose ``apply`` is the function that it is made with."""
+
+    def __init__(
+        self, situation: Situation, function: Callable[[Direction], Direction], state: Any = None
+    ) -> None:
+        super().__init__(situation, state)
+        self.function = function
+
+    def apply(self, v: Direction) -> Direction:
+        return self.function(v)
+
+
 class Curvature(Generic[State]):
     """The settings of a curvature; what it keeps between steps is a state of its own.
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Annotated, Any
 
 from pinnkfac.common.settings import Count, NonNegative, Range
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.kfac import KroneckerFactors
 from pinnkfac.linearisation.direction import Direction, combine, inner
 from pinnkfac.linearisation.linearisation import Linearisation
@@ -138,12 +138,7 @@ class Identity(Curvature[None]):
     """C + λ = I: no preconditioner."""
 
     def at(self, situation: Situation, state: None) -> Solver:
-        return Unchanged(situation)
-
-
-class Unchanged(Solver):
-    def apply(self, v: Direction) -> Direction:
-        return [x.clone() for x in v]
+        return Applied(situation, lambda v: [x.clone() for x in v])
 
 
 @dataclass(frozen=True)
@@ -161,17 +156,12 @@ class Refined(Curvature[Any]):
         return self.by.start(objective)
 
     def at(self, situation: Situation, state: Any) -> Solver:
-        return RefinedSolver(situation, self.by.at(situation, state), self.iterations)
+        by, damping = self.by.at(situation, state), situation.damping
 
+        def solve(v: Direction) -> Direction:
+            return conjugate_gradients(situation.linearisation, v, by, damping, self.iterations)
 
-class RefinedSolver(Solver):
-    def __init__(self, situation: Situation, by: Solver, iterations: int) -> None:
-        super().__init__(situation, by.state)
-        self.by = by
-        self.iterations = iterations
-
-    def apply(self, v: Direction) -> Direction:
-        return conjugate_gradients(self.linearisation, v, self.by, self.damping, self.iterations)
+        return Applied(situation, solve, by.state)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import Tensor
 from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.averaging import Average, equal
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.factors import FactorAverage, Factors
-from pinnkfac.curvature.kfac import ByInverses, Inverses
+from pinnkfac.curvature.kfac import Inverses
 from pinnkfac.curvature.kronecker import EigenInverse, Pair, floored, merge, symmetric_eigen
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation
@@ -107,7 +107,7 @@ class EigenvalueCorrected(Curvature[EkfacState]):
         if not settings.decay:
             moments = Average()  # the next ones are of the next step alone
         after = EkfacState(average, bases, moments, dense)
-        return ByInverses(situation, Inverses(layers, dense), after)
+        return Applied(situation, Inverses(layers, dense).apply, after)
 
     def _bases(self, linearisation: Linearisation, average: FactorAverage) -> list[Basis]:
         def one(pairs: list[Pair]) -> Basis:

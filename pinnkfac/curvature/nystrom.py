@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, NonNegative, Number
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.conjugate_gradients import iterates, truncated
 from pinnkfac.curvature.kronecker import symmetric_eigen
 from pinnkfac.linearisation.direction import Direction, combine
@@ -100,26 +100,19 @@ class NystromSketch(Curvature[SketchState]):
 
     def at(self, situation: Situation, state: SketchState) -> Solver:
         sketch, linearisation = state.sketch, situation.linearisation
+        layout, damping = linearisation.layout, situation.damping
         if sketch is None or situation.step % self.every == 0:
             with making("the sketch of the Gramian", "step.preconditioner.rank"):
                 sketch = nystrom(
                     lambda columns: gramian_times(linearisation, columns),
-                    linearisation.layout.number,
+                    layout.number,
                     self.rank,
                     linearisation.residual,
                     situation.generator,
                 )
-        return Sketched(sketch, situation)
-
-
-class Sketched(Solver):
-    def __init__(self, sketch: Sketch, situation: Situation) -> None:
-        super().__init__(situation, SketchState(sketch))
-        self.sketch = sketch
-
-    def apply(self, v: Direction) -> Direction:
-        return self.linearisation.layout.unflat(
-            self.sketch.inverse(flat(v), self.damping, self.sketch.smallest)
+        inverse, rest = sketch.inverse, sketch.smallest
+        return Applied(
+            situation, lambda v: layout.unflat(inverse(flat(v), damping, rest)), SketchState(sketch)
         )
 
 

@@ -23,9 +23,9 @@ def changed(
 ) -> DictConfig:
     """A stored configuration with some overrides: values and options of groups.
 
-    A new ``step`` brings its own search and damping along, unless these are given too. What was
-    set ``earlier`` holds for a new option too, where it has that setting. Raises UserError for
-    what cannot be, and for a sweep.
+    A new ``step`` brings its search and damping along, unless these are set too. What was set
+    ``earlier`` holds for a new option where it has that setting. Raises UserError for what cannot
+    be, and for a sweep.
     """
     read = parse(overrides)
     for override in read:

@@ -38,11 +38,7 @@ class Box:
     """
 
     def __init__(
-        self,
-        ranges: Mapping[str, Range] | None = None,
-        *,
-        time: str | None = "t",
-        **named: Range,
+        self, ranges: Mapping[str, Range] | None = None, *, time: str | None = "t", **named: Range
     ) -> None:
         self.ranges = {k: _range(k, v) for k, v in {**(ranges or {}), **named}.items()}
         if not self.ranges:

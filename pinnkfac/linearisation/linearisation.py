@@ -35,10 +35,9 @@ class Linearisation:
 
     Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
     are functions that return them: ``kept``, or computed anew at each call, which needs the net to
-    be where it was: ``place()`` sees to that. ``weights`` are those of the terms, ``terms`` the
-    numbers of the blocks' terms, ``losses`` those of the terms as written, ``loss`` the one that is
-    trained (None: ½‖r‖²), ``scales`` the factors [equation] on the residuals of each term (None:
-    all 1).
+    be where it was: ``place()`` sees to that. ``weights`` and ``losses``, as written, are those of
+    the terms, ``terms`` the numbers of the blocks' terms, ``loss`` is the trained one (None:
+    ½‖r‖²), ``scales`` are the factors [equation] on the residuals of each term (None: all 1).
     """
 
     def __init__(
@@ -93,10 +92,7 @@ class Linearisation:
     # -- what all else is made of ------------------------------------------------------------------
     @torch.no_grad()
     def sum(
-        self,
-        zeros: Callable[[], list[Tensor]],
-        add: Callable[..., None],
-        *pieces: Sequence[Tensor],
+        self, zeros: Callable[[], list[Tensor]], add: Callable[..., None], *pieces: Sequence[Tensor]
     ) -> list[Tensor]:
         """A sum over all blocks: ``add(total, block, …)`` adds the part of one block to a total
         that began as ``zeros()``, with the block's entry of each of the ``pieces``."""

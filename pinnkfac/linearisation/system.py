@@ -28,11 +28,10 @@ from pinnkfac.taylor.plan import Planner, make_plan
 class System:
     """A problem and a net, compiled: evaluates losses and linearisations at given points.
 
-    Methods take the parameters ``at`` which they evaluate; None: those that the net has. They
-    leave the net there. ``memory`` bytes, or half of what is free at the start, bound what a
-    linearisation keeps; above it, blocks are computed anew each time they are needed.
-    ``planner`` chooses the rows of Taylor mode. ``workers`` threads share the chunks of points (of
-    at most ``chunk_bytes`` a layer).
+    Methods move the net to the parameters ``at`` which they evaluate, and leave it there. Above
+    ``memory`` bytes, or half of what is free at the start, blocks are computed anew each time they
+    are needed. ``planner`` chooses the rows of Taylor mode; ``workers`` threads share the chunks of
+    points (of at most ``chunk_bytes`` a layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """

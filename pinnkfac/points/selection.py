@@ -21,11 +21,7 @@ the residuals, where the step does not say what it is."""
 
 class Selection:
     """How points are chosen among ``factor`` times as many candidates. A new one is a new
-    dataclass here.
-
-    ``faithful``: weighted means over the chosen points are those over the region, whatever the
-    residual is.
-    """
+    dataclass here. ``faithful``: weighted means over the points are those over the region."""
 
     faithful: ClassVar[bool]
     factor: int
@@ -37,8 +33,8 @@ class Selection:
     def choose(
         self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
     ) -> PointSet:
-        """``number`` candidates (all, where there are fewer), by their residuals [batch, equation],
-        each with the scale that it is trained with, and times the root of their weights."""
+        """``number`` candidates (all, where there are fewer), by their trained residuals
+        [batch, equation]."""
         raise NotImplementedError
 
 
@@ -134,8 +130,8 @@ class ResidualAdaptive(Selection):
         return candidates[torch.cat([rows, anywhere])]
 
     def weights(self, residual: Tensor) -> Tensor:
-        """What the probability to be kept is proportional to, [batch], from the residuals at the
-        candidates, [batch, equation]; all equal where these are not finite, or all 0."""
+        """What the probability to be kept is proportional to, [batch], from the residuals
+        [batch, equation]; all equal where these are not finite, or all 0."""
         return _relative(residual, self.power) + self.constant
 
 

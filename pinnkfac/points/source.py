@@ -27,11 +27,9 @@ from pinnkfac.step.base import Report
 class PointSource:
     """Holds the ``current`` points of all terms of a problem, and draws new ones.
 
-    ``cost`` is that of the last step (NaN: it does not say), ``decided`` the step that the current
-    points are for in any case, ``scales`` the factors [equation] on the residuals of each term, as
-    they are trained (balance.py; None: all 1).
-
-    Raises UserError for a number of points of a term that does not exist.
+    ``cost`` is that of the last step (NaN: not known), ``decided`` the step that the current points
+    are for in any case, ``scales`` are those of the equations (balance.py; None: all 1). Raises
+    UserError for a number of points of a term that does not exist.
     """
 
     problem: Fixed[Problem]

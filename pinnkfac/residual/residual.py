@@ -167,12 +167,9 @@ class Residual:
         return r, torch.stack(slots), torch.stack(parameters) if self.parameters else None
 
     def with_reads(self, points: PointSet) -> Residual:
-        """The residual with ``reads`` and ``reads_parameters``.
-
-        Where F is not affine they are what autograd's graph connects to an equation. No value
-        enters into that, so that both branches of torch.where count at all points: what is read
-        is a property of the term and never of the points at hand.
-        """
+        """The residual with ``reads`` and ``reads_parameters``: where F is not affine, what
+        autograd's graph connects to an equation. No value enters into that: both branches of
+        torch.where count at all points."""
         if self.constant is not None:
             nonzero = tuple(tuple(i for i, c in enumerate(row) if c) for row in self.constant)
             return replace(self, reads=nonzero)

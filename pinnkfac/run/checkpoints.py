@@ -16,10 +16,9 @@ from pinnkfac.store.run_folder import RunFolder, Unwritable
 class Checkpoints:
     """Writes the last and the best state, ``every`` seconds, after a step.
 
-    Writing takes at most a twentieth of the time: where it is slow, it is done less often. A disk
-    that refuses does not end the run: ``warn`` is told once, and the next time it is tried again.
-    ``identity`` (configuration, name and hash of the problem) goes into each: config.yaml may be
-    newer than a checkpoint.
+    Writing takes at most a twentieth of the time. A disk that refuses does not end the run:
+    ``warn`` is told once, and the next time it is tried again. ``identity`` (configuration, name
+    and hash of the problem) goes into each: config.yaml may be newer than a checkpoint.
     """
 
     share = 20.0

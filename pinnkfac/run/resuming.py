@@ -24,10 +24,7 @@ from pinnkfac.version import __version__
 
 
 def resume(
-    folder: str | Path,
-    *overrides: str,
-    pde: Given | None = None,
-    net: nn.Module | None = None,
+    folder: str | Path, *overrides: str, pde: Given | None = None, net: nn.Module | None = None
 ) -> Result:
     """Go on with the run of a folder, in the same folder.
 

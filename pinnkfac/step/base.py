@@ -83,14 +83,11 @@ class Stepper(Protocol):
 
 
 class Step(Protocol):
-    """The settings of a step; ``start`` gives it an objective to work on.
+    """The settings of a step; ``start`` gives it an objective to work on, ``fresh`` where the run
+    begins with it, and raises UserError where search or damping do not fit it.
 
-    ``fresh``: whether the run begins with it, from first weights. Raises UserError where search or
-    damping do not fit it.
-
-    A step that chooses its number of points has ``share_of_points(workload, numbers)`` besides,
-    with ``numbers(share)`` those of all terms, and one that knows what it costs
-    ``cost(workload, points)``, in the units of curvature/cost.py.
+    One that chooses its number of points has ``share_of_points(workload, numbers)`` besides, and
+    one that knows what it costs ``cost(workload, points)`` (see ``Auto``).
     """
 
     def start(

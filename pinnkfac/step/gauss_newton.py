@@ -69,13 +69,10 @@ class GaussNewton(Method):
 
 @dataclass(frozen=True)
 class Memory:
-    """What a step leaves for the next one.
-
-    ``curvature`` and ``lengths`` are the states of these parts; ``damping`` is λ in units of the
-    curvature; ``length`` and ``size`` are the length of the last accepted step and the norm of its
-    direction; ``pending`` is the loss before the last step and the reduction that was predicted,
-    where the loss after it was not evaluated; ``watch`` are the losses on unseen points.
-    """
+    """What a step leaves for the next one: the states of its parts, ``damping`` in units of the
+    curvature, the ``length`` of the last accepted step and the ``size`` of its direction, the
+    losses on unseen points, and as ``pending`` the loss before the last step and the reduction that
+    was predicted, where the loss after it was not evaluated."""
 
     curvature: Any
     lengths: Any

@@ -79,10 +79,7 @@ class Ekfac(Method):
 @dataclass(frozen=True)
 class CgFac(Method):
     """δ by conjugate gradients, layer by layer, for (C + λ) δ = −∇loss, with C the Kronecker
-    products of the last step's points, not formed (Chen 2021, arXiv:2101.00218).
-
-    A layer takes the gradient where the method breaks down.
-    """
+    products of the last step's points, not formed (Chen 2021, arXiv:2101.00218)."""
 
     sharing: RowSharing = "expand"
     """how rows share a layer: expand or reduce; rows: one product for every row"""
@@ -180,13 +177,9 @@ class GaussNewtonCg(Method):
 class Spring(Method):
     """δ = μ φ + Jᵀ (J Jᵀ + λ)⁻¹ (−r − μ J φ) with φ the last step.
 
-    ``decay`` is μ; with μ = 0 this is ENGD-W (arXiv:2505.12149, eq. 5), with μ > 0 SPRING
-    (arXiv:2401.10190, eq. 25), with what ``Projection`` says of ``least_length``. ``relative``: λ
-    counts in units of the mean diagonal entry of J Jᵀ. ``geodesic`` and ``corrections`` bend the
-    step as ``Curved`` says. With fewer parameters than residuals, the same step is computed from
-    JᵀJ. ``published`` takes the step length of arXiv:2505.12149.
-
-    Raises UserError for a bent step beside ``published``.
+    With the ``decay`` μ = 0 this is ENGD-W (arXiv:2505.12149, eq. 5), with μ > 0 SPRING
+    (arXiv:2401.10190, eq. 25; see ``Projection``). With fewer parameters than residuals, the same
+    step is computed from JᵀJ. Raises UserError for a bent step beside ``published``.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9

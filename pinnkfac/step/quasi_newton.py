@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,6 @@ from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.layout import flat
-from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.first_order import FirstOrder
@@ -123,18 +123,15 @@ class Place:
     def __init__(self, objective: Objective, points: Any, parameters: Tensor) -> None:
         self.parameters = parameters
         at = objective.layout.unflat(parameters)
-        self.linearisation: Linearisation | None = objective.linearise(points, at)
+        self.linearisation = objective.linearise(points, at)
         self.losses, self.loss = self.linearisation.losses, self.linearisation.loss
-        self._gradient: Tensor | None = None
 
-    @property
+    @cached_property
     def gradient(self) -> Tensor:
         """∇ loss, [param]."""
-        if self._gradient is None:
-            assert self.linearisation is not None
-            self._gradient = flat(self.linearisation.gradient())
-            self.linearisation = None  # the largest array of all, and of no more use
-        return self._gradient
+        gradient = flat(self.linearisation.gradient())
+        del self.linearisation  # the largest array of all, and of no more use
+        return gradient
 
 
 class QuasiNewtonStepper(Stepper):

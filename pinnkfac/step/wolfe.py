@@ -34,13 +34,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Wolfe:
-    """Lengths α with f(α) ≤ f(0) + c₁ α f'(0) and |f'(α)| ≤ c₂ |f'(0)|.
-
-    c₁ is ``sufficient``, c₂ is ``curvature``; the length is doubled at most ``most`` times. Source:
-    Nocedal & Wright 2006, alg. 3.5 and 3.6, as in scipy.optimize.line_search.
-
-    Raises UserError where c₁ is not below c₂.
-    """
+    """Lengths α with f(α) ≤ f(0) + c₁ α f'(0) and |f'(α)| ≤ c₂ |f'(0)| (Nocedal & Wright 2006,
+    alg. 3.5 and 3.6, as in scipy.optimize.line_search). Raises UserError unless c₁ < c₂."""
 
     sufficient: Annotated[float, Range(above=0, below=0.5)] = 1e-4
     """c₁ of the strong Wolfe conditions: part of the promised fall that is enough"""
@@ -57,12 +52,7 @@ class Wolfe:
             )
 
     def run(
-        self,
-        loss: Function,
-        derivative: Function,
-        loss_0: float,
-        slope: float,
-        first: float = 1.0,
+        self, loss: Function, derivative: Function, loss_0: float, slope: float, first: float = 1.0
     ) -> Found:
         """Search along a direction of descent, from the length ``first`` (at most 1) on.
 

@@ -132,7 +132,6 @@ def best_of(kept: Sequence[Iterate], loss: Callable[[Direction], float]) -> Iter
     return best
 
 
-# -- curvatures ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Identity(Curvature[None]):
     """C + λ = I: no preconditioner."""

@@ -119,7 +119,6 @@ BACKPROPAGATED: dict[str, Callable[[Layer, Block, Tensor], Vectors]] = {
 """By layer, block, and standard normal noise [batch, equation]."""
 
 
-# -- factors ---------------------------------------------------------------------------------------
 def gram(x: Tensor) -> Tensor:
     """xᵀ x for x [rows, features], without computing the upper half twice where that pays."""
     features = x.shape[1]
@@ -220,7 +219,6 @@ def dense_gramian(linearisation: Linearisation) -> Tensor:
     return linearisation.sum(lambda: [linearisation.residual.new_zeros(size, size)], add)[0]
 
 
-# -- averages --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class FactorAverage:
     """Averages of A, B of every term and layer, one behind the other, and of the dense block, with

@@ -97,7 +97,6 @@ def gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tensor
     return totals
 
 
-# -- the curvature ---------------------------------------------------------------------------------
 class Full:
     """JᵀJ as one matrix."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -111,14 +112,11 @@ def inverse(
 
 
 def _one(pair: Pair, damping: float, kind: DampingKind, floor: float) -> EigenInverse:
+    damped = pair if kind == "exact" else damp(pair, damping, kind)
+    (a, base_a), (b, base_b) = map(symmetric_eigen, damped)
     if kind == "exact":
-        a, base_a = symmetric_eigen(pair[0])
-        b, base_b = symmetric_eigen(pair[1])
-        product = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
-        return EigenInverse(base_a, base_b, floored(product, floor))
-    damped = damp(pair, damping, kind)
-    a, base_a = symmetric_eigen(damped[0])
-    b, base_b = symmetric_eigen(damped[1])
+        denominator = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
+        return EigenInverse(base_a, base_b, floored(denominator, floor))
     return EigenInverse(base_a, base_b, torch.outer(floored(b, floor), floored(a, floor)))
 
 
@@ -144,8 +142,6 @@ def merge(pairs: list[Pair]) -> Pair:
     tau = math.sqrt(sum(x * y for x, y in zip(trace_a, trace_b, strict=True)))
     if tau == 0.0:
         return pairs[0]
-    a = sum(t / tau * a for t, (a, _) in zip(trace_b, pairs, strict=True))
-    b = sum(t / tau * b for t, (_, b) in zip(trace_a, pairs, strict=True))
-    assert isinstance(a, Tensor)
-    assert isinstance(b, Tensor)
+    a = reduce(torch.add, (t / tau * a for t, (a, _) in zip(trace_b, pairs, strict=True)))
+    b = reduce(torch.add, (t / tau * b for t, (_, b) in zip(trace_a, pairs, strict=True)))
     return a, b

@@ -115,11 +115,8 @@ def around(regions: Sequence[Region]) -> Domain:
 
     Raises UserError where they name several, or where nothing says how far they reach.
     """
-    shapes: list[Domain] = []
-    for region in regions:
-        shape = getattr(region, "domain", None)
-        if shape is not None and shape not in shapes:
-            shapes.append(shape)
+    every: list[Any] = [getattr(region, "domain", None) for region in regions]
+    shapes = [d for i, d in enumerate(every) if d is not None and d not in every[:i]]
     if len(shapes) == 1:
         return shapes[0]
     if shapes:

@@ -55,7 +55,6 @@ class PointSet:
         """The points as plain values, without their chart: what is stored is not moved any more."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "chart"}
 
-    # -- moved within their region -----------------------------------------------------------------
     @property
     def movable(self) -> bool:
         """Whether it is known which part of its region a point stands for."""

@@ -91,7 +91,6 @@ class Form:
         self.linear = linear
         self.remainder = remainder
 
-    # -- derivatives -------------------------------------------------------------------------
     def d(self, *names: str) -> Form:
         """The derivative by the named coordinates, ``u.d("x1", "x3")`` = ∂²u/∂x1∂x3."""
         if not _is_number(self.remainder):

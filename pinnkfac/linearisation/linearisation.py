@@ -116,7 +116,6 @@ class Linearisation:
         """The parts of the blocks of w […, residual]."""
         return list(w.split([math.prod(size) for size in self.sizes], dim=-1))
 
-    # -- products ----------------------------------------------------------------------------------
     def jvp(self, v: Direction) -> Tensor:
         """J v, flat."""
         return self.jvp_by_layer(v)[0].sum(0)

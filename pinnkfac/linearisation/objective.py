@@ -31,9 +31,6 @@ class NamedTerm(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def weight(self) -> float: ...
-
 
 class Objective(Protocol):
     """A sum of squares ½ Σ weight · mean |residual|² of terms as a function of the parameters, or

@@ -72,7 +72,6 @@ class System:
             self.memory,
         )
 
-    # -- parameters ------------------------------------------------------------------------------
     @cached_property
     def layout(self) -> Layout:
         layers = tuple(
@@ -112,7 +111,6 @@ class System:
         if at is not None:
             self.set_parameters(at)
 
-    # -- points ------------------------------------------------------------------------------------
     def prepare(self, points: Sequence[PointSet]) -> list[TermPoints]:
         """Move drawn points to the net's device and dtype, and evaluate what needs them alone."""
         names = self.problem.coordinates.names
@@ -134,7 +132,6 @@ class System:
             pieces += [(number, weight, part[start : start + size]) for start in starts]
         return pieces
 
-    # -- residuals ---------------------------------------------------------------------------------
     def residuals(self, points: Sequence[TermPoints], at: Direction | None = None) -> list[Tensor]:
         """The residual of every term as written, [batch, equation], times the root of the points'
         weights."""
@@ -178,7 +175,6 @@ class System:
         total = sum(t.weight * v for t, v in zip(self.terms, losses, strict=True))
         return total if math.isfinite(total) else math.inf
 
-    # -- linearisation -----------------------------------------------------------------------------
     def linearise(self, points: Sequence[TermPoints], at: Direction | None = None) -> Linearisation:
         """Residuals and (Z, G) at all points, kept in memory where the budget allows."""
         self._place(at)

@@ -66,7 +66,6 @@ class PointSource:
     def _numbers(self) -> list[int]:
         return [len(points) for points in self.current] or self.plan.now()
 
-    # -- in the course of a run --------------------------------------------------------------------
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
 
@@ -153,7 +152,6 @@ class PointSource:
         stored = [PointSet(**points) for points in state["points"]]
         self.current = self._prepared(stored) if stored and same else []
 
-    # -- drawing -----------------------------------------------------------------------------------
     def _new(self) -> list[TermPoints]:
         """New points; chosen among candidates where that is wanted."""
         adaptive, numbers = self.settings.adaptive, self.plan.now()

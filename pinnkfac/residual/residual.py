@@ -93,7 +93,6 @@ class Residual:
     reads: tuple[tuple[int, ...], ...] = ()
     reads_parameters: tuple[int, ...] = ()
 
-    # -- evaluation -----------------------------------------------------------------------------
     def _equations(
         self,
         z: Tensor | tuple[Tensor, ...],

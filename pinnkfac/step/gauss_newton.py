@@ -114,12 +114,12 @@ class GaussNewtonStepper(Stepper):
         if not is_finite(*gradient):  # averages would keep it
             raise Diverged("the gradient is NaN or infinite: training diverged")
         solver = self._solver(linearisation, parameters, batch, memory)
-        combined = self.method.lengths.combine(solver, gradient, linearisation, memory.lengths)
+        combined = self.method.lengths.combine(solver, gradient, memory.lengths)
         direction, size = combined.direction, norm(combined.direction)
         memory = replace(memory, curvature=solver.state, lengths=combined.state)
         slope = inner(gradient, direction)
         line = Line(self.objective, batch.points, parameters, direction)
-        path = self.method.path.along(line, linearisation, solver)
+        path = self.method.path.along(line, solver)
         first = self._first_length(memory, size)
         accepted, arrived = self._searched(path, slope, loss_0, first, guard)
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from pinnkfac.common.settings import NonNegative, Number, Positive, Range
 from pinnkfac.curvature.base import Solver
 from pinnkfac.linearisation.direction import Direction, combine, norm
-from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.step.model import best_combination
 
 LOST, GAINED = 0.5, 1.2
@@ -53,9 +52,7 @@ class Lengths:
         """The loss on unseen points fell to a new low, or has not for some steps."""
         return state
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Any
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Any) -> Combined:
         raise NotImplementedError
 
     def after(self, state: Any, taken: Taken) -> Any:
@@ -87,9 +84,7 @@ class Momentum(Lengths):
     def start(self) -> Past:
         return Past()
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Past
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Past) -> Combined:
         direction = solver.direction(gradient)
         for past in state.last:
             direction = combine((1.0, direction), (self.decay, past))
@@ -116,14 +111,12 @@ class Automatic(Lengths):
     def start(self) -> Past:
         return Past()
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Past
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Past) -> Combined:
         newton = solver.direction(gradient)
         if state.steps == 0 and self.first_length is not None:
             return Combined([self.first_length * v for v in newton], math.nan, state)
         direction, predicted = best_combination(
-            linearisation,
+            solver.linearisation,
             gradient,
             [newton, *state.last],
             solver.damping if self.damped else 0.0,
@@ -172,21 +165,17 @@ class Projection(Lengths):
             return replace(state, trust=min(1.0, GAINED * state.trust))
         return replace(state, trust=LOST * state.trust, past=None)
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Projected
-    ) -> Combined:
-        if linearisation.layout.number < len(linearisation.residual):
+    def combine(self, solver: Solver, gradient: Direction, state: Projected) -> Combined:
+        if solver.linearisation.layout.number < len(solver.linearisation.residual):
             state = replace(state, past=None)
-        return Combined(self._projected(solver, linearisation, state), math.nan, state)
+        return Combined(self._projected(solver, state), math.nan, state)
 
-    def _projected(
-        self, solver: Solver, linearisation: Linearisation, state: Projected
-    ) -> Direction:
+    def _projected(self, solver: Solver, state: Projected) -> Direction:
         decay, past = self.decay * state.trust, state.past
-        right = -linearisation.residual
+        right = -solver.linearisation.residual
         if past is None or not decay:
             return solver.least_squares(right)
-        phi = solver.least_squares(right - decay * linearisation.jvp(past))
+        phi = solver.least_squares(right - decay * solver.linearisation.jvp(past))
         return combine((1.0, phi), (decay, past))
 
     def after(self, state: Projected, taken: Taken) -> Projected:
@@ -223,11 +212,9 @@ class Constrained(Projection):
     def watched(self, state: Projected, *, fell: bool) -> Projected:
         return super().watched(state, fell=fell) if fell else state
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Projected
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Projected) -> Combined:
         settings = self.published
-        phi = self._projected(solver, linearisation, state)
+        phi = self._projected(solver, state)
         state = replace(state, past=phi, steps=state.steps + 1)
         correction = 1.0
         if settings.bias_correction:

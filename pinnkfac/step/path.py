@@ -46,7 +46,7 @@ class Path(Protocol):
 class Bend(Protocol):
     """The settings of a path."""
 
-    def along(self, line: Line, linearisation: Linearisation, solver: Solver) -> Path: ...
+    def along(self, line: Line, solver: Solver) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,12 @@ class Curved:
     geodesic: bool = False
     corrections: Number = 0
 
-    def along(self, line: Line, linearisation: Linearisation, solver: Solver) -> Path:
+    def along(self, line: Line, solver: Solver) -> Path:
         corrections = self.corrections if solver.near else 0
         if not (self.geodesic or corrections):
             return line
-        return CurvedPath(line, linearisation, solver, bent=self.geodesic, corrections=corrections)
+        here = solver.linearisation
+        return CurvedPath(line, here, solver, bent=self.geodesic, corrections=corrections)
 
 
 class CurvedPath:

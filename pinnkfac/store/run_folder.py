@@ -81,7 +81,6 @@ class RunFolder:
     def close(self) -> None:
         self._held.close()
 
-    # -- writing ---------------------------------------------------------------------------------
     def _write(self, name: str, content: bytes | memoryview) -> None:
         try:
             whole(self.path / name, lambda aside: aside.write_bytes(content))

@@ -168,7 +168,6 @@ class RowBuilder:
             if self.expand(op) is None:
                 self.require(op)
 
-    # -- rules -----------------------------------------------------------------------------------
     def _pairs(self, operator: Operator) -> Iterable[tuple[float, int, int]]:
         """(coefficient, row of D_i, row) of Σ_i D_i z · P_i z over the parts of order ≥ 3."""
         for i, factor, inner in self.collapsed_parts[operator]:

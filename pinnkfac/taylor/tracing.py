@@ -89,7 +89,6 @@ class Tracing:
             )
         return value
 
-    # -- layers ----------------------------------------------------------------------------------
     def _layer(self, name: str, inputs: list[Any]) -> Traced:
         module = self.net.get_submodule(name)
         what = f"the layer '{name}' ({type(module).__name__})"
@@ -141,7 +140,6 @@ class Tracing:
                         "same module twice instead"
                     )
 
-    # -- functions and methods ---------------------------------------------------------------------
     def _call(self, target: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         layers: dict[Traced, None] = {}  # each once, in order
 

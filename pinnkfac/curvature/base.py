@@ -17,11 +17,8 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Situation:
-    """Where a step is taken from.
-
-    ``damping`` is λ in units of the curvature, ``step`` the number of the step, ``generator`` for
-    what is drawn, ``loss(δ)`` the loss at θ + δ.
-    """
+    """Where a step is taken from: ``damping`` is λ in units of the curvature, ``step`` its number,
+    ``generator`` for what is drawn, ``loss(δ)`` the loss at θ + δ."""
 
     linearisation: Linearisation
     damping: float

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged, check_choice
 from pinnkfac.common.settings import Count, NonNegative
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.factors import SHARING, dense_gramian, every_equation
 from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block
@@ -154,24 +155,17 @@ class MatrixFree(Curvature[None]):
         check_choice("step.sharing", self.sharing, RowSharing)
 
     def at(self, situation: Situation, state: None) -> Solver:
-        return MatrixFreeSolver(self, situation)
+        return Applied(situation, partial(self._solved, situation.linearisation, situation.damping))
 
-
-class MatrixFreeSolver(Solver):
-    def __init__(self, settings: MatrixFree, situation: Situation) -> None:
-        super().__init__(situation)
-        self.settings = settings
-
-    def apply(self, v: Direction) -> Direction:
+    def _solved(self, linearisation: Linearisation, damping: float, v: Direction) -> Direction:
         """Raises Diverged where v is not finite."""
         if not is_finite(*v):
             raise Diverged("the gradient is NaN or infinite: training diverged")
-        settings, layers = self.settings, len(self.linearisation.layout.layers)
-        product = KroneckerOperator(self.linearisation, settings.sharing)
+        product = KroneckerOperator(linearisation, self.sharing)
+        layers = len(linearisation.layout.layers)
         result = conjugate_gradients_by_layer(
-            product, v[:layers], self.damping, settings.iterations, settings.tolerance
+            product, v[:layers], damping, self.iterations, self.tolerance
         )
         if len(v) > layers:
-            block = dense_gramian(self.linearisation)
-            result.append(solve_damped(block, v[-1], self.damping))
+            result.append(solve_damped(dense_gramian(linearisation), v[-1], damping))
         return result

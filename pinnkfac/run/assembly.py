@@ -130,16 +130,15 @@ class Assembly:
 
         Raises UserError where the state is that of another net or step, or of no run at all.
         """
-        carried = carried or Carried()
         try:
-            return self._load(state, carried)
+            return self._load(state, carried or Carried())
         except UserError:
             raise
         except Exception as error:  # whatever a foreign state may cause
-            line = str(error).strip().splitlines()
+            line = " ".join(str(error).strip().splitlines())[:160]
             raise UserError(
                 "the checkpoint does not fit this configuration: it is of another net, problem or "
-                f"step ({type(error).__name__}: {' '.join(line)[:160]})"
+                f"step ({type(error).__name__}: {line})"
             ) from error
 
     def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
@@ -163,10 +162,8 @@ class Assembly:
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
-            progress.trained_loss = progress.reached = float("inf")
-            progress.drawn = 0
-            progress.first_loss = float("inf")
-            progress.best = Best()
+            progress.trained_loss = progress.reached = progress.first_loss = math.inf
+            progress.drawn, progress.best = 0, Best()
         return progress
 
 

@@ -117,16 +117,15 @@ class Watcher:
         if len(self.system.coefficients):
             record["coefficients"] = self.coefficients()
         self.history.append(record)
-        self._write(record)
+        if self.folder is not None:
+            self._write(self.folder, record)
         self.display.show(record, pace)
         return errors.relative_l2 if errors else None
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, folder: RunFolder, record: dict[str, Any]) -> None:
         """A disk that refuses costs records, not the run."""
-        if self.folder is None:
-            return
         try:
-            self.folder.append_metrics(record)
+            folder.append_metrics(record)
             self._refused = False
         except Unwritable as error:
             if not self._refused:

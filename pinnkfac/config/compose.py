@@ -78,8 +78,7 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def _chosen(overrides: Sequence[str]) -> DictConfig:
-    """The configuration with the options of groups among the overrides; empty where they cannot
-    be."""
+    """The configuration with the options of groups among the overrides, or an empty one."""
     groups = [o for o in overrides if o.partition("=")[0] in GROUPS and "," not in o]
     try:
         return _compose(PROBLEM, groups)

@@ -66,7 +66,6 @@ def _of_another_option(key: str, config: DictConfig) -> str:
 
 
 def _keys_of_option(group: str, option: str) -> list[str]:
-    """The settings of an option, as they are named in its group."""
     text = text_of(group, option)
     values = completed(OmegaConf.create(text))
     return keys(values[group] if "@package _global_" in text else values)

@@ -260,10 +260,8 @@ def _import(path: Path) -> tuple[ModuleType, tuple[Path, ...]]:
 
 @contextmanager
 def _beside(path: Path | None) -> Iterator[list[Path]]:
-    """Within it, files in the folder of a PDE file can be imported, as beside a script.
-
-    They are forgotten behind it: the next PDE file may lie beside others of the same names. The
-    list that is yielded holds them then.
+    """Within it, files in the folder of a PDE file can be imported, as beside a script; the list
+    holds them when they are forgotten, as the next PDE file may lie beside others of these names.
     """
     siblings: list[Path] = []
     if path is None:

@@ -113,6 +113,5 @@ def check_classes(config: DictConfig, overrides: Sequence[str], path: Path) -> N
 
 
 def _flat(config: DictConfig) -> dict[str, Any]:
-    """All settings by their dotted names."""
     values: Any = OmegaConf.to_container(config, resolve=True)
     return {key: value for key, value in walk(values) if not (isinstance(value, dict) and value)}

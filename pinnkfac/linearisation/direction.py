@@ -1,9 +1,5 @@
-"""Directions in the space of all trained numbers, as lists of tensors, and their algebra.
-
-One tensor [out, in + 1] a Linear layer (the bias last; [out, in] without bias), then one vector
-[param] of all other trained numbers (scales in the net, unknown coefficients), where there are
-any. Parameters and gradients have the same form.
-"""
+"""Directions in the space of all trained numbers, as lists of tensors (see ``Layout``), and their
+algebra. Parameters and gradients have the same form."""
 
 from __future__ import annotations
 

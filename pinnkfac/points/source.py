@@ -75,10 +75,9 @@ class PointSource:
         if self.current and step == decided:
             return self.current
         due = self.exchange.due(self.settings, step, loss, missing=not self.current)
-        if due is Decision.FIRST:
-            self._take(self._draw(), step)
-        elif due is Decision.DRAW:
-            self._take(self._new(), step)
+        if due in (Decision.FIRST, Decision.DRAW):
+            self.current = self._draw() if due is Decision.FIRST else self._new()
+            self.exchange = self.exchange.renewed(step)
         elif due is Decision.CHECK:
             unseen = self._new() if self.settings.faithful else self._draw()
             losses = loss, self.functions.loss(unseen)
@@ -123,9 +122,6 @@ class PointSource:
         if self.current:
             self.current = with_scales(self.current, scales)
         return self.current
-
-    def _take(self, points: list[TermPoints], step: int) -> None:
-        self.current, self.exchange = points, self.exchange.renewed(step)
 
     def _decide(self, exchange: Exchange, decision: Decision, unseen: list[TermPoints]) -> None:
         """Keep the current points, or take the unseen ones, or more than these."""

@@ -99,7 +99,6 @@ def _reopened(
 
 
 def _config_of(state: Mapping[str, Any]) -> DictConfig:
-    """The configuration that a checkpoint belongs to."""
     config = OmegaConf.create(state.get("config"))
     if not isinstance(config, DictConfig) or any(name not in config for name in NODES):
         raise UserError("the checkpoint does not fit: it does not say what it belongs to")

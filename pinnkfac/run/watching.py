@@ -139,5 +139,4 @@ class Watcher:
 
 
 def _known(value: float) -> float | None:
-    """None for what a step does not have."""
     return None if math.isnan(value) else value

@@ -207,7 +207,10 @@ class Referee:
                 )
                 return Restart(note), replace(standing, windows=0).exchanged()
             cheaper = due and costs[rival] < costs[EXACT]
-            if self._may_grow(window, standing, circumstances) and (window.overfit or not cheaper):
+            few = window.guarded or circumstances.few_residuals
+            may_grow = few and standing.grown < self.times
+            affordable = math.isfinite(circumstances.grown_cost)
+            if may_grow and affordable and (window.overfit or not cheaper):
                 note = f"{self.growth:g} times the points: {words}"
                 return Grow(self.growth, note), replace(standing, grown=standing.grown + 1)
         if not due or not (stuck or rival == EXACT):
@@ -232,8 +235,3 @@ class Referee:
         assert standing.first is not None
         now = statistics.fmean(window.levels[-(window.steps // 2) :])
         return max(standing.first[0] - now, standing.first[1] - window.total)
-
-    def _may_grow(self, window: Window, standing: Standing, circumstances: Circumstances) -> bool:
-        """Whether exact steps that do not get on may take more points."""
-        few = window.guarded or circumstances.few_residuals
-        return few and standing.grown < self.times and math.isfinite(circumstances.grown_cost)

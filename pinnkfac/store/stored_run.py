@@ -168,10 +168,8 @@ def _check_format(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether the parts of a checkpoint agree with their checksums, which torch does not compare.
-
-    A file of another kind has none: to refuse it is left to torch.
-    """
+    """Whether the parts of a checkpoint agree with their checksums, which torch does not compare; a
+    file of another kind, which has none, is left to torch."""
     if not zipfile.is_zipfile(path):
         return True
     try:
@@ -182,10 +180,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """All records, and which lines are none.
-
-    A last line without its end is what a kill leaves: nothing is said of it.
-    """
+    """All records, and which lines are none; a last one without its end is what a kill leaves."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = text.split("\n")
     records = [_record(line) for line in lines]
@@ -201,7 +196,6 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _record(line: str) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl holds; None where that is no record."""
     with contextlib.suppress(ValueError):
         record = json.loads(line)
         if isinstance(record, dict) and isinstance(record.get("step"), int):

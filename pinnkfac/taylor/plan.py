@@ -125,23 +125,17 @@ class RowBuilder:
                         self.monomial(beta)
         parts = []
         for i in range(self.dimension):
-            inner, factor = self._inner(operator, i)
+            first = unit(i, self.dimension)
+            higher = [(alpha, c) for alpha, c in operator if sum(alpha) >= 3 and alpha[i]]
+            inner, factor = operator_of({_minus(alpha, first): alpha[i] * c for alpha, c in higher})
             if inner:
-                self.monomial(unit(i, self.dimension))
+                self.monomial(first)
                 if not self.expand(inner):
                     self.require(inner)
                 parts.append((i, factor, inner))
         self.collapsed_parts[operator] = parts
         if operator not in self.rows:
             self.rows.append(operator)
-
-    def _inner(self, operator: Operator, i: int) -> tuple[Operator, float]:
-        """∂P/∂ξ_i of the parts of order ≥ 3."""
-        inner: dict[MultiIndex, float] = {}
-        for alpha, c in operator:
-            if sum(alpha) >= 3 and alpha[i]:
-                inner[_minus(alpha, unit(i, self.dimension))] = alpha[i] * c
-        return operator_of(inner)
 
     def expand(self, operator: Operator) -> list[tuple[float, int]] | None:
         """The operator as a combination of rows that are already there, or None."""

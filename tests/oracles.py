@@ -2,7 +2,8 @@
 
 Residuals come from ``references``; here a net takes the place of the exact solution. Flat vectors
 of parameters have the order of ``System.get_parameters()``: [weight | bias] of every layer in the
-order of the first calls, then trained scales, then unknown coefficients.
+order of the first calls, then trained scales, then unknown coefficients over their first values (1
+where these are 0).
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def residuals(system: System, vector: Tensor, points: Sequence[TermPoints]) -> l
     def fields(point: Tensor) -> Tensor:
         return functional_call(system.net, parameters, (point[None],))[0]
 
-    with bind(system.problem.parameters, list(coefficients.unbind())):
+    firsts = [abs(parameter.initial) or 1.0 for parameter in system.problem.parameters]
+    values = [c * first for c, first in zip(coefficients, firsts, strict=True)]
+    with bind(system.problem.parameters, values):
         return [
             references.residual(term, system.problem, own.points, fields)
             for term, own in zip(system.problem.terms, points, strict=True)

@@ -25,7 +25,7 @@ from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.layer import Layer
 from pinnkfac.linearisation.layout import Layout
-from pinnkfac.linearisation.linearisation import Head, Linearisation
+from pinnkfac.linearisation.linearisation import Head, Linearisation, TermLosses
 from pinnkfac.linearisation.objective import Losses, Objective
 from pinnkfac.linearisation.workload import Workload
 from pinnkfac.step.base import Batch
@@ -65,7 +65,7 @@ class Classifier:
     def evaluate(self, points: Data, at: Direction) -> Losses:
         inputs, labels = points
         value = float(nn.functional.cross_entropy(with_one(inputs) @ at[0].T, labels))
-        return Losses([value], value, value)
+        return Losses(value, value, value)
 
     def loss(self, points: Data, at: Direction) -> float:
         return self.evaluate(points, at).trained
@@ -84,12 +84,17 @@ class Classifier:
         layer = Layer(z[None], ((0,),) * p.shape[1], gradients)
         block = Block(0, 1.0 / len(p), residual, (layer,), None)
         head = Head(0, block.weight, residual)
-        result = Linearisation(
-            self.layout, self.workload, [1.0], [lambda: block], [head], workers=Workers()
+        losses = self.evaluate(points, at)
+        return Linearisation(
+            self.layout,
+            self.workload,
+            [1.0],
+            [lambda: block],
+            [head],
+            losses=TermLosses([losses.written], [losses.relative]),
+            loss=losses.trained,
+            workers=Workers(),
         )
-        result.losses = self.evaluate(points, at).terms
-        (result.loss,) = result.losses
-        return result
 
 
 def with_one(inputs: Tensor) -> Tensor:
@@ -159,7 +164,11 @@ def test_a_step_of_kfac_is_the_inverse_of_an_independent_engine_on_the_gradient(
     report = started(net, Kfac(Factors("expand")).parts()).update(before, Batch(data))
     assert_close(report.parameters[0] - before[0], expected, 1e-10)
     cross_entropy = nn.functional.cross_entropy(net(data[0]), data[1]).detach()
-    assert report.losses == [report.trained_loss] == [pytest.approx(float(cross_entropy), 1e-14)]
+    assert (
+        report.losses.relative
+        == [report.trained_loss]
+        == [pytest.approx(float(cross_entropy), 1e-14)]
+    )
 
 
 def test_a_step_of_newton_solves_with_the_gauss_newton_matrix(net, data):

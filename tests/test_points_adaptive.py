@@ -538,7 +538,7 @@ def test_the_gap_is_that_of_the_loss_on_all_candidates():
     assert source.exchange.exchanged == 0
     chosen = source.at(20, fair / 3)
     assert chosen is not first and source.exchange.exchanged == 1
-    assert system.losses(chosen)[0] > 2 * system.losses(first)[0]
+    assert system.losses(chosen).written[0] > 2 * system.losses(first).written[0]
 
 
 @pytest.mark.parametrize("adaptive", [None, ResidualAdaptive()], ids=["plain", "adaptive"])

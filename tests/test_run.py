@@ -26,6 +26,8 @@ from pinnkfac import Box, Problem, Term, UserError, lap, resume, solve
 from pinnkfac.common.errors import counted
 from pinnkfac.common.memory import available, check_fits, is_shortage, making
 from pinnkfac.common.messages import message_of
+from pinnkfac.linearisation.linearisation import TermLosses
+from pinnkfac.linearisation.objective import Losses
 from pinnkfac.run.checkpoints import Checkpoints
 from pinnkfac.run.display import Display, Live, Pace, Plain, make_display
 from pinnkfac.run.interruption import Interruption
@@ -115,25 +117,34 @@ def test_every_step_recovers_from_the_parameters_that_it_is_given(step):
 
 
 def report(loss, length=1.0, reached=math.nan, **request):
-    return Report([], [loss], loss, length=length, reached=reached, request=Request(**request))
+    return Report(
+        [],
+        TermLosses([loss], [loss]),
+        loss,
+        length=length,
+        reached=reached,
+        request=Request(**request),
+    )
 
 
 def test_the_best_state_is_the_one_that_a_step_of_the_lowest_loss_began_from():
     now = Progress(attempts=2, rejected=3)
     for loss, attempts in ((4.0, 0), (5.0, 0), (3.9, 0), (1.0, 0)):
-        now = now.after(report(loss), loss, [torch.tensor(loss)], seconds=loss)
+        now = now.after(report(loss), loss, loss, [torch.tensor(loss)], seconds=loss)
         assert now.attempts == attempts and now.rejected == 0
     assert (now.step, now.seconds, now.loss, now.first_loss) == (4, 1.0, 1.0, 4.0)
     assert (now.best.step, now.best.loss, float(now.best.parameters[0])) == (3, 1.0, 1.0)
     tried = replace(now, attempts=2)
-    assert tried.after(report(0.95), 0.95, [], 2.0).attempts == 2  # better, but not clearly
-    assert tried.after(report(0.8), 0.8, [], 2.0).attempts == 0
+    assert tried.after(report(0.95), 0.95, 0.95, [], 2.0).attempts == 2  # better, but not clearly
+    assert tried.after(report(0.8), 0.8, 0.8, [], 2.0).attempts == 0
 
 
 def test_a_step_that_begins_anew_leaves_no_best_state_and_nothing_that_was_reached():
-    now = Progress(step=6, attempts=2).after(report(1.0, length=0.0, reached=0.5), 1.0, [], 1.0)
+    now = Progress(step=6, attempts=2).after(
+        report(1.0, length=0.0, reached=0.5), 1.0, 1.0, [], 1.0
+    )
     assert (now.reached, now.rejected) == (0.5, 1)
-    now = now.after(report(1.0, length=0.0, anew=True, note="why"), 1.0, [], 2.0)
+    now = now.after(report(1.0, length=0.0, anew=True, note="why"), 1.0, 1.0, [], 2.0)
     assert (now.best.loss, now.best.step, now.reached) == (math.inf, 8, math.inf)
     assert (now.attempts, now.rejected, now.notes) == (0, 0, ["step 8: why"])
 
@@ -144,14 +155,16 @@ def test_new_points_judge_the_best_state_again_after_some_steps():
 
     def loss_at(parameters):
         asked.append(parameters)
-        return 7.0
+        return Losses(written=70.0, relative=7.0, trained=1.0)
 
     early = Progress(step=12, drawn=2, best=best).onto(3, loss_at)
     assert early.best == best and early.drawn == 3 and asked == []
     same = Progress(step=13, drawn=3, best=best).onto(3, loss_at)
     assert same.best == best and asked == []
     late = Progress(step=13, drawn=2, best=best).onto(3, loss_at)
-    assert late.best == replace(best, loss=7.0, judged=13) and asked == [best.parameters]
+    assert late.best == replace(best, loss=7.0, written=70.0, judged=13) and asked == [
+        best.parameters
+    ]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +497,7 @@ def test_a_message_is_one_line_whatever_went_wrong():
 
 def record(step, **more):
     return {
-        "step": step, "seconds": 1.5, "loss": 1.25e-3, "losses": {"heat": 1e-3, "walls": 2.5e-4},
+        "step": step, "seconds": 1.5, "relative_residuals": {"heat": 1e-3, "walls": 2.5e-4},
         "relative_l2_error": 3.5e-2, "length": 0.5, "damping": 1e-6, **more,
     }  # fmt: skip
 
@@ -494,7 +507,7 @@ def test_a_plain_line_has_all_that_a_user_watches(capsys):
     display.show(record(12, coefficients={"kappa": 0.25}), Pace(0.02, 90.0))
     line = capsys.readouterr().out
     for part in (
-        "step     12", "1.5 s", "loss 1.250e-03 (heat 1.0e-03, walls 2.5e-04)",
+        "step     12", "1.5 s", "residuals heat 1.0e-03, walls 2.5e-04",
         "relative L2 error 3.500e-02", "length 0.5", "damping 1e-06", "kappa 0.25",
         "20 ms a step", "90 s left",
     ):  # fmt: skip
@@ -528,7 +541,7 @@ def test_the_live_table_keeps_powers_of_two_and_the_present_step():
 
 def test_a_narrow_terminal_gets_fewer_columns():
     text = shown(60, record(1))
-    assert "walls" not in text and "loss" in text
+    assert "walls" not in text and "residual" in text
 
 
 def test_a_pipe_gets_plain_lines_and_quiet_gets_none():

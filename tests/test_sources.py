@@ -13,6 +13,7 @@ from torch import Generator
 from pinnkfac.domain import Points
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.direction import combine
+from pinnkfac.linearisation.linearisation import TermLosses
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.exchange import HOTTEST, Decision, Exchange
 from pinnkfac.points.functions import functions_of
@@ -192,7 +193,7 @@ def test_growth_multiplies_allocated_points():
 
 def test_given_and_single_points_stay_as_many_as_they_are():
     """Whatever is thinned, grown or allocated: they are counted as what they are."""
-    numbers = numbers_of(*TERMS, Numbered(30, varies=False)).thinned(0.5)
+    numbers = numbers_of(*TERMS, Numbered(30, 30, 30)).thinned(0.5)
     assert numbers.now() == [200, 100, 30]
     learned = numbers.learned([1.0, 1.0, 1.0], numbers.now(), cost)
     assert learned.grown(3.0).now()[2] == 30 and learned.parts[2] == 0.0
@@ -212,8 +213,9 @@ def coordinates(points):
 
 
 def report(unseen=math.nan, **request):
+    losses = TermLosses([1.0, 9.0], [1.0, 9.0])
     return Report(
-        [], [1.0, 9.0], 1.0, length=1.0, reached=1.0, unseen=unseen, request=Request(**request)
+        [], losses, 1.0, length=1.0, reached=1.0, unseen=unseen, request=Request(**request)
     )
 
 
@@ -284,7 +286,8 @@ def test_what_a_step_asks_for_is_done_by_the_loop():
         def update(self, parameters, batch):
             seen.append((sum(map(len, batch.points)), batch.same_loss))
             request = Request(growth=2.0, note="more") if len(seen) == 2 else Request()
-            return Report(parameters, [1.0, 1.0], 1.0, length=1.0, request=request)
+            losses = TermLosses([1.0, 1.0], [1.0, 1.0])
+            return Report(parameters, losses, 1.0, length=1.0, request=request)
 
         def recover(self):
             return ""

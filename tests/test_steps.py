@@ -504,7 +504,7 @@ def predicted_by(lengths, system, points, past):
     factors = KroneckerFactors()
     solver = factors.at(situation(linearisation, 1e-3), factors.start(system))
     state = Past(past, steps=len(past))
-    return lengths.combine(solver, linearisation.gradient(), linearisation, state).predicted
+    return lengths.combine(solver, linearisation.gradient(), state).predicted
 
 
 def test_lengths_by_layer_never_predict_less_than_one_length():

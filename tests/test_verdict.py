@@ -148,7 +148,8 @@ PROBLEM = problem_of((BOX.interior, lambda u, at: lap(u)), (BOX.boundary, lambda
 
 def told(*trace, steps=100, given=None, coefficients=None, problem=PROBLEM, jumps=()):
     records = [
-        {"step": steps, "relative_residuals": dict(zip(("term0", "term1"), pair, strict=True))} for pair in trace
+        {"step": steps, "relative_residuals": dict(zip(("term0", "term1"), pair, strict=True))}
+        for pair in trace
     ]
     return warnings_of(
         problem, records, records[-1]["relative_residuals"], given or {}, coefficients or {}, jumps

@@ -23,24 +23,11 @@ from pinnkfac.linearisation.workload import Workload
 
 @dataclass(frozen=True)
 class Head:
-    """What is known of a block without its derivatives: residual [batch, equation], with the
-    ``scale`` [equation] of its equations, and their ``size`` (None: all 1)."""
+    """What is known of a block without its derivatives; ``residual`` is [batch, equation]."""
 
     term: int
     weight: float
     residual: Tensor
-    scale: Tensor | None = None
-    size: Tensor | None = None
-
-    @property
-    def written(self) -> Tensor:
-        """The residual as the user wrote it."""
-        return self.residual if self.scale is None else self.residual / self.scale
-
-    @property
-    def relative(self) -> Tensor:
-        """That in units of the size of its equations."""
-        return self.written if self.size is None else self.written / self.size
 
 
 @dataclass(frozen=True)
@@ -53,13 +40,14 @@ class TermLosses:
 
 
 class Linearisation:
-    """The residual r and products with its Jacobian J, weighted so that the loss is ½‖r‖².
+    """The residual r and products with its Jacobian J, weighted so that the gradient is Jᵀr.
 
     Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
     are functions that return them: ``kept``, or computed anew at each call, which needs the net to
-    be where it was: ``place()`` sees to that. ``weights`` are those of the terms, ``terms`` the
-    numbers of the blocks' terms, ``scales`` the factors [equation] on the residuals of each term,
-    ``equation_sizes`` the sizes of these (None: all 1).
+    be where it was: ``place()`` sees to that. ``weights`` and ``losses`` are those of the terms,
+    ``terms`` the numbers of the blocks' terms, ``loss`` is the trained one (None: ½‖r‖²),
+    ``scales`` are the factors [equation] on the residuals of each term, ``equation_sizes`` the
+    sizes of these (None: all 1).
     """
 
     def __init__(
@@ -70,6 +58,8 @@ class Linearisation:
         blocks: Sequence[Callable[[], Block]],
         heads: Sequence[Head],
         *,
+        losses: TermLosses,
+        loss: float | None = None,
         workers: Workers,
         scales: list[Tensor] | None = None,
         equation_sizes: list[Tensor] | None = None,
@@ -86,20 +76,9 @@ class Linearisation:
         self.terms = [head.term for head in heads]
         self.sizes = [head.residual.shape for head in heads]
         """[batch, equation] of every block."""
-        written = relative = self._losses(heads, [head.written for head in heads])
-        if equation_sizes is not None:
-            relative = self._losses(heads, [head.relative for head in heads])
-        self.losses = TermLosses(written, relative)
+        self.losses = losses
         self.residual = torch.cat([math.sqrt(h.weight) * h.residual.reshape(-1) for h in heads])
-        self.loss = float(0.5 * self.residual.square().sum())
-
-    def _losses(self, heads: Sequence[Head], residuals: Sequence[Tensor]) -> list[float]:
-        """½ · mean over points of Σ residual² of every term."""
-        losses = [0.0] * len(self.weights)
-        for head, residual in zip(heads, residuals, strict=True):
-            share = head.weight / self.weights[head.term]
-            losses[head.term] += float(0.5 * share * residual.square().sum())
-        return losses
+        self.loss = float(0.5 * self.residual.square().sum()) if loss is None else loss
 
     @property
     def kept(self) -> bool:
@@ -125,10 +104,7 @@ class Linearisation:
     # -- what all else is made of ------------------------------------------------------------------
     @torch.no_grad()
     def sum(
-        self,
-        zeros: Callable[[], list[Tensor]],
-        add: Callable[..., None],
-        *pieces: Sequence[Tensor],
+        self, zeros: Callable[[], list[Tensor]], add: Callable[..., None], *pieces: Sequence[Tensor]
     ) -> list[Tensor]:
         """A sum over all blocks: ``add(total, block, …)`` adds the part of one block to a total
         that began as ``zeros()``, with the block's entry of each of the ``pieces``."""
@@ -152,7 +128,6 @@ class Linearisation:
         """The parts of the blocks of w […, residual]."""
         return list(w.split([math.prod(size) for size in self.sizes], dim=-1))
 
-    # -- products ----------------------------------------------------------------------------------
     def jvp(self, v: Direction) -> Tensor:
         """J v, flat."""
         return self.jvp_by_layer(v)[0].sum(0)

@@ -83,9 +83,8 @@ class Outline:
 
     def contains(self, points: Tensor) -> Tensor:
         inside = self.bounds.contains(points)
-        if hasattr(self.region, "contains"):
-            inside = inside & self.region.contains(points)
-        return inside
+        region = getattr(self.region, "contains", None)
+        return inside if region is None else inside & region(points)
 
     def as_dict(self) -> dict[str, Any]:
         return dict(self.values)

@@ -56,7 +56,7 @@ class Parts:
         slots = [dict(slot) for slot in term.residual.slots]
         keys = sorted({key for slot in slots for key in slot})
         if len(keys) <= MOST:
-            operators = [((key, 1.0),) for key in keys]
+            operators: list[LinearPart] = [((key, 1.0),) for key in keys]
             rows = [[slot.get(key, 0.0) for key in keys] for slot in slots]
         else:
             groups = [group for slot in slots for group in _grouped(slot)]

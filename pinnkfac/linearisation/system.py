@@ -124,7 +124,7 @@ class System:
     def prepare(self, points: Sequence[PointSet]) -> list[TermPoints]:
         """Move drawn points to the net's device and dtype, and evaluate what needs them alone."""
         names = self.problem.coordinates.names
-        sizes = self.equation_sizes or [None] * len(self.terms)
+        sizes: Sequence[Tensor | None] = self.equation_sizes or [None] * len(self.terms)
         return [
             replace(term.prepare(drawn, names), size=size)
             for term, drawn, size in zip(self.terms, points, sizes, strict=True)

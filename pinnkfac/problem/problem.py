@@ -140,7 +140,7 @@ class Problem:
         """Scale and offset of a field, as they are given."""
         if field not in self.fields:
             raise UserError(f"scales: there is no field '{field}'. {suggest(field, self.fields)}")
-        pair = (value, 0.0) if isinstance(value, Real) else value
+        pair: Any = (value, 0.0) if isinstance(value, Real) else value
         if (
             not isinstance(pair, tuple | list)
             or len(pair) != 2

@@ -29,6 +29,10 @@ class Growth:
         return min(self.most, size * self.factor)
 
 
+INTERIOR, LINE = 1000, 250
+"""Points of a term inside of a domain of several coordinates, and of one."""
+
+
 @dataclass(frozen=True)
 class PointSettings:
     """How many points each term gets (``number``), how they are drawn (``rule``), and how often
@@ -49,8 +53,9 @@ class PointSettings:
     """new points also where the loss on unseen ones is this many times larger; null: never"""
     check: Count = 10
     """the most steps between these checks: they are as frequent as points are exchanged"""
-    interior: Count = 1000
-    """points of a term on a region of full dimension, where the PDE file says nothing"""
+    interior: Count | None = None
+    """points of a term on a region of full dimension, where the PDE file says nothing; null: 1000,
+    or 250 where there is one coordinate only"""
     lower: Count = 200
     """points of a term on a face or slice"""
     scale: Positive = 1.0
@@ -87,7 +92,8 @@ class PointSettings:
         if term.name in self.numbers:
             return self.numbers[term.name]
         full = full or term.where.dimension == dimension
-        number = term.points or (self.interior if full else self.lower)
+        inside = self.interior or (LINE if dimension == 1 else INTERIOR)
+        number = term.points or (inside if full else self.lower)
         return max(1, round(number * self.scale))
 
     def deciding(self, term: Term, size: float) -> str:

@@ -12,10 +12,9 @@ from torch import Generator
 
 from pinnkfac.curvature.conjugate_gradients import conjugate_gradients
 from pinnkfac.curvature.kfac import KfacState, KroneckerFactors
-from pinnkfac.linearisation.balance import Balance
+from pinnkfac.linearisation.balance import Balance, mean_square_norms
 from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
-from pinnkfac.linearisation.traces import mean_square_norms
 from pinnkfac.points.functions import functions_of
 from pinnkfac.points.settings import PointSettings
 from pinnkfac.points.source import PointSource

@@ -33,7 +33,7 @@ from pinnkfac.curvature.gramian import (
     LayerKernels,
     diagonal_gramian,
     gramian,
-    layer_gramians,
+    gramians,
 )
 from pinnkfac.curvature.kernel import layer_kernel
 from pinnkfac.curvature.solve import solve_damped
@@ -120,7 +120,7 @@ def check_gramians(system, points):
     found = gramian(linearisation)
     assert_close(found, exact, 1e-10)
     assert torch.equal(found, found.T)
-    blocks = layer_gramians(linearisation)
+    blocks = gramians(linearisation, linearisation.layout.sizes)
     for block, expected in zip(blocks, layer_blocks(exact, system), strict=True):
         assert_close(block, expected, 1e-10)
     assert_close(flat(diagonal_gramian(linearisation)), exact.diagonal(), 1e-10)
@@ -176,7 +176,10 @@ def test_averages(kind):
     linearisation = system.linearise(points)
     ((exact, state),) = averages(GramianSettings(kind), [linearisation])
     assert state == GramianState()
-    of_all = {"full": [gramian(linearisation)], "layerwise": layer_gramians(linearisation)}
+    of_all = {
+        "full": [gramian(linearisation)],
+        "layerwise": gramians(linearisation, linearisation.layout.sizes),
+    }
     for x, y in zip(exact, of_all.get(kind, diagonal_gramian(linearisation)), strict=True):
         assert_close(x, y, 0.0)
     for values, _ in averages(GramianSettings(kind, 0.9), 3 * [linearisation]):
@@ -323,7 +326,7 @@ def test_layers_are_solved_through_their_kernels_where_residuals_are_fewer(build
     assert isinstance(through, LayerKernels)
     assert through.state == GramianState()  # no Gramian was made
     found = through.direction(gradient)
-    exact = layer_gramians(linearisation)
+    exact = gramians(linearisation, linearisation.layout.sizes)
     for x, block, g in zip(found, exact, gradient, strict=True):
         assert_close(x.flatten(), -solve_damped(block, g.flatten(), 1e-3), 1e-9)
     many = system.linearise(points_for(system, 90))

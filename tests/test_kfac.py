@@ -541,7 +541,9 @@ def linearisation_of(layers, residual):
     workload = Workload(widths, ((rows, equations),), layout.number, 2.0**30)
     block = Block(0, 1 / batch, residual, tuple(layers), None)
     heads = [Head(0, 1 / batch, residual)]
-    return Linearisation(layout, workload, [1.0], [lambda: block], heads, workers=Workers())
+    return Linearisation(
+        layout, workload, [1.0], [lambda: block], heads, losses=[0.0], workers=Workers()
+    )
 
 
 @pytest.mark.parametrize("divisor", [1, 5], ids=["sum", "mean"])

@@ -145,8 +145,8 @@ def test_a_sketch_with_more_vectors_than_residuals_inverts_the_gramian():
 def test_the_preconditioner_is_that_of_frangella():
     """Up to a factor: U (λ̂ + λ)⁻¹ Uᵀ (λ̂_r + λ) + (I − UUᵀ)."""
     system, _, found, gramian = prepared(NystromSketch(rank=6), damping=0.05)
-    own = found.sketch
-    u, values = own.vectors, own.values
+    sketch = found.state.sketch
+    u, values = sketch.vectors, sketch.values
     expected = (u * ((values[-1] + 0.05) / (values + 0.05))) @ u.T + eye(len(gramian)) - u @ u.T
     assert_close(dense(found, system.layout.zeros()) * (values[-1] + 0.05), expected, 1e-11)
 
@@ -154,12 +154,12 @@ def test_the_preconditioner_is_that_of_frangella():
 def test_a_sketch_serves_until_its_next_draw():
     settings = NystromSketch(rank=4, every=3)
     _, linearisation, found, _ = prepared(settings)
-    first = found.sketch
+    first = found.state.sketch
     for step in (1, 2, 4, 5):
         found = following(settings, found, linearisation, 0.5 * step, step)
-        assert found.sketch is first and found.damping == 0.5 * step
+        assert found.state.sketch is first and found.damping == 0.5 * step
     found = following(settings, found, linearisation, 0.5, 6)
-    assert not torch.equal(found.sketch.vectors, first.vectors)
+    assert not torch.equal(found.state.sketch.vectors, first.vectors)
 
 
 @pytest.mark.parametrize("net", ["tanh", "no bias", "Scale", "layer called twice"])

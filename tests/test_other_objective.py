@@ -84,12 +84,17 @@ class Classifier:
         layer = Layer(z[None], ((0,),) * p.shape[1], gradients)
         block = Block(0, 1.0 / len(p), residual, (layer,), None)
         head = Head(0, block.weight, residual)
-        result = Linearisation(
-            self.layout, self.workload, [1.0], [lambda: block], [head], workers=Workers()
+        losses = self.evaluate(points, at)
+        return Linearisation(
+            self.layout,
+            self.workload,
+            [1.0],
+            [lambda: block],
+            [head],
+            losses=losses.terms,
+            loss=losses.trained,
+            workers=Workers(),
         )
-        result.losses = self.evaluate(points, at).terms
-        (result.loss,) = result.losses
-        return result
 
 
 def with_one(inputs: Tensor) -> Tensor:

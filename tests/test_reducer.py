@@ -15,9 +15,9 @@ from pinnkfac.curvature.ekfac import second_moments
 from pinnkfac.curvature.factors import Factors, dense_gramian, factors
 from pinnkfac.curvature.gramian import diagonal_gramian, gramian
 from pinnkfac.curvature.kernel import kernel
+from pinnkfac.linearisation.balance import mean_square_norms
 from pinnkfac.linearisation.products import gramian_products, kernel_products
 from pinnkfac.linearisation.system import System
-from pinnkfac.linearisation.traces import mean_square_norms
 from pinnkfac.nets import Scale
 from pinnkfac.step.damping import Constant
 from pinnkfac.step.methods import Ekfac, Kfac, Spring

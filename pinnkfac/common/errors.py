@@ -16,12 +16,12 @@ class Diverged(UserError):
     """Training left the finite numbers; the loop ends with this message as its reason."""
 
 
-def suggest(given: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """One sentence that lists the known names; before it the nearest one where it is close."""
-    known = [str(name) for name in known]
-    near = difflib.get_close_matches(given, known, n=1)
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(word, names, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Known: {', '.join(known) if known else 'none'}."
+    return f"{hint}Known: {', '.join(names) or 'none'}."
 
 
 def first_line(error: BaseException, most: int = 120) -> str:
@@ -36,6 +36,6 @@ def counted(number: int, what: str) -> str:
 
 def check_choice(setting: str, value: object, literal: Any) -> None:
     """Raise UserError where a setting is none of the strings of its ``Literal`` type."""
-    known = get_args(literal)
-    if value not in known:
-        raise UserError(f"{setting}={value} does not exist. {suggest(str(value), known)}")
+    if value not in get_args(literal):
+        words = suggest(str(value), get_args(literal))
+        raise UserError(f"{setting}={value} does not exist. {words}")

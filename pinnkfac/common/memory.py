@@ -6,7 +6,7 @@ import ctypes
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +41,10 @@ def available(device: torch.device | None = None) -> float:
         from torch.cuda import mem_get_info
 
         return float(mem_get_info(device)[0])
-    try:
+    with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return float(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
     return float("inf")
 
 

@@ -82,6 +82,13 @@ def check(key: str, settings: Any, values: Mapping[str, Any]) -> None:
                 raise UserError(f"{prefix}{part}={'null' if shown is None else shown}: {problem}")
 
 
+def check_order(group: str, settings: object, low: str, high: str) -> None:
+    """Raise UserError where the setting ``low`` is above the setting ``high``."""
+    one, other = getattr(settings, low), getattr(settings, high)
+    if not one <= other:
+        raise UserError(f"{group}.{low}={one} must not exceed {group}.{high}={other}")
+
+
 def _mismatch(value: Any, hint: Any) -> str:
     """What is wrong with a value of this type, in words; '' where nothing is."""
     origin, arguments = get_origin(hint), get_args(hint)

@@ -9,10 +9,8 @@ made with:
         pairs: list[Pair] = field(default_factory=list)
         updates: int = 0
 
-so that a field that is added is saved without being listed anywhere. A field may hold None,
-numbers, strings, tensors, generators, other dataclasses, lists, tuples and dictionaries of these,
-and what else has ``state_dict`` and ``load_state_dict`` (nets, torch's optimizers). The types of
-the fields are looked up, so what they name must be imported for more than type checkers.
+so that a field that is added is saved without being listed anywhere. The types of the fields are
+looked up, so what they name must be imported for more than type checkers.
 """
 
 from __future__ import annotations
@@ -34,8 +32,9 @@ Fixed = Annotated[Value, FIXED]
 def state_of(value: Any) -> Any:
     """The state of an object in plain containers, as ``torch.load(weights_only=True)`` reads them.
 
-    Tensors are those of the object, not copies: write them before it goes on.
-    Raises TypeError where a field holds what cannot be stored.
+    Tensors are not copied: write them before the object goes on. Raises TypeError for a field that
+    is none of numbers, strings, tensors, generators, dataclasses, containers of these, and what has
+    ``state_dict``.
     """
     if isinstance(value, Generator):
         return value.get_state()
@@ -58,9 +57,8 @@ def state_of(value: Any) -> Any:
 def restore(value: Value, state: Any, device: torch.device | None = None) -> Value:
     """The object in that state: changed in place, or a new one where its class is frozen.
 
-    A name that the state lacks, as one of an older version may, keeps its present value; a field
-    that holds nothing yet is made from its type. Tensors are copied, to ``device`` where there is
-    one. Raises ValueError for the state of something else.
+    What the state lacks keeps its present value; a field that holds nothing yet is made from its
+    type. Tensors are copied, to ``device``. Raises ValueError for the state of something else.
     """
     if isinstance(value, Generator):
         value.set_state(state)

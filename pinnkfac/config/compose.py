@@ -78,8 +78,7 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def _chosen(overrides: Sequence[str]) -> DictConfig:
-    """The configuration with the options of groups among the overrides; empty where they cannot
-    be."""
+    """The configuration with the options of groups among the overrides, or an empty one."""
     groups = [o for o in overrides if o.partition("=")[0] in GROUPS and "," not in o]
     try:
         return _compose(PROBLEM, groups)
@@ -96,13 +95,13 @@ def quoted(text: str) -> str:
 def opened(overrides: Sequence[str]) -> list[str]:
     """Let keys be set whether the configuration has them or not: numbers of points, which are keyed
     by the terms of a problem, and the class of a part, which ``none`` has too."""
-    return [f"++{o.lstrip('+')}" if _is_open(o) else o for o in overrides]
-
-
-def _is_open(override: str) -> bool:
-    key = override.partition("=")[0]
-    is_number = f"{key}.".startswith("points.numbers.")
-    return is_number or (key.startswith("+") and key.endswith("._target_"))
+    result = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        is_class = key.startswith("+") and key.endswith("._target_")
+        is_open = is_class or f"{key}.".startswith("points.numbers.")
+        result.append(f"++{override.lstrip('+')}" if is_open else override)
+    return result
 
 
 def finish(config: DictConfig, choices: dict[str, Any] | None = None) -> DictConfig:
@@ -147,11 +146,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def check_sweep(overrides: Sequence[str], check: Callable[[DictConfig], None]) -> None:
-    """Look at the configuration with every value of every swept override.
+    """Look at the configuration with every value of every swept override, so that a sweep does not
+    end in the middle for a misspelt word.
 
-    This is before the first job starts, so that a sweep does not end in the middle for a misspelt
-    word. Raises UserError for an option, a key or a value that cannot be. (``register`` must have
-    been called.)
+    Raises UserError for an option, a key or a value that cannot be.
     """
     read = parse(overrides)
     fixed = [o for o, r in zip(overrides, read, strict=True) if not r.is_sweep_override()]

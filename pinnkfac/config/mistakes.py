@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from pinnkfac.common.errors import suggest
 from pinnkfac.config.options import GROUPS, completed, names, text_of
+
+NO_SETTINGS = frozenset(("choices", "_target_", "problem"))
 
 
 def explain(error: Exception, chosen: Callable[[], DictConfig]) -> str:
@@ -52,7 +54,7 @@ def _of_another_option(key: str, config: DictConfig) -> str:
     if group not in GROUPS or not dot or "choices" not in config:
         return ""
     others = [option for option in names(group) if name in _keys_of_option(group, option)]
-    if not others and list(keys(config[group])):
+    if not others and keys(config[group]):
         return ""
     step, choice = config.choices.step, config.choices[group]
     chosen = f"{group}={choice}"
@@ -64,22 +66,21 @@ def _of_another_option(key: str, config: DictConfig) -> str:
 
 
 def _keys_of_option(group: str, option: str) -> list[str]:
-    """The settings of an option, as they are named in its group."""
     text = text_of(group, option)
     values = completed(OmegaConf.create(text))
-    return list(_keys(values[group] if "@package _global_" in text else values, ""))
+    return keys(values[group] if "@package _global_" in text else values)
 
 
-def keys(config: DictConfig) -> Iterable[str]:
+def keys(config: Any) -> list[str]:
     """All settings of a configuration by their dotted names, nodes included."""
-    values = OmegaConf.to_container(config)
-    return _keys(values, "") if isinstance(values, dict) else []
+    values = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
+    nodes = walk(values) if isinstance(values, dict) else ()
+    return [key for key, _ in nodes if NO_SETTINGS.isdisjoint(key.split("."))]
 
 
-def _keys(values: Mapping[Any, Any], prefix: str) -> Iterable[str]:
+def walk(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All nodes and values by their dotted names."""
     for name, value in values.items():
-        if name in ("choices", "_target_", "problem"):
-            continue
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name}", value
         if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{name}.")
+            yield from walk(value, f"{prefix}{name}.")

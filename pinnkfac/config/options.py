@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,10 @@ def located(target: str) -> Any:
 
 
 def exists(target: str) -> bool:
-    try:
+    with suppress(ImportError, AttributeError, ValueError):
         located(target)
-    except (ImportError, AttributeError, ValueError):
-        return False
-    return True
+        return True
+    return False
 
 
 def defaults_of(target: str) -> dict[str, Any]:
@@ -75,9 +75,9 @@ def defaults_of(target: str) -> dict[str, Any]:
     class: that is said where it is built."""
     settings = located(target) if exists(target) else None
     fields = dataclasses.fields(settings) if dataclasses.is_dataclass(settings) else ()
-    defaults = {f.name: f.default for f in fields}
-    made = {f.name: f.default_factory for f in fields if callable(f.default_factory)}
-    defaults |= {name: make() for name, make in made.items()}
+    defaults = {
+        f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields
+    }
     return {n: _written(value) for n, value in defaults.items() if value is not dataclasses.MISSING}
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,16 +110,14 @@ class PdeFile:
             )
         return problem
 
-    @property
-    def _takes_any(self) -> bool:
-        parameters = inspect.signature(self.function).parameters.values()
-        return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-
     def _check_kinds(self, arguments: dict[str, Any]) -> None:
         """Raise UserError for an argument that is unknown, or of another kind than its default."""
-        defaults = self.defaults if arguments else {}
+        if not arguments:
+            return
+        defaults, parameters = self.defaults, inspect.signature(self.function).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for name, value in arguments.items():
-            if name not in defaults and not self._takes_any:
+            if name not in defaults and not takes_any:
                 raise UserError(
                     f"{self._where}{self.name}() has no argument '{name}', which the run set "
                     f"(pde.{name}={value}). {suggest(name, defaults)} Give the file with that "
@@ -145,11 +144,11 @@ def _natural(name: str) -> list[Any]:
 def summary(path: Path) -> tuple[str, str]:
     """(first line of the docstring, signature) of a bundled PDE, read without running it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    text = (ast.get_docstring(tree) or "").strip().splitlines()
+    line = "".join((ast.get_docstring(tree) or "").strip().splitlines()[:1])
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == path.stem:
-            return (text[0] if text else "", ast.unparse(node.args))
-    return (text[0] if text else "", "")
+            return line, ast.unparse(node.args)
+    return line, ""
 
 
 def find(place: str) -> PdeFile:
@@ -162,14 +161,14 @@ def find(place: str) -> PdeFile:
     if text.endswith(".py") or "/" in text or Path(text).suffix == ".py":
         path = Path(text).expanduser()
         if not path.is_file():
-            raise UserError(f"{text}: there is no such file. {_known_names()}")
+            names = ", ".join(bundled())
+            raise UserError(f"{text}: there is no such file. Bundled PDEs: {names}")
         return _choose(path, wanted)
     files = bundled()
-    if text in files:
-        return _choose(files[text], wanted)
-    shorter = [name for name in files if re.fullmatch(re.escape(text) + r"\d+d", name)]
-    if shorter:
-        return _choose(files[shorter[0]], wanted)
+    pattern = re.escape(text) + r"\d+d"
+    for name in (text, *(name for name in files if re.fullmatch(pattern, name))):
+        if name in files:
+            return _choose(files[name], wanted)
     raise UserError(
         f"there is no bundled PDE '{text}' and no file of that name. {suggest(text, files)} "
         "A PDE file of your own is given by its path, such as ./my_pde.py"
@@ -209,10 +208,6 @@ def stored_pde(run: StoredRun) -> PdeFile:
     return _choose(Path(file), name)
 
 
-def _known_names() -> str:
-    return f"Bundled PDEs: {', '.join(bundled())}"
-
-
 def _choose(path: Path, wanted: str) -> PdeFile:
     path = path.resolve()
     module, siblings = _import(path)
@@ -223,21 +218,19 @@ def _choose(path: Path, wanted: str) -> PdeFile:
         and value.__module__ == module.__name__
         and not name.startswith("_")
     }
-    if wanted:
-        if wanted not in public:
-            raise UserError(f"{path.name} has no function '{wanted}'. {suggest(wanted, public)}")
-        return PdeFile(path, wanted, public[wanted], siblings)
+    if wanted and wanted not in public:
+        raise UserError(f"{path.name} has no function '{wanted}'. {suggest(wanted, public)}")
     if not public:
         raise UserError(
             f"{path.name} has no public function: write one that returns a pinnkfac.Problem"
         )
-    if len(public) > 1:
+    if len(public) > 1 and not wanted:
         raise UserError(
             f"{path.name} has several public functions ({', '.join(public)}): name one as "
             f"{path}:{next(iter(public))}, or start the names of helpers with _"
         )
-    ((name, function),) = public.items()
-    return PdeFile(path, name, function, siblings)
+    name = wanted or next(iter(public))
+    return PdeFile(path, name, public[name], siblings)
 
 
 def _import(path: Path) -> tuple[ModuleType, tuple[Path, ...]]:
@@ -267,10 +260,8 @@ def _import(path: Path) -> tuple[ModuleType, tuple[Path, ...]]:
 
 @contextmanager
 def _beside(path: Path | None) -> Iterator[list[Path]]:
-    """Within it, files in the folder of a PDE file can be imported, as beside a script.
-
-    They are forgotten behind it: the next PDE file may lie beside others of the same names. The
-    list that is yielded holds them then.
+    """Within it, files in the folder of a PDE file can be imported, as beside a script; the list
+    holds them when they are forgotten, as the next PDE file may lie beside others of these names.
     """
     siblings: list[Path] = []
     if path is None:
@@ -292,9 +283,8 @@ def _beside(path: Path | None) -> Iterator[list[Path]]:
 def _line_in(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and Path(error.filename or "").resolve() == path.resolve():
         return f", line {error.lineno},"
-    trace, line = error.__traceback__, ""
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
-            line = f", line {trace.tb_lineno},"
-        trace = trace.tb_next
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if Path(frame.f_code.co_filename).resolve() == path.resolve():
+            line = f", line {number},"
     return line

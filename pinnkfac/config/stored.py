@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.config.compose import PROBLEM, compose, parse
-from pinnkfac.config.mistakes import keys, unknown_key
+from pinnkfac.config.mistakes import keys, unknown_key, walk
 from pinnkfac.config.options import BROUGHT, GROUPS, exists
 
 
@@ -23,9 +23,9 @@ def changed(
 ) -> DictConfig:
     """A stored configuration with some overrides: values and options of groups.
 
-    A new ``step`` brings its own search and damping along, unless these are given too. What was
-    set ``earlier`` holds for a new option too, where it has that setting. Raises UserError for
-    what cannot be, and for a sweep.
+    A new ``step`` brings its search and damping along, unless these are set too. What was set
+    ``earlier`` holds for a new option where it has that setting. Raises UserError for what cannot
+    be, and for a sweep.
     """
     read = parse(overrides)
     for override in read:
@@ -36,8 +36,8 @@ def changed(
                 f"{override.input_line}: a run goes on in its own folder; copy that to go on in "
                 "another"
             )
-    named = ((str(r.key_or_group), o) for o, r in zip(overrides, read, strict=True))
-    options = {group: option for group, option in named if group in GROUPS}
+    pairs = zip(overrides, read, strict=True)
+    options = {str(r.key_or_group): o for o, r in pairs if r.key_or_group in GROUPS}
     result = _exchanged(stored, arguments, options, earlier) if options else copy.deepcopy(stored)
     existing = set(keys(result))
     for override in read:
@@ -93,11 +93,8 @@ def differences(old: DictConfig, new: DictConfig, overrides: Sequence[str] = ())
 
 
 def check_classes(config: DictConfig, overrides: Sequence[str], path: Path) -> None:
-    """Look at the classes that the configuration of the run at ``path`` names.
-
-    Raises UserError for one outside pinnkfac, unless the user names it in ``overrides`` too, and
-    for one that pinnkfac has no more.
-    """
+    """Raise UserError where the configuration of the run at ``path`` names a class outside pinnkfac
+    that the user does not name in ``overrides`` too, or one that pinnkfac has no more."""
     for key, target in sorted(_flat(config).items()):
         if not key.endswith("_target_"):
             continue
@@ -116,14 +113,5 @@ def check_classes(config: DictConfig, overrides: Sequence[str], path: Path) -> N
 
 
 def _flat(config: DictConfig) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-
-    def visit(values: Any, prefix: str) -> None:
-        for name, value in values.items():
-            if isinstance(value, dict) and value:
-                visit(value, f"{prefix}{name}.")
-            else:
-                leaves[f"{prefix}{name}"] = value
-
-    visit(OmegaConf.to_container(config, resolve=True), "")
-    return leaves
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in walk(values) if not (isinstance(value, dict) and value)}

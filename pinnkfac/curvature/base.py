@@ -17,11 +17,8 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Situation:
-    """Where a step is taken from.
-
-    ``damping`` is λ in units of the curvature, ``step`` the number of the step, ``generator`` for
-    what is drawn, ``loss(δ)`` the loss at θ + δ.
-    """
+    """Where a step is taken from: ``damping`` is λ in units of the curvature, ``step`` its number,
+    ``generator`` for what is drawn, ``loss(δ)`` the loss at θ + δ."""
 
     linearisation: Linearisation
     damping: float
@@ -65,6 +62,19 @@ class Solver:
         Only exact curvatures have one.
         """
         raise NotImplementedError
+
+
+class Applied(Solver):
+    """A solver whose ``apply`` is the function that it is made with."""
+
+    def __init__(
+        self, situation: Situation, function: Callable[[Direction], Direction], state: Any = None
+    ) -> None:
+        super().__init__(situation, state)
+        self.function = function
+
+    def apply(self, v: Direction) -> Direction:
+        return self.function(v)
 
 
 class Curvature(Generic[State]):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,68 +21,26 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged, check_choice
 from pinnkfac.common.settings import Count, NonNegative
-from pinnkfac.curvature.base import Curvature, Situation, Solver
-from pinnkfac.curvature.factors import dense_gramian
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
+from pinnkfac.curvature.factors import SHARING, dense_gramian, every_equation
 from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block
-from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.direction import Direction, is_finite
 from pinnkfac.linearisation.layer import Layer
 from pinnkfac.linearisation.linearisation import Linearisation
 
 RowSharing = Literal["expand", "reduce", "rows"]
 
 
-class Expanded:
-    """Every row is a sample of its own: one product for all of them."""
-
-    def products(self, rows: int) -> int:
-        """How many Kronecker products a layer with so many rows is at most."""
-        return 1
-
-    def outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
-        """G [sample, out] of all equations, with the product that each belongs to."""
-        return [(0, g.reshape(-1, g.shape[-1])) for _, _, g in layer.equations()]
-
-    def inputs(self, z: Tensor) -> tuple[Tensor, int]:
-        """Z [product, sample, in + bias] from the active rows, and how many are one sample."""
-        return z.reshape(1, -1, z.shape[-1]), len(z)
-
-
-class Reduced(Expanded):
-    """Every point is a sample: the mean of its inputs, the sum of its derivatives."""
-
-    def outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
-        return [(0, g.sum(0)) for _, _, g in layer.equations()]
-
-    def inputs(self, z: Tensor) -> tuple[Tensor, int]:
-        return z.mean(0, keepdim=True), 1
-
-
-class ByRow(Expanded):
-    """Σ_s B_s V A_s with the factors of single rows s, a sum that has no cheap inverse."""
-
-    def products(self, rows: int) -> int:
-        return rows
-
-    def outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
-        rows = layer.all_active
-        pairs = [(layer.active[e], g) for e, _, g in layer.equations()]
-        return [(rows.index(s), g[i]) for active, g in pairs for i, s in enumerate(active)]
-
-    def inputs(self, z: Tensor) -> tuple[Tensor, int]:
-        return z, 1
-
-
-SHARING: dict[str, Expanded] = {"expand": Expanded(), "reduce": Reduced(), "rows": ByRow()}
-
-
 class KroneckerOperator:
     """V ↦ Σ_t w_t Σ_products B V A by layer, from two passes over (Z, G), over the rows that enter
-    the residual."""
+    the residual. ``sharing``: as in factors.py, or a product of the factors of every row, a sum
+    that has no cheap inverse."""
 
     def __init__(self, linearisation: Linearisation, sharing: RowSharing) -> None:
         self.linearisation = linearisation
-        self.sharing = SHARING[sharing]
+        self.samples = SHARING.get(sharing)
+        """None: every row is a product of its own."""
 
     def __call__(self, vs: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The products for the layers' V [out, in + bias]; None where None is given."""
@@ -95,23 +54,33 @@ class KroneckerOperator:
                 layer = block.layers[number]
                 z = layer.inputs_on(layer.all_active)
                 if len(z):
-                    samples, rows = self.sharing.inputs(z)
+                    inputs, rows = self._inputs(z)
                     scale = block.weight / (points[block.term] * rows)
-                    for x, left in zip(samples, lefts[block.term][i], strict=False):
+                    for x, left in zip(inputs, lefts[block.term][i], strict=False):
                         total[i].addmm_((x @ left.T).T, x, alpha=scale)
 
-        result: list[Tensor | None] = [None] * len(vs)
-        zeros = [torch.zeros_like(v) for v in matrices]
-        totals = self.linearisation.sum(lambda: [v.clone() for v in zeros], add)
-        for number, total in zip(wanted, totals, strict=True):
-            result[number] = total
-        return result
+        totals = iter(self.linearisation.sum(lambda: [torch.zeros_like(v) for v in matrices], add))
+        return [None if v is None else next(totals) for v in vs]
+
+    def _inputs(self, z: Tensor) -> tuple[Tensor, int]:
+        """Z [product, sample, in + bias] from the active rows, and how many are one sample."""
+        if self.samples is None:
+            return z, 1
+        return self.samples.inputs(z)[None], self.samples.number(len(z), 1)
+
+    def _outputs(self, layer: Layer) -> list[tuple[int, Tensor]]:
+        """G [sample, out] of all equations, with the product that each belongs to."""
+        if self.samples is not None:
+            return [(0, self.samples.outputs(g)) for _, _, g in layer.equations()]
+        rows = layer.all_active
+        pairs = every_equation(layer)
+        return [(rows.index(s), g[i]) for active, g in pairs for i, s in enumerate(active)]
 
     def _lefts(self, wanted: Sequence[int], vs: Sequence[Tensor]) -> list[list[Tensor]]:
         """Σ Gᵀ(G V) by term and wanted layer, [product, out, in + bias]."""
         workload = self.linearisation.workload
         shapes = [
-            (self.sharing.products(rows * workload.layers[number][2]), *v.shape)
+            (rows * workload.layers[number][2] if self.samples is None else 1, *v.shape)
             for rows, _ in workload.terms
             for number, v in zip(wanted, vs, strict=True)
         ]
@@ -119,7 +88,7 @@ class KroneckerOperator:
         def add(total: list[Tensor], block: Block) -> None:
             for i, (number, v) in enumerate(zip(wanted, vs, strict=True)):
                 part = total[block.term * len(wanted) + i]
-                for product, g in self.sharing.outputs(block.layers[number]):
+                for product, g in self._outputs(block.layers[number]):
                     part[product].addmm_(g.T, g @ v)
 
         like = self.linearisation.residual
@@ -176,10 +145,7 @@ def conjugate_gradients_by_layer(
 @dataclass(frozen=True)
 class MatrixFree(Curvature[None]):
     """Kronecker products of a step's points, solved with by at most ``iterations`` of conjugate
-    gradients a layer (see ``conjugate_gradients_by_layer``); nothing is kept between steps.
-
-    ``sharing``: 'expand' as published for one row, 'reduce', or 'rows', a product for every row.
-    """
+    gradients a layer (see ``conjugate_gradients_by_layer``); nothing is kept between steps."""
 
     sharing: RowSharing = "expand"
     iterations: Count = 10
@@ -189,24 +155,17 @@ class MatrixFree(Curvature[None]):
         check_choice("step.sharing", self.sharing, RowSharing)
 
     def at(self, situation: Situation, state: None) -> Solver:
-        return MatrixFreeSolver(self, situation)
+        return Applied(situation, partial(self._solved, situation.linearisation, situation.damping))
 
-
-class MatrixFreeSolver(Solver):
-    def __init__(self, settings: MatrixFree, situation: Situation) -> None:
-        super().__init__(situation)
-        self.settings = settings
-
-    def apply(self, v: Direction) -> Direction:
+    def _solved(self, linearisation: Linearisation, damping: float, v: Direction) -> Direction:
         """Raises Diverged where v is not finite."""
-        if not all(bool(torch.isfinite(part).all()) for part in v):
+        if not is_finite(*v):
             raise Diverged("the gradient is NaN or infinite: training diverged")
-        settings, layers = self.settings, len(self.linearisation.layout.layers)
-        product = KroneckerOperator(self.linearisation, settings.sharing)
+        product = KroneckerOperator(linearisation, self.sharing)
+        layers = len(linearisation.layout.layers)
         result = conjugate_gradients_by_layer(
-            product, v[:layers], self.damping, settings.iterations, settings.tolerance
+            product, v[:layers], damping, self.iterations, self.tolerance
         )
         if len(v) > layers:
-            block = dense_gramian(self.linearisation)
-            result.append(solve_damped(block, v[-1], self.damping))
+            result.append(solve_damped(dense_gramian(linearisation), v[-1], damping))
         return result

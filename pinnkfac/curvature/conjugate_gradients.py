@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Annotated, Any
 
 from pinnkfac.common.settings import Count, NonNegative, Range
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.kfac import KroneckerFactors
 from pinnkfac.linearisation.direction import Direction, combine, inner
 from pinnkfac.linearisation.linearisation import Linearisation
@@ -86,11 +86,7 @@ def conjugate_gradients(
     damping: float,
     iterations: int,
 ) -> Direction:
-    """Solve (JᵀJ + λ) x = right by preconditioned conjugate gradients from 0.
-
-    One iteration costs one product with J and one with Jᵀ; the first iterate is a multiple of
-    P⁻¹·right. Stops early where a search direction has no positive curvature left.
-    """
+    """x of (JᵀJ + λ) x = right after so many iterations from 0, or fewer (see ``iterates``)."""
     run = iterates(damped_gramian(linearisation, damping), right, preconditioner.apply)
     *_, last = islice(run, iterations + 1)
     return last.solution
@@ -136,24 +132,17 @@ def best_of(kept: Sequence[Iterate], loss: Callable[[Direction], float]) -> Iter
     return best
 
 
-# -- curvatures ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Identity(Curvature[None]):
     """C + λ = I: no preconditioner."""
 
     def at(self, situation: Situation, state: None) -> Solver:
-        return Unchanged(situation)
-
-
-class Unchanged(Solver):
-    def apply(self, v: Direction) -> Direction:
-        return [x.clone() for x in v]
+        return Applied(situation, lambda v: [x.clone() for x in v])
 
 
 @dataclass(frozen=True)
 class Refined(Curvature[Any]):
-    """The exact Gramian, solved with by so many conjugate-gradient iterations that another
-    curvature preconditions."""
+    """The exact Gramian, by conjugate gradients that another curvature preconditions."""
 
     by: Curvature[Any]
     iterations: Count
@@ -166,23 +155,18 @@ class Refined(Curvature[Any]):
         return self.by.start(objective)
 
     def at(self, situation: Situation, state: Any) -> Solver:
-        return RefinedSolver(situation, self.by.at(situation, state), self.iterations)
+        by, damping = self.by.at(situation, state), situation.damping
 
+        def solve(v: Direction) -> Direction:
+            return conjugate_gradients(situation.linearisation, v, by, damping, self.iterations)
 
-class RefinedSolver(Solver):
-    def __init__(self, situation: Situation, by: Solver, iterations: int) -> None:
-        super().__init__(situation, by.state)
-        self.by = by
-        self.iterations = iterations
-
-    def apply(self, v: Direction) -> Direction:
-        return conjugate_gradients(self.linearisation, v, self.by, self.damping, self.iterations)
+        return Applied(situation, solve, by.state)
 
 
 @dataclass(frozen=True)
 class TruncatedState:
-    """The last solution of CG, the number of the iterate that was taken (None: none was chosen),
-    and what the preconditioner keeps."""
+    """What the preconditioner keeps, the last solution, and the number of the iterate that was
+    taken (None: none was chosen)."""
 
     preconditioner: Any
     solution: Direction | None = None
@@ -191,13 +175,9 @@ class TruncatedState:
 
 @dataclass(frozen=True)
 class Truncated(Curvature[TruncatedState]):
-    """The exact Gramian, solved with by at most ``iterations`` of preconditioned CG.
-
-    CG starts from ``decay`` times its last solution (0: from 0) and stops where it has stalled for
-    ``progress`` (see ``has_stalled``; 0: never). With ``backtracking`` the loss is evaluated at
-    stored iterates, from half to twice as far as the last step went, and the best is δ (Martens
-    2010).
-    """
+    """The exact Gramian, solved with by at most ``iterations`` of preconditioned CG, from ``decay``
+    times the last solution until ``has_stalled``. With ``backtracking`` δ is the stored iterate
+    with the lowest loss, about as far as the last step went (Martens 2010)."""
 
     preconditioner: Curvature[Any] = field(default_factory=KroneckerFactors)
     iterations: Count = 20
@@ -234,7 +214,9 @@ class TruncatedSolver(Solver):
         start = None
         if settings.decay and last.solution is not None:
             start = [settings.decay * x for x in last.solution]
-        fewest, most = self._window(last.taken)
+        fewest, most = 0, settings.iterations
+        if settings.backtracking and last.taken is not None:
+            fewest, most = last.taken // REACH, min(most, max(FEWEST, REACH * last.taken))
         iterations = iterates(product, v, self.by.apply, start)
         kept = truncated(iterations, most, settings.progress)
         best, taken = kept[-1], last.taken
@@ -243,10 +225,3 @@ class TruncatedSolver(Solver):
             taken = best.number
         self.state = TruncatedState(self.by.state, kept[-1].solution, taken)
         return best.solution
-
-    def _window(self, taken: int | None) -> tuple[int, int]:
-        """The numbers of the first iterate whose loss is evaluated and of the last one made."""
-        most = self.settings.iterations
-        if not self.settings.backtracking or taken is None:
-            return 0, most
-        return taken // REACH, min(most, max(FEWEST, REACH * taken))

@@ -2,8 +2,7 @@
 
 What is not a matrix product (activations, copies, factorisations) counts as the multiplications
 that take as long; measured with experiments/kernel_cost.py. Times are proportional to these within
-a factor of about 1.5; decisions that are made by them do not depend on the machine, nor on what
-else it does.
+a factor of about 1.5, and decisions that are made by them do not depend on the machine.
 """
 
 from __future__ import annotations

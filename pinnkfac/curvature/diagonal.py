@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pinnkfac.common.settings import Range
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.gramian import diagonal_gramian
 from pinnkfac.curvature.kronecker import floored
-from pinnkfac.linearisation.direction import Direction
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,4 @@ class Diagonal(Curvature[None]):
     def at(self, situation: Situation, state: None) -> Solver:
         diagonal = diagonal_gramian(situation.linearisation)
         powers = [floored(v + situation.damping, 0.0) ** self.exponent for v in diagonal]
-        return Divided(situation, powers)
-
-
-class Divided(Solver):
-    def __init__(self, situation: Situation, diagonal: Direction) -> None:
-        super().__init__(situation)
-        self.diagonal = diagonal
-
-    def apply(self, v: Direction) -> Direction:
-        return [x / d for x, d in zip(v, self.diagonal, strict=True)]
+        return Applied(situation, lambda v: [x / d for x, d in zip(v, powers, strict=True)])

@@ -19,9 +19,9 @@ from torch import Tensor
 from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Range
 from pinnkfac.curvature.averaging import Average, equal
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.factors import FactorAverage, Factors
-from pinnkfac.curvature.kfac import ByInverses, Inverses
+from pinnkfac.curvature.kfac import Inverses
 from pinnkfac.curvature.kronecker import EigenInverse, Pair, floored, merge, symmetric_eigen
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation
@@ -54,6 +54,12 @@ def second_moments(linearisation: Linearisation, bases: list[Basis]) -> list[Ten
     return linearisation.sum(lambda: [a.new_zeros(len(b), len(a)) for a, b in bases], add)
 
 
+def eigenbases(pairs: list[Pair]) -> Basis:
+    """Those of the merged factors of all terms."""
+    a, b = merge(pairs)
+    return symmetric_eigen(a)[1], symmetric_eigen(b)[1]
+
+
 def carried(moments: Tensor, old: Basis, new: Basis) -> Tensor:
     """The diagonal of (Q_A ⊗ Q_B) diag(S) (Q_A ⊗ Q_B)ᵀ in another Kronecker basis."""
     by_a, by_b = (n.T @ o for n, o in zip(new, old, strict=True))
@@ -81,9 +87,7 @@ class EigenvalueCorrected(Curvature[EkfacState]):
     moments: Moments = field(default_factory=Moments)
     """the second moments along their eigenbases"""
 
-    @property
-    def kept(self) -> str:
-        return "factors and their second moments"
+    kept = "factors and their second moments"
 
     def start(self, objective: Objective) -> EkfacState:
         return EkfacState()
@@ -96,7 +100,8 @@ class EigenvalueCorrected(Curvature[EkfacState]):
         with making("the Kronecker factors and their eigenvectors", "net.widths"):
             average = state.average.at(situation, self.factors)
             if not bases or situation.step % settings.every == 0:
-                bases = self._bases(linearisation, average)
+                pairs = average.pairs(linearisation.weights, self.factors)
+                bases = linearisation.workers.map(eigenbases, pairs)
                 if settings.decay and moments.total:
                     triples = zip(moments.total, state.bases, bases, strict=True)
                     moments = Average([carried(*triple) for triple in triples], moments.updates)
@@ -109,12 +114,4 @@ class EigenvalueCorrected(Curvature[EkfacState]):
         if not settings.decay:
             moments = Average()  # the next ones are of the next step alone
         after = EkfacState(average, bases, moments, dense)
-        return ByInverses(situation, Inverses(layers, dense), after)
-
-    def _bases(self, linearisation: Linearisation, average: FactorAverage) -> list[Basis]:
-        def one(pairs: list[Pair]) -> Basis:
-            a, b = merge(pairs)
-            return symmetric_eigen(a)[1], symmetric_eigen(b)[1]
-
-        pairs = average.pairs(linearisation.weights, self.factors)
-        return linearisation.workers.map(one, pairs)
+        return Applied(situation, Inverses(layers, dense).apply, after)

@@ -64,82 +64,39 @@ class Factors:
 
 
 # -- which rows are a sample, and of what ----------------------------------------------------------
-class Expand:
-    """Every row is a sample of its own."""
+@dataclass(frozen=True)
+class Samples:
+    """How inputs and derivatives [row, batch, feature] become samples [sample, feature], and the
+    number, for so many rows and points, that the sum over inputs is divided by.
 
-    weighs_rows = False
+    ``weighs_rows``: a sample weighs as much as the trace of the other factor of its row.
+    """
 
-    def samples_of(self, rows: Tensor) -> Tensor:
-        """[row, batch, feature] to [sample, feature]."""
-        return rows.reshape(-1, rows.shape[-1])
-
-    def inputs(self, z: Tensor) -> Tensor:
-        return self.samples_of(z)
-
-    def outputs(self, g: Tensor) -> Tensor:
-        return self.samples_of(g)
-
-    def number(self, rows: int, batch: int) -> int:
-        """What the sum over inputs is divided by."""
-        return batch * rows
+    inputs: Callable[[Tensor], Tensor]
+    outputs: Callable[[Tensor], Tensor]
+    number: Callable[[int, int], int]
+    weighs_rows: bool = False
 
 
-class Reduce(Expand):
-    """Every point is a sample: the mean of its inputs, the sum of its derivatives."""
-
-    def inputs(self, z: Tensor) -> Tensor:
-        return z.mean(0)
-
-    def outputs(self, g: Tensor) -> Tensor:
-        return g.sum(0)
-
-    def number(self, rows: int, batch: int) -> int:
-        return batch
+def every_row(x: Tensor) -> Tensor:
+    return x.flatten(0, 1)
 
 
-class Weighted(Expand):
-    """Every row is a sample, that weighs as much as the trace of the other factor of it."""
-
-    weighs_rows = True
-
-    def number(self, rows: int, batch: int) -> int:
-        return batch
-
-
-SHARING: dict[str, Expand] = {"expand": Expand(), "reduce": Reduce(), "weighted": Weighted()}
+SHARING = {
+    "expand": Samples(every_row, every_row, lambda rows, batch: batch * rows),
+    "reduce": Samples(lambda z: z.mean(0), lambda g: g.sum(0), lambda rows, batch: batch),
+    "weighted": Samples(every_row, every_row, lambda rows, batch: batch, weighs_rows=True),
+}
 
 Vectors = list[tuple[Sequence[int], Tensor]]
 """Backpropagated vectors [row, batch, out] with their rows, one for each sum of products."""
 
 
-def every_equation(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
+def every_equation(layer: Layer) -> Vectors:
     return [(layer.active[e], g) for e, _, g in layer.equations()]
 
 
-def sampled(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
-    """Σ_e noise_e g_e, for standard normal noise [batch, equation]."""
-    assert noise is not None
-    return _combined(layer, noise)
-
-
-def gradients(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
-    """Σ_e r_e g_e, the gradient of half the squared residual."""
-    return _combined(layer, block.residual)
-
-
-def nothing(layer: Layer, block: Block, noise: Tensor | None) -> Vectors:
-    return []
-
-
-BACKPROPAGATED: dict[str, Callable[[Layer, Block, Tensor | None], Vectors]] = {
-    "type-2": every_equation,
-    "monte-carlo": sampled,
-    "empirical": gradients,
-    "forward-only": nothing,
-}
-
-
-def _combined(layer: Layer, weights: Tensor) -> Vectors:
+def combined(layer: Layer, weights: Tensor) -> Vectors:
     """The sum over equations with weights [batch, equation]."""
     rows = layer.all_active
     if not rows:
@@ -153,7 +110,15 @@ def _combined(layer: Layer, weights: Tensor) -> Vectors:
     return [(rows, total)]
 
 
-# -- factors ---------------------------------------------------------------------------------------
+BACKPROPAGATED: dict[str, Callable[[Layer, Block, Tensor], Vectors]] = {
+    "type-2": lambda layer, block, noise: every_equation(layer),
+    "monte-carlo": lambda layer, block, noise: combined(layer, noise),
+    "empirical": lambda layer, block, noise: combined(layer, block.residual),
+    "forward-only": lambda layer, block, noise: [],
+}
+"""By layer, block, and standard normal noise [batch, equation]."""
+
+
 def gram(x: Tensor) -> Tensor:
     """xᵀ x for x [rows, features], without computing the upper half twice where that pays."""
     features = x.shape[1]
@@ -185,7 +150,7 @@ def row_weights(linearisation: Linearisation) -> list[tuple[Tensor, Tensor]]:
         first = 2 * block.term * len(block.layers)
         for i, layer in enumerate(block.layers):
             total[first + 2 * i] += _square_norms(layer.inputs)
-            for rows, g in every_equation(layer, block, None):
+            for rows, g in every_equation(layer):
                 total[first + 2 * i + 1][list(rows)] += _square_norms(g)
 
     roots = [v.sqrt() for v in linearisation.sum(zeros, add)]
@@ -203,13 +168,14 @@ def factors(
     """The pairs (A, B) of every term and layer, ``result[term][layer]``."""
     sharing, vectors = SHARING[settings.sharing], BACKPROPAGATED[settings.backpropagated]
     like, layers = linearisation.residual, linearisation.layout.layers
-    one_sided = vectors is nothing
+    one_sided = settings.backpropagated == "forward-only"
     weights = row_weights(linearisation) if sharing.weighs_rows and not one_sided else None
     pairs = len(layers) * len(linearisation.weights)
-    points = linearisation.points
+    points, sizes = linearisation.points, linearisation.sizes
     noise = [torch.empty(0)] * len(linearisation.blocks)
-    if vectors is sampled:
-        noise = _noise(linearisation, generator)
+    if settings.backpropagated == "monte-carlo":
+        draws = (torch.randn(s, dtype=torch.float64, generator=generator) for s in sizes)
+        noise = [draw.to(like) for draw in draws]
 
     def zeros() -> list[Tensor]:
         sides = [
@@ -242,28 +208,21 @@ def factors(
     return [result[i : i + len(layers)] for i in range(0, pairs, len(layers))]
 
 
-def _noise(linearisation: Linearisation, generator: Generator | None) -> list[Tensor]:
-    """Standard normal weights [batch, equation] for every block, drawn in order."""
-    draws = [torch.randn(s, dtype=torch.float64, generator=generator) for s in linearisation.sizes]
-    return [draw.to(linearisation.residual) for draw in draws]
-
-
 def dense_gramian(linearisation: Linearisation) -> Tensor:
     """The exact Gramian block [param, param] of the parameters outside linear layers."""
     size = linearisation.layout.dense
 
     def add(total: list[Tensor], block: Block) -> None:
         if block.dense is not None:
-            total[0].add_(gram(block.dense.reshape(-1, size)), alpha=block.weight)
+            total[0].add_(gram(block.dense.flatten(0, 1)), alpha=block.weight)
 
     return linearisation.sum(lambda: [linearisation.residual.new_zeros(size, size)], add)[0]
 
 
-# -- averages --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class FactorAverage:
-    """Averages of factors (A, B of every term and layer, one behind the other) and of the dense
-    block, with the scales of the equations that they are for."""
+    """Averages of A, B of every term and layer, one behind the other, and of the dense block, with
+    the scales of the equations that they are for."""
 
     factors: Average = field(default_factory=Average)
     dense: Average = field(default_factory=Average)

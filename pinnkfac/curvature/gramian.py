@@ -24,7 +24,7 @@ from pinnkfac.curvature.kernel import layer_kernel
 from pinnkfac.curvature.kronecker import floored
 from pinnkfac.curvature.solve import solve_damped
 from pinnkfac.linearisation.block import Block
-from pinnkfac.linearisation.direction import Direction
+from pinnkfac.linearisation.direction import Direction, is_finite
 from pinnkfac.linearisation.layout import Layout, flat
 from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
@@ -53,12 +53,7 @@ class GramianSettings:
 
 def gramian(linearisation: Linearisation) -> Tensor:
     """JᵀJ of all parameters, [param, param]."""
-    return _gramians(linearisation, [linearisation.layout.number])[0]
-
-
-def layer_gramians(linearisation: Linearisation) -> list[Tensor]:
-    """The diagonal blocks of JᵀJ, [layer's param, layer's param] each."""
-    return _gramians(linearisation, linearisation.layout.sizes)
+    return gramians(linearisation, [linearisation.layout.number])[0]
 
 
 def diagonal_gramian(linearisation: Linearisation) -> Direction:
@@ -74,7 +69,7 @@ def diagonal_gramian(linearisation: Linearisation) -> Direction:
 
 
 @torch.no_grad()
-def _gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tensor]:
+def gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tensor]:
     """Diagonal blocks of JᵀJ of the given widths, which cover all parameters."""
     layout = linearisation.layout
     totals = [linearisation.residual.new_zeros(n, n) for n in widths]
@@ -102,19 +97,18 @@ def _gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tenso
     return totals
 
 
-# -- the curvature ---------------------------------------------------------------------------------
 class Full:
     """JᵀJ as one matrix."""
 
     cheaper = "layerwise"
     diagonals = False
 
-    def matrices(self, linearisation: Linearisation) -> list[Tensor]:
-        return [gramian(linearisation)]
+    def widths(self, layout: Layout) -> Sequence[int]:
+        """Of the matrices that are factorised."""
+        return [layout.number]
 
-    def numbers(self, layout: Layout) -> list[int]:
-        """How many numbers the matrices have that are factorised."""
-        return [layout.number**2]
+    def matrices(self, linearisation: Linearisation) -> list[Tensor]:
+        return gramians(linearisation, self.widths(linearisation.layout))
 
     def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
         """(G + λ)⁻¹ v."""
@@ -126,11 +120,8 @@ class Layerwise(Full):
 
     cheaper = "diagonal"
 
-    def matrices(self, linearisation: Linearisation) -> list[Tensor]:
-        return layer_gramians(linearisation)
-
-    def numbers(self, layout: Layout) -> list[int]:
-        return [n * n for n in layout.sizes]
+    def widths(self, layout: Layout) -> Sequence[int]:
+        return layout.sizes
 
     def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
         pairs = list(zip(matrices, v, strict=True))
@@ -142,11 +133,11 @@ class OnlyDiagonal(Full):
 
     diagonals = True
 
+    def widths(self, layout: Layout) -> Sequence[int]:
+        return []
+
     def matrices(self, linearisation: Linearisation) -> list[Tensor]:
         return diagonal_gramian(linearisation)
-
-    def numbers(self, layout: Layout) -> list[int]:
-        return []
 
     def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
         for pair in zip(matrices, v, strict=True):
@@ -155,16 +146,12 @@ class OnlyDiagonal(Full):
         return [g / floored(s, torch.finfo(s.dtype).eps) for g, s in zip(v, sums, strict=True)]
 
 
-APPROXIMATIONS: dict[str, Full] = {
-    "full": Full(),
-    "layerwise": Layerwise(),
-    "diagonal": OnlyDiagonal(),
-}
+APPROXIMATIONS = {"full": Full(), "layerwise": Layerwise(), "diagonal": OnlyDiagonal()}
 
 
 @dataclass(frozen=True)
 class GramianState:
-    """The average, and the scales of the equations that it is for."""
+    """An average, and the scales of the equations that it is for."""
 
     average: Average = field(default_factory=Average)
     scales: list[Tensor] | None = None
@@ -172,14 +159,10 @@ class GramianState:
 
 @dataclass(frozen=True)
 class ExactGramian(Curvature[GramianState]):
-    """C = JᵀJ or its layers or diagonal, averaged as the settings say; the average begins anew
-    where the scales of equations change (balance.py).
+    """C = JᵀJ or its layers or diagonal, averaged; anew where the scales of equations change.
 
-    ``solver``: 'cholesky'; 'jacobi', the same after scaling to a unit diagonal; or the
-    minimum-norm 'least-squares' of the code behind arXiv:2405.15603 (LAPACK's gelsd). Blocks of
-    layers that are not averaged are solved through their kernels where residuals are fewer.
-
-    Raises UserError where the Gramian does not fit into memory.
+    Blocks of layers that are not averaged are solved through their kernels where residuals are
+    fewer. Raises UserError where the Gramian does not fit into memory.
     """
 
     gramian: GramianSettings = field(default_factory=GramianSettings)
@@ -199,7 +182,8 @@ class ExactGramian(Curvature[GramianState]):
 
     def _check_memory(self, layout: Layout) -> None:
         approximation = APPROXIMATIONS[self.gramian.approximation]
-        numbers, copies = approximation.numbers(layout), 2 if self.gramian.decay else 1
+        numbers = [n * n for n in approximation.widths(layout)]
+        copies = 2 if self.gramian.decay else 1
         check_fits(
             (copies * sum(numbers) + max(numbers, default=0)) * torch.finfo(layout.dtype).bits / 8,
             f"the Gramian of {layout.number} parameters and its factor",
@@ -239,10 +223,7 @@ class ExactGramian(Curvature[GramianState]):
 
 
 class GramianSolver(Solver):
-    """Solves with averaged matrices.
-
-    Raises Diverged where the Gramian or the gradient is not finite.
-    """
+    """Solves with averaged matrices; raises Diverged where they or the gradient are not finite."""
 
     def __init__(
         self, situation: Situation, settings: ExactGramian, average: Average, state: GramianState
@@ -296,8 +277,9 @@ class LayerKernels(Solver):
             weights = block.weight**0.5 * part.view(block.batch, block.equations)
             block.layers[number].vjp(weights, total[0])
 
-        shape = linearisation.layout.layers[number]
-        zeros = lambda: [linearisation.residual.new_zeros(shape)]  # noqa: E731
+        def zeros() -> list[Tensor]:
+            return [linearisation.residual.new_zeros(linearisation.layout.layers[number])]
+
         return linearisation.sum(zeros, add, linearisation.split(w))[0]
 
 
@@ -311,5 +293,5 @@ def _minimum_norm(matrix: Tensor, right: Tensor, damping: float) -> Tensor:
 
 
 def _check_finite(*values: Tensor) -> None:
-    if not all(bool(torch.isfinite(v).all()) for v in values):
+    if not is_finite(*values):
         raise Diverged("the Gramian or the gradient is NaN or infinite: training diverged")

@@ -25,6 +25,8 @@ from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.workload import Workload
 
+POINTS = "points.scale, points.interior or points.lower"
+"""What to lower where residuals are too many."""
 TILE_ROWS = 512
 """Rows of a tile, points times rows of the shared axis: its products stay in the cache."""
 OVERHEAD = 40.0
@@ -92,12 +94,9 @@ def _kernel(
     """The sum over some layers, and over the parameters outside of layers where ``dense``."""
     like = linearisation.residual
     total = len(like)
-    what, settings = (
-        f"the kernel of {total} residuals",
-        "points.scale, points.interior or points.lower",
-    )
-    check_fits(2 * like.element_size() * total**2, what, settings, like.device)
-    with making(what, settings):
+    what = f"the kernel of {total} residuals"
+    check_fits(2 * like.element_size() * total**2, what, POINTS, like.device)
+    with making(what, POINTS):
         result = like.new_zeros(total, total)
         by_rows = [layer for layer in layers if plan.by_rows[layer]]
         if by_rows or (dense and linearisation.layout.dense):
@@ -210,7 +209,7 @@ def _tile(
 def _add_products(total: Tensor, x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
     """total [n, m] += Σ_st (z̃_ns · z̃_mt)(g_ns · g_mt), for (z̃, g) of n and of m points."""
     (s, n, _), (t, m, _) = x[0].shape, y[0].shape
-    inputs, outputs = (_flat(u) @ _flat(v).T for u, v in zip(x, y, strict=True))
+    inputs, outputs = (u.flatten(0, 1) @ v.flatten(0, 1).T for u, v in zip(x, y, strict=True))
     if s * t == 1:
         total.addcmul_(inputs, outputs)
         return
@@ -222,10 +221,6 @@ def _add_products(total: Tensor, x: Sequence[Tensor], y: Sequence[Tensor]) -> No
     for i in range(s):
         for j in range(t):
             total.addcmul_(inputs[i, :, j], outputs[i, :, j])
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
 
 
 # -- by dense rows of J --------------------------------------------------------------------------

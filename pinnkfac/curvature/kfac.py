@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pinnkfac.common.errors import UserError, check_choice
 from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, Range
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.factors import FactorAverage, Factors
 from pinnkfac.curvature.kronecker import DampingKind, EigenInverse, Pair, inverse, merge
 from pinnkfac.linearisation.direction import Direction
@@ -59,19 +59,14 @@ class KfacState:
 
 @dataclass(frozen=True)
 class KroneckerFactors(Curvature[KfacState]):
-    """C from averaged Kronecker factors; the dense block is inverted exactly.
-
-    Raises UserError where ``inverse.terms`` is 'sum' and there are more than two.
-    """
+    """C from averaged Kronecker factors; the dense block is inverted exactly."""
 
     factors: Factors = field(default_factory=Factors)
     """how the Kronecker factors are made and averaged"""
     inverse: InverseSettings = field(default_factory=InverseSettings)
     """how they become an inverse"""
 
-    @property
-    def kept(self) -> str:
-        return "factors"
+    kept = "factors"
 
     def start(self, objective: Objective) -> KfacState:
         if self.inverse.terms == "sum" and len(objective.terms) > 2:
@@ -87,7 +82,7 @@ class KroneckerFactors(Curvature[KfacState]):
             average, inverses = state.average.at(situation, self.factors), state.inverses
             if not inverses.layers or situation.step % self.inverse.every == 0:
                 inverses = self._inverted(situation, average, inverses)
-        return ByInverses(situation, inverses, KfacState(average, inverses))
+        return Applied(situation, inverses.apply, KfacState(average, inverses))
 
     def _inverted(self, situation: Situation, average: FactorAverage, last: Inverses) -> Inverses:
         settings, linearisation = self.inverse, situation.linearisation
@@ -101,14 +96,3 @@ class KroneckerFactors(Curvature[KfacState]):
             linearisation.workers.map(one, pairs),
             average.dense_inverse(self.factors, situation.damping, settings.floor, last.dense),
         )
-
-
-class ByInverses(Solver):
-    """Applies inverses, whatever made them."""
-
-    def __init__(self, situation: Situation, inverses: Inverses, state: object) -> None:
-        super().__init__(situation, state)
-        self.inverses = inverses
-
-    def apply(self, v: Direction) -> Direction:
-        return self.inverses.apply(v)

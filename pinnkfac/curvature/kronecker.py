@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import Diverged, UserError
+from pinnkfac.linearisation.direction import is_finite
 
 DampingKind = Literal["same", "trace-norm", "exact"]
 Pair = tuple[Tensor, Tensor]
@@ -21,12 +23,9 @@ Pair = tuple[Tensor, Tensor]
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and -vectors of a symmetric matrix, robust to a failing driver.
-
-    Retried on the CPU in float64, since small ill-conditioned matrices can fail to converge in
-    float32 or on other devices. Raises Diverged where the matrix is not finite.
-    """
-    if not bool(torch.isfinite(matrix).all()):
+    """Eigenvalues and -vectors of a symmetric matrix; where a driver fails to converge, those of
+    the CPU in float64. Raises Diverged where the matrix is not finite."""
+    if not is_finite(matrix):
         raise Diverged(
             "a curvature factor is NaN or infinite: training diverged; raise the damping or "
             "use dtype=float64"
@@ -40,8 +39,7 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class EigenInverse:
-    """The inverse of a damped curvature block, K_B ((K_Bᵀ V K_A) / D) K_Aᵀ, with bases that need
-    not be orthogonal."""
+    """K_B ((K_Bᵀ V K_A) / D) K_Aᵀ, with bases that need not be orthogonal."""
 
     base_a: Tensor
     base_b: Tensor
@@ -51,9 +49,6 @@ class EigenInverse:
         """C⁻¹ V for V [out, in]."""
         inside = (self.base_b.T @ v @ self.base_a) / self.denominator
         return self.base_b @ inside @ self.base_a.T
-
-    def state(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.base_a, self.base_b, self.denominator
 
 
 def damp(pair: Pair, damping: float, kind: DampingKind) -> Pair:
@@ -98,13 +93,10 @@ def inverse(
 ) -> EigenInverse:
     """The inverse of a damped sum of one or two Kronecker products.
 
-    One product: (A ⊗ B + λ)⁻¹ exactly ('exact', Tikhonov through eigenvalues), or
-    (A + λ_A)⁻¹ ⊗ (B + λ_B)⁻¹. Two products: with bases that turn (A_2, B_2) into identities and
-    (A_1, B_1) into diagonals s, t, (A_1 ⊗ B_1 + A_2 ⊗ B_2)⁻¹ has denominator 1 + t_i s_j.
-    Eigenvalues below ``floor`` times the largest are raised to it (see ``floored``), so that
-    rank-deficient factors give finite steps at any damping.
-
-    Raises UserError for more than two products.
+    One product: (A ⊗ B + λ)⁻¹ ('exact'), or (A + λ_A)⁻¹ ⊗ (B + λ_B)⁻¹. Two: with bases that turn
+    (A_2, B_2) into identities and (A_1, B_1) into diagonals s, t, (A_1 ⊗ B_1 + A_2 ⊗ B_2)⁻¹ has the
+    denominator 1 + t_i s_j. Eigenvalues are ``floored``, so that rank-deficient factors give finite
+    steps at any damping. Raises UserError for more than two products.
     """
     if len(pairs) == 1:
         return _one(pairs[0], damping, kind, floor)
@@ -120,14 +112,11 @@ def inverse(
 
 
 def _one(pair: Pair, damping: float, kind: DampingKind, floor: float) -> EigenInverse:
+    damped = pair if kind == "exact" else damp(pair, damping, kind)
+    (a, base_a), (b, base_b) = map(symmetric_eigen, damped)
     if kind == "exact":
-        a, base_a = symmetric_eigen(pair[0])
-        b, base_b = symmetric_eigen(pair[1])
-        product = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
-        return EigenInverse(base_a, base_b, floored(product, floor))
-    damped = damp(pair, damping, kind)
-    a, base_a = symmetric_eigen(damped[0])
-    b, base_b = symmetric_eigen(damped[1])
+        denominator = torch.outer(b.clamp_min(0.0), a.clamp_min(0.0)) + damping
+        return EigenInverse(base_a, base_b, floored(denominator, floor))
     return EigenInverse(base_a, base_b, torch.outer(floored(b, floor), floored(a, floor)))
 
 
@@ -153,8 +142,6 @@ def merge(pairs: list[Pair]) -> Pair:
     tau = math.sqrt(sum(x * y for x, y in zip(trace_a, trace_b, strict=True)))
     if tau == 0.0:
         return pairs[0]
-    a = sum(t / tau * a for t, (a, _) in zip(trace_b, pairs, strict=True))
-    b = sum(t / tau * b for t, (_, b) in zip(trace_a, pairs, strict=True))
-    assert isinstance(a, Tensor)
-    assert isinstance(b, Tensor)
+    a = reduce(torch.add, (t / tau * a for t, (a, _) in zip(trace_b, pairs, strict=True)))
+    b = reduce(torch.add, (t / tau * b for t, (_, b) in zip(trace_a, pairs, strict=True)))
     return a, b

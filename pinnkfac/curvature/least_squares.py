@@ -18,14 +18,13 @@ from pinnkfac.common.errors import Diverged
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.curvature.base import Curvature, Situation, Solver
 from pinnkfac.curvature.gramian import gramian
-from pinnkfac.curvature.kernel import kernel
+from pinnkfac.curvature.kernel import POINTS, kernel
 from pinnkfac.curvature.solve import Damped
 from pinnkfac.linearisation.block import PIECE
 from pinnkfac.linearisation.direction import Direction, combine, inner
 from pinnkfac.linearisation.layout import flat
 from pinnkfac.linearisation.linearisation import Linearisation
 
-POINTS = "points.scale, points.interior or points.lower"
 ROUNDING = 4.0
 """Factors are of at least so many times ε·‖C‖, with C the matrix: below, they are all rounding."""
 REACH = 64.0
@@ -68,18 +67,13 @@ class DampedLeastSquares:
         """
         raise NotImplementedError
 
-    def _factorise(self, damping: float) -> Damped:
-        damping = max(damping, self._rounding)
-        if self._inverse is None or self._inverse.damping != damping:
-            with making(self._factor, POINTS):
-                self._inverse = Damped(self.matrix, damping)
-        return self._inverse
-
     def _by_factor(self, right: Tensor, damping: float) -> Tensor:
         """(C + λ)⁻¹ right, as far as the factor knows it."""
-        inverse = self._factorise(damping)
+        damping = max(damping, self._rounding)
         with making(self._factor, POINTS):  # at last, eigenvectors
-            return inverse.solve(right)
+            if self._inverse is None or self._inverse.damping != damping:
+                self._inverse = Damped(self.matrix, damping)
+            return self._inverse.solve(right)
 
 
 class Dual(DampedLeastSquares):

@@ -15,12 +15,11 @@ from torch import Generator, Tensor
 
 from pinnkfac.common.memory import making
 from pinnkfac.common.settings import Count, NonNegative, Number
-from pinnkfac.curvature.base import Curvature, Situation, Solver
+from pinnkfac.curvature.base import Applied, Curvature, Situation, Solver
 from pinnkfac.curvature.conjugate_gradients import iterates, truncated
 from pinnkfac.curvature.kronecker import symmetric_eigen
 from pinnkfac.linearisation.direction import Direction, combine
 from pinnkfac.linearisation.layout import flat
-from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.linearisation.products import gramian_times, kernel_products, vjps
 
@@ -38,16 +37,13 @@ class Sketch:
 
         ``rest = 0`` gives (Ĉ + λ)⁻¹. Eigenvalues below rounding of the largest are raised to it.
         """
-        floor = self._floor()
+        info = torch.finfo(self.values.dtype)
+        largest = float(self.values[0]) if len(self.values) else 0.0
+        floor = max(info.eps**2 * largest, info.tiny**0.5)
         inside = self.vectors.T @ v
         outside = 1.0 / max(rest + damping, floor)
         inverses = (self.values + damping).clamp_min(floor).reciprocal() - outside
         return outside * v + self.vectors @ (inverses.view(-1, *[1] * (v.dim() - 1)) * inside)
-
-    def _floor(self) -> float:
-        info = torch.finfo(self.values.dtype)
-        largest = float(self.values[0]) if len(self.values) else 0.0
-        return max(info.eps**2 * largest, info.tiny**0.5)
 
     @property
     def smallest(self) -> float:
@@ -97,35 +93,26 @@ class NystromSketch(Curvature[SketchState]):
     every: Count = 5
     """steps between sketches"""
 
-    @property
-    def kept(self) -> str:
-        return "sketch"
+    kept = "sketch"
 
     def start(self, objective: Objective) -> SketchState:
         return SketchState()
 
     def at(self, situation: Situation, state: SketchState) -> Solver:
         sketch, linearisation = state.sketch, situation.linearisation
+        layout, damping = linearisation.layout, situation.damping
         if sketch is None or situation.step % self.every == 0:
             with making("the sketch of the Gramian", "step.preconditioner.rank"):
                 sketch = nystrom(
                     lambda columns: gramian_times(linearisation, columns),
-                    linearisation.layout.number,
+                    layout.number,
                     self.rank,
                     linearisation.residual,
                     situation.generator,
                 )
-        return Sketched(sketch, situation)
-
-
-class Sketched(Solver):
-    def __init__(self, sketch: Sketch, situation: Situation) -> None:
-        super().__init__(situation, SketchState(sketch))
-        self.sketch = sketch
-
-    def apply(self, v: Direction) -> Direction:
-        return self.linearisation.layout.unflat(
-            self.sketch.inverse(flat(v), self.damping, self.sketch.smallest)
+        inverse, rest = sketch.inverse, sketch.smallest
+        return Applied(
+            situation, lambda v: layout.unflat(inverse(flat(v), damping, rest)), SketchState(sketch)
         )
 
 
@@ -135,10 +122,9 @@ class SketchedKernel(Curvature[None]):
 
         δ = −Jᵀ y,   (JJᵀ + λ) y = r.
 
-    A sketch K̂ of JJᵀ with ``rank`` vectors, drawn anew in every step, either stands in for it,
-    y = (K̂ + λ)⁻¹ r, as in the randomised variant of arXiv:2505.12149 (``iterations`` = 0), or
-    preconditions at most so many iterations of conjugate gradients on JJᵀ itself, as in
-    arXiv:2505.21404, stopped where they have stalled for ``progress`` (see ``has_stalled``).
+    A sketch K̂ of JJᵀ, drawn anew in every step, either stands in for it (``iterations`` = 0), as in
+    the randomised variant of arXiv:2505.12149, or preconditions conjugate gradients on JJᵀ itself,
+    as in arXiv:2505.21404, until these have stalled (see ``has_stalled``).
     """
 
     rank: Count = 100
@@ -156,24 +142,22 @@ class KernelSolver(Solver):
         self.generator = situation.generator
 
     def direction(self, gradient: Direction) -> Direction:
-        linearisation = self.linearisation
+        linearisation, residual = self.linearisation, self.linearisation.residual
         with making("the sketch of the kernel", "step.rank"):
-            y = self._solve(linearisation, self._sketch(linearisation))
+            sketch = nystrom(
+                lambda columns: kernel_products(linearisation, columns.T.contiguous()).T,
+                len(residual),
+                self.settings.rank,
+                residual,
+                self.generator,
+            )
+            y = self._solve(sketch)
         return [-v for v in vjps(linearisation, y[None])[0]]
 
-    def _sketch(self, linearisation: Linearisation) -> Sketch:
-        residual = linearisation.residual
-        return nystrom(
-            lambda columns: kernel_products(linearisation, columns.T.contiguous()).T,
-            len(residual),
-            self.settings.rank,
-            residual,
-            self.generator,
-        )
-
-    def _solve(self, linearisation: Linearisation, sketch: Sketch) -> Tensor:
+    def _solve(self, sketch: Sketch) -> Tensor:
         """y [residual], ≈ (JJᵀ + λ)⁻¹ r."""
-        residual, damping = linearisation.residual, self.damping
+        linearisation, damping = self.linearisation, self.damping
+        residual = linearisation.residual
         if self.settings.iterations == 0:
             return sketch.inverse(residual, damping, 0.0)
 

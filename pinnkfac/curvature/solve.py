@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged
 from pinnkfac.curvature.kronecker import floored, symmetric_eigen
+from pinnkfac.linearisation.direction import is_finite
 
 RAISED = 4.0
 TRIES = 6
@@ -22,9 +23,8 @@ class Damped:
     """(C + λ)⁻¹ for a symmetric positive semidefinite C [param, param], factorised once.
 
     By Cholesky; where it fails for rounding, with raised damping (from 4ε·‖C‖ on); at last by
-    eigenvalues, those below ε times the largest raised to it. ``jacobi`` factorises
-    D^-½ (C + λ) D^-½ with D = diag(C + λ): the same solution with less rounding where parameters
-    differ in scale. Cholesky takes the memory of one more matrix.
+    eigenvalues, ``floored``. ``jacobi`` factorises D^-½ (C + λ) D^-½ with D = diag(C + λ): the same
+    with less rounding where parameters differ in scale.
 
     Raises Diverged where C, λ or a right-hand side is not finite.
     """
@@ -79,7 +79,7 @@ class Damped:
             solution = torch.cholesky_solve(scaled, self._factor)
             if self._scale is not None:
                 solution *= self._scale
-            if _finite(solution):
+            if is_finite(solution):
                 return solution.view_as(right)
             self._factor, self.raised = None, 0.0
         if self._eigen is None:
@@ -91,13 +91,8 @@ class Damped:
 
 
 def _check(*values: Tensor) -> None:
-    if not all(_finite(v) for v in values):
+    if not is_finite(*values):
         raise Diverged(
             "the curvature or the gradient is NaN or infinite: training diverged; raise the "
             "damping or use dtype=float64"
         )
-
-
-def _finite(values: Tensor) -> bool:
-    """From the extremes, which carry NaN and infinity: no mask of the size of a large matrix."""
-    return not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax())).all())

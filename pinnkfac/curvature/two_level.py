@@ -88,24 +88,20 @@ class TwoLevel(Curvature[TwoLevelState]):
 class TwoLevelSolver(Solver):
     """``images`` are JᵀJ V, and ``factor`` is F [coarse, kept] with F Fᵀ = E⁻¹."""
 
+    @torch.no_grad()
     def __init__(self, situation: Situation, smoother: Solver, vectors: Tensor) -> None:
         super().__init__(situation, TwoLevelState(smoother.state, vectors))
         self.layout = situation.linearisation.layout
         self.smoother = smoother
         self.vectors = vectors
         self.images = gramian_times(situation.linearisation, vectors)
-        self.factor = self._factorised()
-
-    @torch.no_grad()
-    def _factorised(self) -> Tensor:
-        """F from the eigenvalues of VᵀJᵀJV + λ; directions in which it is not positive beyond
-        rounding are left to the smoother."""
-        coarse = self.vectors.T @ self.images
-        values, vectors = symmetric_eigen((coarse + coarse.T) / 2)
+        coarse = vectors.T @ self.images
+        values, bases = symmetric_eigen((coarse + coarse.T) / 2)
         values = values + self.damping
         rounding = len(values) * torch.finfo(values.dtype).eps
+        # Directions that are not positive beyond rounding are left to the smoother.
         keep = values > rounding * values.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
-        return vectors[:, keep] * values[keep].rsqrt()
+        self.factor = bases[:, keep] * values[keep].rsqrt()
 
     @torch.no_grad()
     def apply(self, v: Direction) -> Direction:

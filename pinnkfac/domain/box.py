@@ -38,11 +38,7 @@ class Box:
     """
 
     def __init__(
-        self,
-        ranges: Mapping[str, Range] | None = None,
-        *,
-        time: str | None = "t",
-        **named: Range,
+        self, ranges: Mapping[str, Range] | None = None, *, time: str | None = "t", **named: Range
     ) -> None:
         self.ranges = {k: _range(k, v) for k, v in {**(ranges or {}), **named}.items()}
         if not self.ranges:
@@ -169,10 +165,7 @@ class Box:
         """
         patches = []
         for coordinate in self._names((name,)):
-            i = self.coordinates.index(coordinate)
-            shift = tuple(
-                self.high[j] - self.low[j] if j == i else 0.0 for j in range(len(self.ranges))
-            )
+            shift = tuple(b - a if k == coordinate else 0.0 for k, (a, b) in self.ranges.items())
             patches.append(self._face(coordinate, 0, {OPPOSITE: shift}))
         return self._region(f"opposite({name!r})", patches)
 

@@ -37,11 +37,9 @@ class Domain(Protocol):
     def contains(self, points: Tensor) -> Tensor:
         """Which points [batch, coord] lie in it, its boundary included, up to rounding: bool
         [batch]."""
-        ...
 
     def as_dict(self) -> dict[str, Any]:
         """What describes the shape beside the name of its class: plain values, no code."""
-        ...
 
 
 MEMBERS = ("coordinates", "bounds", "interior", "boundary", "contains", "as_dict")
@@ -60,12 +58,9 @@ def left_out(domain: Domain, points: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Outline:
-    """A shape of which no more can be used than the box around it.
-
-    That is so in a stored run, whose folder holds no code: ``kind`` is the class of the shape and
-    ``values`` what it said of itself. And it is so where a problem was made of a region of a user's
-    own that says no more than its bounds: ``region`` is that then, of the class ``kind``.
-    """
+    """A shape of which no more can be used than the box around it: one of a stored run, whose
+    folder holds no code (``values`` are what it said of itself), or a ``region`` of a user's own
+    that says no more than its bounds. ``kind`` is the class of either."""
 
     bounds: Box
     kind: str
@@ -95,8 +90,7 @@ class Outline:
 
 
 def as_stored(domain: Domain) -> dict[str, Any]:
-    """Plain values, as a run folder keeps them: those of the bounds, and, where these are not all
-    that there is to say, the shape's name and its own description."""
+    """Plain values: those of the bounds, and of a shape that is no box its name and description."""
     stored = domain.bounds.as_dict()
     if domain is not domain.bounds:
         kind = domain.kind if isinstance(domain, Outline) else type(domain).__name__
@@ -105,7 +99,7 @@ def as_stored(domain: Domain) -> dict[str, Any]:
 
 
 def from_stored(values: Mapping[str, Any]) -> Domain:
-    """The opposite of ``as_stored``, but for shapes that are not of this package: their Outline."""
+    """The opposite of ``as_stored``, but for shapes that are no box: their Outline."""
     bounds = Box.from_dict(values)
     if "domain" not in values:
         return bounds
@@ -114,18 +108,13 @@ def from_stored(values: Mapping[str, Any]) -> Domain:
 
 
 def around(regions: Sequence[Region]) -> Domain:
-    """The domain that the regions of a problem were taken from.
-
-    It is the one that they name. Where none does, it is the box around them; where the only one of
-    full dimension is of a user's own, no box, points that stand for the domain are drawn in it.
+    """The domain that the regions of a problem name, or else the box around them, an Outline where
+    the only region of full dimension is of a user's own.
 
     Raises UserError where they name several, or where nothing says how far they reach.
     """
-    shapes: list[Domain] = []
-    for region in regions:
-        shape = getattr(region, "domain", None)
-        if shape is not None and shape not in shapes:
-            shapes.append(shape)
+    every: list[Any] = [getattr(region, "domain", None) for region in regions]
+    shapes = [d for i, d in enumerate(every) if d is not None and d not in every[:i]]
     if len(shapes) == 1:
         return shapes[0]
     if shapes:

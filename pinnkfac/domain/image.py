@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Generator
 
 from pinnkfac.domain.domain import Domain
@@ -10,6 +12,7 @@ from pinnkfac.domain.points import Map, PointSet, image
 from pinnkfac.domain.sampling import Sampling
 
 
+@dataclass(eq=False)
 class Image:
     """A region of a domain as the image of one of a box: of the disk, say,
     ``Image("interior", disk, Box(s=(0, 1), angle=(0, 2 * pi)).interior, place)``.
@@ -19,22 +22,16 @@ class Image:
     box is uniform in the region then, whatever the sampling.
     """
 
-    def __init__(
-        self,
-        name: str,
-        domain: Domain,
-        parameters: Patches,
-        map: Map,
-        link_names: tuple[str, ...] = (),
-    ) -> None:
-        self.name = name
-        self.domain = domain
-        self.coordinates = domain.coordinates
-        self.bounds = tuple(domain.bounds.ranges.values())
-        self.parameters = parameters
-        self.dimension = parameters.dimension
-        self.map = map
-        self.link_names = link_names
+    name: str
+    domain: Domain
+    parameters: Patches
+    map: Map
+    link_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.coordinates = self.domain.coordinates
+        self.bounds = tuple(self.domain.bounds.ranges.values())
+        self.dimension = self.parameters.dimension
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         return image(self.parameters.draw(number, sampling, generator), self.map)

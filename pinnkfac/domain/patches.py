@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -33,20 +34,17 @@ class Patch:
 
     @property
     def measure(self) -> float:
-        result = 1.0
-        for i in self.free:
-            result *= self.high[i] - self.low[i]
-        return result
+        return math.prod((self.high[i] - self.low[i] for i in self.free), start=1.0)
 
     def place(self, unit: Tensor, sampling: Sampling) -> PointSet:
         """Unit-cube points [batch, free coordinates] of a rule, moved into the patch."""
         weights = None
         if isinstance(sampling, Clustered):
             unit, weights = sampling.moved(unit)
-        low = torch.tensor(self.low, dtype=torch.float64)
+        ranges = torch.tensor([self.low, self.high], dtype=torch.float64).T
+        low, high = ranges.unbind(-1)
         points = low.expand(len(unit), -1).clone()
-        for column, i in enumerate(self.free):
-            points[:, i] = self.low[i] + (self.high[i] - self.low[i]) * unit[:, column]
+        points[:, self.free] = low[self.free] + (high - low)[self.free] * unit
         normals = None
         if self.normal is not None:
             normals = torch.tensor(self.normal, dtype=torch.float64).expand(len(unit), -1).clone()
@@ -54,24 +52,23 @@ class Patch:
             name: points + torch.tensor(delta, dtype=torch.float64)
             for name, delta in self.shift.items()
         }
-        ranges = torch.stack([low, torch.tensor(self.high, dtype=torch.float64)], dim=-1)
         ranges = ranges.expand(len(unit), -1, -1)
         return PointSet(points, normals, links, weights=weights, ranges=ranges)
 
 
+@dataclass(eq=False)
 class Patches:
-    """A union of patches of one box (its interior, faces, a slice), drawn by their measure."""
+    """A union of patches of one box (its interior, faces, a slice), drawn by their measure;
+    ``bounds`` are (low, high) of the whole box by coordinate."""
 
-    def __init__(
-        self, name: str, patches: list[Patch], bounds: tuple[tuple[float, float], ...]
-    ) -> None:
-        self.name = name
-        self.patches = patches
-        self.bounds = bounds
-        """(low, high) of the whole box, by coordinate."""
-        self.coordinates = patches[0].coordinates
-        self.dimension = max(len(p.free) for p in patches)
-        self.link_names = tuple(patches[0].shift)
+    name: str
+    patches: list[Patch]
+    bounds: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        self.coordinates = self.patches[0].coordinates
+        self.dimension = max(len(p.free) for p in self.patches)
+        self.link_names = tuple(self.patches[0].shift)
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         if number < 1:

@@ -21,10 +21,10 @@ class PointSet:
     """Points of a term: coordinates [batch, coord], and what ``at`` knows about each of them.
 
     ``normals`` [batch, coord of space] are outward unit normals; ``links`` are the coordinates of
-    linked points by name; ``values`` [batch] are given numbers by name. ``weights`` [batch] are
-    what points count in the mean over their term, where they are not drawn uniformly; None: all 1.
-    ``ranges`` [batch, coord, 2] are lowest and highest coordinates in the box that each was drawn
-    from, the same where it is flat. ``chart`` says where the points of a curved region come from.
+    linked points, ``values`` [batch] given numbers by name. ``weights`` [batch] are what points
+    count in the mean over their term (None: all 1). ``ranges`` [batch, coord, 2] are lowest and
+    highest coordinates of the box that each was drawn from, ``chart`` where those of a curved
+    region come from.
     """
 
     coordinates: Tensor
@@ -55,7 +55,6 @@ class PointSet:
         """The points as plain values, without their chart: what is stored is not moved any more."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "chart"}
 
-    # -- moved within their region -----------------------------------------------------------------
     @property
     def movable(self) -> bool:
         """Whether it is known which part of its region a point stands for."""
@@ -64,10 +63,9 @@ class PointSet:
     def spread(self, rows: Tensor, generator: Generator) -> PointSet:
         """The points of these rows, each at a random place in the part of its region that it stands
         for among all points here, so that one that is taken several times is not the same point;
-        as they are where they are not ``movable``.
+        as they are where they are not ``movable``. Those of one box follow each other.
 
-        All are moved: where only some were, as many would leave a front as enter it no more. Those
-        of one box follow each other.
+        All are moved: where only some were, as many would leave a front as enter it no more.
         """
         if self.chart is not None:
             return image(self.chart.origin.spread(rows, generator), self.chart.map)
@@ -106,8 +104,7 @@ any."""
 
 @dataclass(frozen=True)
 class Chart:
-    """Where points come from: ``origin``, points of a box of parameters, and the ``map`` from there
-    to the region."""
+    """Points of a box of parameters, and the ``map`` from there to the region."""
 
     origin: PointSet
     map: Map
@@ -119,8 +116,7 @@ def image(origin: PointSet, map: Map) -> PointSet:
 
 
 def _combined(parts: Sequence[Any], f: Callable[[Sequence[Tensor]], Tensor]) -> Any:
-    """``f`` of the tensors that stand in the same place of all parts; those of the first decide
-    which places there are."""
+    """``f`` of the tensors that stand in the same place of all parts."""
     first = parts[0]
     if first is None:
         return None
@@ -148,7 +144,6 @@ class Region(Protocol):
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         """About ``number`` points, float64 on the CPU."""
-        ...
 
     def __str__(self) -> str: ...
 

@@ -16,18 +16,14 @@ faces, and what the residual is at their neighbours."""
 
 
 class Sampling(Protocol):
-    """A rule that fills the unit cube: ``number`` points of ``dimension`` coordinates.
-
-    ``regular`` rules fill each piece of a region on its own; the others choose the piece by one
-    more coordinate, so that a union is sampled like one region.
-    """
+    """A rule that fills the unit cube. ``regular`` ones fill each piece of a region on its own; the
+    others choose the piece by one more coordinate."""
 
     @property
     def regular(self) -> bool: ...
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         """Points in [0, 1]^dimension, ``[batch, coord]``, float64 on the CPU."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class Even:
     """Scrambled Sobol points in up to DENSE coordinates, independent uniform ones in more.
 
     Some hundred Sobol points in ten coordinates are balanced in one coordinate only, and steps on
-    them learn less: log_fokker_planck9d, RMS 5.6 after 61 seconds, with uniform ones 0.2 after 53.
+    them learn less.
     """
 
     regular = False
@@ -102,13 +98,11 @@ class Clustered:
 
         x = (1 − c) u + c (1 − cos πu)/2,   c = faces · min(1, √(2/d)),
 
-    so that its density is 1/(1 − c) at both ends; a point has the weight Π dx/du, the density of
-    the cube over that of the points, and weighted means are those over the cube. Least squares on
-    smooth functions need points there: with uniform ones, the error grows towards faces and corners
-    (Cohen & Migliorati 2017, arXiv:1608.00512; c = 1 in one dimension is the arcsine density, whose
-    weights are best for polynomials). The root keeps the weights from scattering in many
-    dimensions: their mean square is (1 + 0.23 c²)^d. In more than DENSE, where all points are far
-    from each other, c is 0.
+    so that its density is 1/(1 − c) at both ends, and a point has the weight Π dx/du, with which
+    means are those over the cube. With uniform points, the error of least squares grows towards
+    faces and corners (Cohen & Migliorati 2017, arXiv:1608.00512; c = 1 in one dimension is their
+    arcsine density). The root keeps the weights from scattering in many dimensions; in more than
+    DENSE, c is 0.
     """
 
     sampling: Sampling
@@ -131,10 +125,8 @@ class Clustered:
 
 
 def subset(weights: Tensor, number: int, generator: Generator) -> Tensor:
-    """Indices of ``number`` entries (all, where there are fewer), drawn one after the other without
-    replacement, each with probability in proportion to its weight, [batch], at least 0.
-
-    The first to ring of clocks with these rates (Efraimidis & Spirakis 2006).
-    """
+    """Indices of ``number`` entries (all, where there are fewer), drawn one by one without
+    replacement, in proportion to their weights [batch]: the first to ring of clocks with these
+    rates (Efraimidis & Spirakis 2006)."""
     times = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator)
     return (times / weights).topk(min(number, len(weights)), largest=False).indices

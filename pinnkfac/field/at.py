@@ -57,8 +57,8 @@ class At:
                 "at.opposite exists on linked points only: put the term on box.opposite"
             )
         vector = [coordinates.vector] if coordinates.vector else []
-        known = [*coordinates.names, *vector, *self._values, *self._links]
-        raise UserError(f"unknown coordinate 'at.{name}'. {suggest(name, known)}")
+        names = [*coordinates.names, *vector, *self._values, *self._links]
+        raise UserError(f"unknown coordinate 'at.{name}'. {suggest(name, names)}")
 
 
 def shadowed(name: str, coordinates: Coordinates) -> str:

@@ -54,13 +54,8 @@ class Coordinates:
 
 def multi_indices(order: int, dimension: int) -> list[MultiIndex]:
     """All multi-indices of the given order, lexicographic."""
-    result = []
-    for positions in itertools.combinations_with_replacement(range(dimension), order):
-        alpha = [0] * dimension
-        for i in positions:
-            alpha[i] += 1
-        result.append(tuple(alpha))
-    return result
+    positions = itertools.combinations_with_replacement(range(dimension), order)
+    return [tuple(map(chosen.count, range(dimension))) for chosen in positions]
 
 
 def factorial(alpha: MultiIndex) -> int:

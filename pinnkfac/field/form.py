@@ -91,7 +91,6 @@ class Form:
         self.linear = linear
         self.remainder = remainder
 
-    # -- derivatives -------------------------------------------------------------------------
     def d(self, *names: str) -> Form:
         """The derivative by the named coordinates, ``u.d("x1", "x3")`` = ∂²u/∂x1∂x3."""
         if not _is_number(self.remainder):
@@ -116,7 +115,7 @@ class Form:
         if parsed:
             return self.d(*parsed)
         if name == coordinates.vector:
-            return Vector(self.d(own) for own in coordinates.space)
+            return Vector(map(self.d, coordinates.space))
         if name in ELEMENTWISE:
             return getattr(self.as_tensor(), name)
         raise UserError(

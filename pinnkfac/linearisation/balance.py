@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged
 from pinnkfac.common.settings import Number, Range
+from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation
-from pinnkfac.linearisation.traces import mean_square_norms
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,9 @@ class Balance:
     """Scale every equation by the inverse of its sensitivity to the parameters.
 
     Equation e of a term is multiplied by s_e, s_e² = max_f T_f / T_e with T the mean over points
-    of ‖∂r_e/∂θ‖², the mean diagonal of its tangent kernel; at most ``most`` in s_e². The most
-    sensitive equation, usually the one of highest order, keeps the scale 1. A weight given to a
-    term multiplies this. Source: Wang, Yu & Perdikaris 2022, arXiv:2007.14527, eq. 6.5 (with the
-    largest trace in place of the sum), recomputed every ``every`` steps; 0 leaves all as written.
+    of ‖∂r_e/∂θ‖², the mean diagonal of its tangent kernel. The most sensitive equation, usually the
+    one of highest order, keeps the scale 1. Source: Wang, Yu & Perdikaris 2022, arXiv:2007.14527,
+    eq. 6.5 (with the largest trace in place of the sum).
     """
 
     every: Number = 20
@@ -45,3 +44,23 @@ class Balance:
             (largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1
             for n in norms
         ]
+
+
+def mean_square_norms(linearisation: Linearisation) -> list[Tensor]:
+    """mean over points of ‖∂r_e/∂θ‖² for every term, [equation]; weights are left out.
+
+    No row of J is ever formed: see ``Layer.square_norms``.
+    """
+    like = linearisation.residual
+
+    def zeros() -> list[Tensor]:
+        return [like.new_zeros(equations) for _, equations in linearisation.workload.terms]
+
+    def add(total: list[Tensor], block: Block) -> None:
+        for layer in block.layers:
+            total[block.term] += layer.square_norms()
+        if block.dense is not None:
+            total[block.term] += block.dense.square().sum((1, 2))
+
+    sums = linearisation.sum(zeros, add)
+    return [t / n for t, n in zip(sums, linearisation.points, strict=True)]

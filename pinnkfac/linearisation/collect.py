@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import torch
 from torch import Tensor, nn
 
@@ -49,11 +51,8 @@ class Collector:
             self.adjoints.setdefault((equation, layer), []).append((place, use, adjoint))
 
         def dense(parameter: nn.Parameter, derivative: Tensor) -> None:
-            start = 0
-            for known in self.graph.dense:
-                if known is parameter:
-                    break
-                start += known.numel()
+            before = takewhile(lambda other: other is not parameter, self.graph.dense)
+            start = sum(other.numel() for other in before)
             block = self.dense_of()[equation, :, start : start + parameter.numel()]
             block += derivative.reshape(self.batch, -1)
 
@@ -63,7 +62,7 @@ class Collector:
         return tuple(self._layer(layer, tapes) for layer in range(len(self.graph.linears)))
 
     def _layer(self, layer: int, tapes: list[Tape | None]) -> Layer:
-        jets, offsets, total = [], {}, 0
+        linear, jets, offsets, total = self.graph.linears[layer], [], {}, 0
         for place, tape in enumerate(tapes):
             assert tape is not None
             for use in range(self.graph.uses[layer]):
@@ -78,8 +77,11 @@ class Collector:
             active.append(
                 tuple(offsets[p, u] + s for p, u, adjoint in adjoints for s in adjoint.rows)
             )
-            gradients.append(self._join([adjoint.tensor for _, _, adjoint in adjoints], layer))
-        bias = self.graph.linears[layer].bias is not None
+            parts = [adjoint.tensor for _, _, adjoint in adjoints]
+            if not parts:
+                parts = [self.residual.new_zeros(0, self.batch, linear.out_features)]
+            gradients.append(parts[0] if len(parts) == 1 else torch.cat(parts))
+        bias = linear.bias is not None
         return Layer(self._inputs(jets, total, bias), tuple(active), tuple(gradients))
 
     def _inputs(self, jets: list[Jet], shared: int, bias: bool) -> Tensor:
@@ -98,8 +100,3 @@ class Collector:
                 inputs[start + 1 : stop, :, features] = 0.0
             start = stop
         return inputs
-
-    def _join(self, parts: list[Tensor], layer: int) -> Tensor:
-        if not parts:
-            return self.residual.new_zeros(0, self.batch, self.graph.linears[layer].out_features)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)

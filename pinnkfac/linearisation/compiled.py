@@ -14,7 +14,7 @@ from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.collect import Collector, seed_of
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, record
-from pinnkfac.taylor.graph import Graph, Tape
+from pinnkfac.taylor.graph import Graph, Tape, slot_values
 from pinnkfac.taylor.jet import Jet
 from pinnkfac.taylor.plan import Plan, Planner
 
@@ -40,6 +40,10 @@ class TermPoints:
     def scaled(self, residual: Tensor) -> Tensor:
         """A residual [batch, equation] as it is trained."""
         return residual if self.scale is None else residual * self.scale
+
+    def written(self, residual: Tensor) -> Tensor:
+        """The opposite of ``scaled``."""
+        return residual if self.scale is None else residual / self.scale
 
 
 def with_scales(points: Sequence[TermPoints], scales: Sequence[Tensor] | None) -> list[TermPoints]:
@@ -100,17 +104,13 @@ class CompiledTerm:
     def _forward(self, points: PointSet, *, keep: bool) -> tuple[Tensor, Passes]:
         """Slots z [batch, slot], and the passes behind them."""
         passes: Passes = []
-        z: list[Tensor | None] = [None] * len(self.residual.slots)
+        z = points.coordinates.new_zeros(len(points), len(self.residual.slots))
         for place, plan in zip(self.places, self.plans, strict=True):
             x = points.links[place] if place else points.coordinates
             jet, tape = self.graph.forward(x, plan, keep=keep)
             passes.append((jet, tape))
-            for i, rule in enumerate(plan.slots):
-                for c, row, field in rule:
-                    part = c * jet.row(row)[:, field].expand(len(x))
-                    before = z[i]
-                    z[i] = part if before is None else before + part
-        return torch.stack([v for v in z if v is not None], dim=-1), passes
+            slot_values(plan, jet, z)
+        return z, passes
 
     @torch.no_grad()
     def value(self, chunk: TermPoints) -> Tensor:

@@ -1,9 +1,5 @@
-"""Directions in the space of all trained numbers, as lists of tensors, and their algebra.
-
-One tensor [out, in + 1] a Linear layer (the bias last; [out, in] without bias), then one vector
-[param] of all other trained numbers (scales in the net, unknown coefficients), where there are
-any. Parameters and gradients have the same form.
-"""
+"""Directions in the space of all trained numbers, as lists of tensors (see ``Layout``), and their
+algebra. Parameters and gradients have the same form."""
 
 from __future__ import annotations
 
@@ -32,3 +28,8 @@ def combine(*pairs: tuple[float, Direction]) -> Direction:
 
 def norm(a: Direction) -> float:
     return math.sqrt(inner(a, a))
+
+
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether all entries are numbers, by their extremes: without masks as large as they are."""
+    return all(not v.numel() or torch.isfinite(torch.stack(v.aminmax())).all() for v in tensors)

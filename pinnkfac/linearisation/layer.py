@@ -66,13 +66,13 @@ class Layer:
         """out[direction, batch, equation] = Σ_s ⟨g_s, V z̃_s⟩, all directions in one product."""
         weights = torch.cat(list(vs))
         for e, z, g in self.equations():
-            product = (_flat(z) @ weights.T).view(*g.shape[:2], len(vs), g.shape[-1])
+            product = (z.flatten(0, 1) @ weights.T).view(*g.shape[:2], len(vs), g.shape[-1])
             out[:, :, e] = product.mul_(g[:, :, None]).sum(0).sum(-1).T
 
     def vjp(self, w: Tensor, total: Tensor) -> None:
         """total [out, in + bias] += Σ_n w_n Σ_s g_ns z̃_nsᵀ."""
         for e, z, g in self.equations():
-            total.addmm_(_flat(g * w[:, e, None]).T, _flat(z))
+            total.addmm_((g * w[:, e, None]).flatten(0, 1).T, z.flatten(0, 1))
 
     def jacobian(self, equation: int, scale: float = 1.0) -> Tensor:
         """scale · ∂ residual / ∂[W | b] of one equation, [batch, out, in + bias]."""
@@ -100,10 +100,6 @@ class Layer:
             if bases is not None:
                 z, g = z @ bases[0], g @ bases[1]
             total.add_(square_sum(g, z), alpha=weight)
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
 
 
 @torch.no_grad()

@@ -23,28 +23,21 @@ from pinnkfac.linearisation.workload import Workload
 
 @dataclass(frozen=True)
 class Head:
-    """What is known of a block without its derivatives: residual [batch, equation], with the
-    ``scale`` [equation] of its equations (None: all 1)."""
+    """What is known of a block without its derivatives; ``residual`` is [batch, equation]."""
 
     term: int
     weight: float
     residual: Tensor
-    scale: Tensor | None = None
-
-    @property
-    def written(self) -> Tensor:
-        """The residual as the user wrote it."""
-        return self.residual if self.scale is None else self.residual / self.scale
 
 
 class Linearisation:
-    """The residual r and products with its Jacobian J, weighted so that the loss is ½‖r‖².
+    """The residual r and products with its Jacobian J, weighted so that the gradient is Jᵀr.
 
     Residual-space vectors are flat, over blocks, points and equations in that order. ``blocks``
     are functions that return them: ``kept``, or computed anew at each call, which needs the net to
-    be where it was: ``place()`` sees to that. ``weights`` are those of the terms, ``terms`` the
-    numbers of the blocks' terms, ``losses`` those of the terms as written, ``scales`` the factors
-    [equation] on the residuals of each term (None: all 1).
+    be where it was: ``place()`` sees to that. ``weights`` and ``losses``, as written, are those of
+    the terms, ``terms`` the numbers of the blocks' terms, ``loss`` is the trained one (None:
+    ½‖r‖²), ``scales`` are the factors [equation] on the residuals of each term (None: all 1).
     """
 
     def __init__(
@@ -55,6 +48,8 @@ class Linearisation:
         blocks: Sequence[Callable[[], Block]],
         heads: Sequence[Head],
         *,
+        losses: Sequence[float],
+        loss: float | None = None,
         workers: Workers,
         scales: list[Tensor] | None = None,
         place: Callable[[], None] | None = None,
@@ -69,12 +64,9 @@ class Linearisation:
         self.terms = [head.term for head in heads]
         self.sizes = [head.residual.shape for head in heads]
         """[batch, equation] of every block."""
-        self.losses = [0.0] * len(self.weights)
-        for head in heads:
-            share = head.weight / self.weights[head.term]
-            self.losses[head.term] += float(0.5 * share * head.written.square().sum())
+        self.losses = list(losses)
         self.residual = torch.cat([math.sqrt(h.weight) * h.residual.reshape(-1) for h in heads])
-        self.loss = float(0.5 * self.residual.square().sum())
+        self.loss = float(0.5 * self.residual.square().sum()) if loss is None else loss
 
     @property
     def kept(self) -> bool:
@@ -100,10 +92,7 @@ class Linearisation:
     # -- what all else is made of ------------------------------------------------------------------
     @torch.no_grad()
     def sum(
-        self,
-        zeros: Callable[[], list[Tensor]],
-        add: Callable[..., None],
-        *pieces: Sequence[Tensor],
+        self, zeros: Callable[[], list[Tensor]], add: Callable[..., None], *pieces: Sequence[Tensor]
     ) -> list[Tensor]:
         """A sum over all blocks: ``add(total, block, …)`` adds the part of one block to a total
         that began as ``zeros()``, with the block's entry of each of the ``pieces``."""
@@ -127,7 +116,6 @@ class Linearisation:
         """The parts of the blocks of w […, residual]."""
         return list(w.split([math.prod(size) for size in self.sizes], dim=-1))
 
-    # -- products ----------------------------------------------------------------------------------
     def jvp(self, v: Direction) -> Tensor:
         """J v, flat."""
         return self.jvp_by_layer(v)[0].sum(0)

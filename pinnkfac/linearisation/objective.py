@@ -31,12 +31,10 @@ class NamedTerm(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def weight(self) -> float: ...
-
 
 class Objective(Protocol):
-    """A sum of squares ½ Σ weight · mean |residual|² of terms, as a function of the parameters.
+    """A sum of squares ½ Σ weight · mean |residual|² of terms as a function of the parameters, or
+    any other loss with the gradient Jᵀr and the Gauss-Newton matrix JᵀJ of its linearisations.
 
     ``points`` are what residuals are evaluated on: a step only hands them on. Every method
     evaluates at the parameters ``at``; the net is left anywhere.
@@ -60,6 +58,6 @@ class Objective(Protocol):
         """The one that steps lower: ``evaluate(points, at).trained``."""
 
     def residual(self, points: Any, at: Direction) -> Tensor:
-        """The residual of a linearisation at the same points, flat: the loss is half its square."""
+        """The residual of a linearisation at the same points, flat."""
 
     def linearise(self, points: Any, at: Direction) -> Linearisation: ...

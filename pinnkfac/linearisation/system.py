@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import torch
@@ -28,11 +28,10 @@ from pinnkfac.taylor.plan import Planner, make_plan
 class System:
     """A problem and a net, compiled: evaluates losses and linearisations at given points.
 
-    Methods take the parameters ``at`` which they evaluate; None: those that the net has. They
-    leave the net there. ``memory`` bytes, or half of what is free at the start, bound what a
-    linearisation keeps; above it, blocks are computed anew each time they are needed.
-    ``planner`` chooses the rows of Taylor mode. ``workers`` threads share the chunks of points (of
-    at most ``chunk_bytes`` a layer).
+    Methods move the net to the parameters ``at`` which they evaluate, and leave it there. Above
+    ``memory`` bytes, or half of what is free at the start, blocks are computed anew each time they
+    are needed. ``planner`` chooses the rows of Taylor mode; ``workers`` threads share the chunks of
+    points (of at most ``chunk_bytes`` a layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """
@@ -73,7 +72,6 @@ class System:
             self.memory,
         )
 
-    # -- parameters ------------------------------------------------------------------------------
     @cached_property
     def layout(self) -> Layout:
         layers = tuple(
@@ -86,17 +84,15 @@ class System:
         """Trained tensors outside linear layers: those of the net, then the coefficients."""
         return [*self.graph.dense, *([self.coefficients] if len(self.coefficients) else [])]
 
+    @torch.no_grad()
     def get_parameters(self) -> Direction:
         """A copy of all trained numbers, as a list of tensors (see direction.py)."""
         result = []
         for linear in self.graph.linears:
-            weight = linear.weight.detach()
-            if linear.bias is None:
-                result.append(weight.clone())
-            else:
-                result.append(torch.cat([weight, linear.bias.detach()[:, None]], dim=1))
+            bias = [] if linear.bias is None else [linear.bias[:, None]]
+            result.append(torch.cat([linear.weight, *bias], dim=1))
         if self.layout.dense:
-            result.append(torch.cat([p.detach().reshape(-1) for p in self._dense]))
+            result.append(torch.cat([p.reshape(-1) for p in self._dense]))
         return result
 
     @torch.no_grad()
@@ -115,7 +111,6 @@ class System:
         if at is not None:
             self.set_parameters(at)
 
-    # -- points ------------------------------------------------------------------------------------
     def prepare(self, points: Sequence[PointSet]) -> list[TermPoints]:
         """Move drawn points to the net's device and dtype, and evaluate what needs them alone."""
         names = self.problem.coordinates.names
@@ -127,22 +122,16 @@ class System:
 
     def _pieces(self, points: Sequence[TermPoints]) -> list[tuple[int, float, TermPoints]]:
         """Chunks of the points of all terms: number of the term, weight of a point, points."""
-        return [
-            (number, term.weight / len(part), chunk)
-            for number, (term, part) in enumerate(zip(self.terms, points, strict=True))
-            for chunk in self._chunks(term, part)
-        ]
-
-    def _chunks(self, term: CompiledTerm, points: TermPoints) -> Iterator[TermPoints]:
         widest = max(max(m.in_features, m.out_features) for m in self.graph.linears)
-        per_point = term.rows * widest * torch.finfo(self.dtype).bits // 8
-        size = max(16, self.chunk_bytes // per_point)
-        pieces = max(1, math.ceil(len(points) / size))
-        size = math.ceil(len(points) / pieces)
-        for start in range(0, len(points), size):
-            yield points[slice(start, start + size)]
+        pieces: list[tuple[int, float, TermPoints]] = []
+        for number, (term, part) in enumerate(zip(self.terms, points, strict=True)):
+            per_point = term.rows * widest * torch.finfo(self.dtype).bits // 8
+            chunks = max(1, math.ceil(len(part) / max(16, self.chunk_bytes // per_point)))
+            size, weight = math.ceil(len(part) / chunks), term.weight / len(part)
+            starts = range(0, len(part), size)
+            pieces += [(number, weight, part[start : start + size]) for start in starts]
+        return pieces
 
-    # -- residuals ---------------------------------------------------------------------------------
     def residuals(self, points: Sequence[TermPoints], at: Direction | None = None) -> list[Tensor]:
         """The residual of every term as written, [batch, equation], times the root of the points'
         weights."""
@@ -186,7 +175,6 @@ class System:
         total = sum(t.weight * v for t, v in zip(self.terms, losses, strict=True))
         return total if math.isfinite(total) else math.inf
 
-    # -- linearisation -----------------------------------------------------------------------------
     def linearise(self, points: Sequence[TermPoints], at: Direction | None = None) -> Linearisation:
         """Residuals and (Z, G) at all points, kept in memory where the budget allows."""
         self._place(at)
@@ -209,16 +197,19 @@ class System:
                 lambda piece: piece[2].scaled(self.terms[piece[0]].value(piece[2])), pieces
             )
             place = partial(self.set_parameters, self.get_parameters() if at is None else at)
+        heads, losses = [], [0.0] * len(self.terms)
+        for (number, weight, chunk), value in zip(pieces, values, strict=True):
+            share = weight / self.terms[number].weight
+            losses[number] += float(0.5 * share * chunk.written(value).square().sum())
+            heads.append(Head(number, weight, value))
         scales = [part.scale for part in points if part.scale is not None]
         return Linearisation(
             self.layout,
             self.workload,
             [term.weight for term in self.terms],
             tasks,
-            [
-                Head(number, weight, value, chunk.scale)
-                for (number, weight, chunk), value in zip(pieces, values, strict=True)
-            ],
+            heads,
+            losses=losses,
             workers=self.workers,
             scales=scales or None,
             place=place,

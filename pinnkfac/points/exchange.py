@@ -30,14 +30,11 @@ class Decision(Enum):
 
 @dataclass(frozen=True)
 class Exchange:
-    """The exchanges of points so far, and what the next ones depend on.
-
-    ``drawn`` counts all draws (losses at different counts do not compare), ``exchanged`` those
-    because of ``gap``; ``taken`` is the first step on the current points. Checks are ``interval``
-    steps apart, and the next one comes at ``next_check``, or where the loss is a gap below
-    ``unseen``, the one on the last unseen points. ``heat`` says how many of the last steps fitted
-    their own points only.
-    """
+    """The exchanges of points so far, and what the next ones depend on: ``drawn`` counts all draws,
+    ``exchanged`` those because of ``gap``, ``taken`` is the first step on the current points.
+    Checks are ``interval`` steps apart, and the next one comes at ``next_check``, or where the loss
+    is a gap below that on the last ``unseen`` points. ``heat`` says how many of the last steps
+    fitted their own points only."""
 
     drawn: int = 0
     taken: int = 0
@@ -63,12 +60,9 @@ class Exchange:
         return Decision.CHECK if below or step >= self.next_check else Decision.KEEP
 
     def guards(self, settings: PointSettings, *, few: bool) -> bool:
-        """Whether a step is to be guarded by new points, which may come next.
-
-        Not where it cannot fit its own only, as residuals are not ``few`` beside parameters and
-        points are seldom exchanged, where points are chosen by their residuals without weights,
-        and where they stay for ``every`` > 1 steps or for good.
-        """
+        """Whether a step is to be guarded by new points, which may come next: it can fit its own
+        only where residuals are ``few`` beside parameters or points are often exchanged, and not
+        where points stay, or are chosen without weights."""
         if not settings.faithful or settings.every > 1:
             return False
         if settings.every == 1:
@@ -78,8 +72,7 @@ class Exchange:
     def checked(
         self, settings: PointSettings, step: int, loss: float, unseen: float
     ) -> tuple[Exchange, Decision]:
-        """After a check before a step, by the losses reached on the current points and on unseen
-        ones."""
+        """After a check, by the losses reached on the current points and on unseen ones."""
         now = replace(self, unseen=unseen)
         if not _fitted(settings, loss, unseen):
             return now._next(settings, step, 2 * self.interval), Decision.KEEP
@@ -90,10 +83,7 @@ class Exchange:
         self, settings: PointSettings, step: int, loss: float, unseen: float
     ) -> tuple[Exchange, Decision]:
         """After a step that was guarded by unseen points, by the losses that it reached on its own
-        and on those.
-
-        They come next where the second is ``gap`` times the first, and anyway where that has been
-        so in many of the last steps.
+        and on those, which come next where it has fitted its own, or many of the last steps have.
         """
         now = replace(self, unseen=unseen)
         if settings.every or settings.gap is None:

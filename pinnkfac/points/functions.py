@@ -17,11 +17,9 @@ from pinnkfac.points.numbers import Price
 
 @dataclass(frozen=True)
 class Functions:
-    """``prepare`` makes drawn points what residuals are evaluated on. ``residuals`` are those of
-    every term, [batch, equation], each with the scale that it is trained with, and ``loss`` is the
-    one that is trained. On so many points of every term, a step costs ``price`` and one evaluation
-    of the residuals ``evaluation``, and ``few`` says whether there are fewer residuals than
-    parameters."""
+    """``prepare`` makes drawn points what the trained ``residuals`` of every term, [batch,
+    equation], and the ``loss`` are evaluated on. On so many points of every term, a step costs
+    ``price``, an evaluation ``evaluation``, and ``few``: residuals are fewer than parameters."""
 
     prepare: Callable[[Sequence[PointSet]], list[TermPoints]]
     residuals: Callable[[Sequence[TermPoints]], list[Tensor]]

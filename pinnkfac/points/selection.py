@@ -21,11 +21,7 @@ the residuals, where the step does not say what it is."""
 
 class Selection:
     """How points are chosen among ``factor`` times as many candidates. A new one is a new
-    dataclass here.
-
-    ``faithful``: weighted means over the chosen points are those over the region, whatever the
-    residual is.
-    """
+    dataclass here. ``faithful``: weighted means over the points are those over the region."""
 
     faithful: ClassVar[bool]
     factor: int
@@ -37,8 +33,8 @@ class Selection:
     def choose(
         self, candidates: PointSet, residual: Tensor, number: int, generator: Generator
     ) -> PointSet:
-        """``number`` candidates (all, where there are fewer), by their residuals [batch, equation],
-        each with the scale that it is trained with, and times the root of their weights."""
+        """``number`` candidates (all, where there are fewer), by their trained residuals
+        [batch, equation]."""
         raise NotImplementedError
 
 
@@ -56,12 +52,10 @@ class ImportanceSampling(Selection):
     sum of the n passes u, u + 1, …, with a random u, so that points are as even as the density
     allows (systematic sampling; Stevens & Olsen 2004, doi:10.1198/016214504000000250), and each is
     moved at random within the part of the region that the candidate stands for; where the region
-    does not say how, none is taken twice, and no n_i is above 1. So the loss stays an estimate of
-    the mean over the region without bias but for the size of these parts (Horvitz & Thompson 1952,
-    doi:10.1080/01621459.1952.10483446), while steps see where a front or a layer is, which few
-    uniform points hit; no weight becomes much more than 1/``share`` times what it was. On regions
-    of more than DENSE dimensions, points are taken as they are drawn. Importance sampling for
-    PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
+    does not say how, no n_i is above 1. So the loss stays an estimate of the mean over the region
+    (Horvitz & Thompson 1952, doi:10.1080/01621459.1952.10483446), while steps see where a front or
+    a layer is. On regions of more than DENSE dimensions, points are taken as they are drawn.
+    Importance sampling for PINNs: Nabian, Gladstone & Meidani 2021, arXiv:2104.12325.
     """
 
     faithful: ClassVar[bool] = True
@@ -106,16 +100,14 @@ class ImportanceSampling(Selection):
 class ResidualAdaptive(Selection):
     """Residual-based adaptive distribution: new points lie where the residual is large.
 
-    Of ``factor`` times as many candidates, points are kept without replacement with probabilities
-    in proportion to
+    Candidates are kept without replacement with probabilities in proportion to
 
         |r|^power / mean |r|^power + constant;
 
-    |r| is the norm over the equations of a term, each with the scale that it is trained with. A
-    ``share`` of the points is taken anywhere, so that nothing is left uncovered. The loss is the
-    mean over these points, as published: an estimate of the integral of r² with more weight where
-    the residual was large, not of the integral itself. Source: RAD of Wu, Zhu, Tan, Kartha & Lu
-    2023, arXiv:2207.10289, eq. 2 (with share 0).
+    |r| is the norm over the equations of a term. A ``share`` of the points is taken anywhere, so
+    that nothing is left uncovered. The loss is the mean over these points, as published, not an
+    estimate of the integral of r². Source: RAD of Wu, Zhu, Tan, Kartha & Lu 2023, arXiv:2207.10289,
+    eq. 2 (with share 0).
     """
 
     faithful: ClassVar[bool] = False
@@ -138,17 +130,15 @@ class ResidualAdaptive(Selection):
         return candidates[torch.cat([rows, anywhere])]
 
     def weights(self, residual: Tensor) -> Tensor:
-        """What the probability to be kept is proportional to, [batch], from the residuals at the
-        candidates, [batch, equation]; all equal where these are not finite, or all 0."""
+        """What the probability to be kept is proportional to, [batch], from the residuals
+        [batch, equation]; all equal where these are not finite, or all 0."""
         return _relative(residual, self.power) + self.constant
 
 
 def affordable(selection: Selection, dimensions: Sequence[int], evaluations: float) -> list[int]:
-    """How many candidates there are for a point of every term, on regions of these dimensions.
-
-    With weights, fewer where their residuals would cost more than a part of a step, as every step
-    may ask for them; one costs so many ``evaluations`` of the residuals (NaN: it does not say).
-    """
+    """How many candidates there are for a point of every term, on regions of these dimensions: with
+    weights, fewer where their residuals would cost more than a part of a step, which is so many
+    ``evaluations`` of the residuals (NaN: it does not say)."""
     wanted = [selection.candidates(dimension) for dimension in dimensions]
     if not selection.faithful:
         return wanted
@@ -157,9 +147,7 @@ def affordable(selection: Selection, dimensions: Sequence[int], evaluations: flo
 
 
 def at_most_once(numbers: Tensor) -> Tensor:
-    """n [batch] with the same sum, of at most as many, and none above 1: where several of a
-    candidate would be one and the same point. Those above 1 are 1, the others larger by a factor.
-    """
+    """n [batch] with the same sum, those above 1 lowered to it, the others larger by a factor."""
     free = torch.ones_like(numbers, dtype=torch.bool)
     total, result = numbers.sum(), numbers
     while bool((result > 1.0).any()):
@@ -170,8 +158,8 @@ def at_most_once(numbers: Tensor) -> Tensor:
 
 
 def smooth(residual: Tensor, reach: int) -> Tensor:
-    """The root mean square over ``reach`` neighbours to each side on the curve, [batch, 1]: zeros
-    between the waves of a residual are no reason for fewer points."""
+    """The root mean square over ``reach`` neighbours to each side, [batch, 1]: zeros between the
+    waves of a residual are no reason for fewer points."""
     squares = residual.detach().to("cpu", torch.float64).square().sum(dim=1)
     sums = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
     at = torch.arange(len(squares))

@@ -17,8 +17,7 @@ from pinnkfac.problem import Term
 
 @dataclass(frozen=True)
 class Growth:
-    """More points where the net fits them: ``factor`` times as many whenever they are exchanged
-    because of ``gap``, up to ``most`` times the first number."""
+    """More points whenever they are exchanged because of ``gap``."""
 
     factor: Annotated[float, Range(least=1)] = 1.0
     """as many points where they are exchanged because of gap; 1: no growth"""
@@ -32,21 +31,9 @@ class Growth:
 
 @dataclass(frozen=True)
 class PointSettings:
-    """How many points each term gets, how they are drawn, and how often anew.
-
-    A term's number is ``numbers[name]``, else the term's own ``points``, else ``interior`` for a
-    region of full dimension and ``lower`` for faces and slices; ``scale`` multiplies all but
-    ``numbers``. ``every``: draw new points every k steps; 0: not for that. ``gap``: beside that,
-    the loss is now and then evaluated on new points, and these replace the old ones where it
-    exceeds ``gap`` times the loss reached on those: the net has begun to fit the points instead of
-    the equation. Checks are as frequent as that happens: after an exchange half as many steps apart
-    as before (at once every step, where the step was guarded by unseen points), else twice as many,
-    up to ``check``; and at once where the loss falls below that on the last unseen points by
-    ``gap``. None: never. ``faces``: points are denser at the faces of the domain, 1/(1 − faces)
-    times at an edge in two dimensions, and count less there (see ``Clustered``); 0: as dense
-    everywhere. ``adaptive`` chooses all but the first points among candidates, and, where it gives
-    them weights, takes new ones after ``check`` steps if ``every`` is 0. ``allocation`` says which
-    terms get more of the points; None: the numbers stay.
+    """How many points each term gets (``number``), how they are drawn (``rule``), and how often
+    anew (exchange.py): every so many steps, or where the loss on unseen points exceeds that on the
+    current ones by a ``gap``, as the net has begun to fit the points instead of the equation.
 
     Raises UserError where points are to be denser at the faces, but ``adaptive`` has no weights.
     """

@@ -27,11 +27,9 @@ from pinnkfac.step.base import Report
 class PointSource:
     """Holds the ``current`` points of all terms of a problem, and draws new ones.
 
-    ``cost`` is that of the last step (NaN: it does not say), ``decided`` the step that the current
-    points are for in any case, ``scales`` the factors [equation] on the residuals of each term, as
-    they are trained (balance.py; None: all 1).
-
-    Raises UserError for a number of points of a term that does not exist.
+    ``cost`` is that of the last step (NaN: not known), ``decided`` the step that the current points
+    are for in any case, ``scales`` are those of the equations (balance.py; None: all 1). Raises
+    UserError for a number of points of a term that does not exist.
     """
 
     problem: Fixed[Problem]
@@ -68,7 +66,6 @@ class PointSource:
     def _numbers(self) -> list[int]:
         return [len(points) for points in self.current] or self.plan.now()
 
-    # -- in the course of a run --------------------------------------------------------------------
     def at(self, step: int, loss: float = math.inf) -> list[TermPoints]:
         """The points of a step: those of the last one, or new ones when it is time.
 
@@ -78,10 +75,9 @@ class PointSource:
         if self.current and step == decided:
             return self.current
         due = self.exchange.due(self.settings, step, loss, missing=not self.current)
-        if due is Decision.FIRST:
-            self._take(self._draw(), step)
-        elif due is Decision.DRAW:
-            self._take(self._new(), step)
+        if due in (Decision.FIRST, Decision.DRAW):
+            self.current = self._draw() if due is Decision.FIRST else self._new()
+            self.exchange = self.exchange.renewed(step)
         elif due is Decision.CHECK:
             unseen = self._new() if self.settings.faithful else self._draw()
             losses = loss, self.functions.loss(unseen)
@@ -116,15 +112,16 @@ class PointSource:
         if report.request.growth > 1.0:
             self.plan, self.current = self.plan.grown(report.request.growth), []
 
+    def undone(self) -> None:
+        """A step has failed: what the next one costs is not known."""
+        self.cost = math.nan
+
     def balanced(self, scales: list[Tensor] | None) -> list[TermPoints]:
         """The current points, trained with other scales of the equations from now on."""
         self.scales = scales
         if self.current:
             self.current = with_scales(self.current, scales)
         return self.current
-
-    def _take(self, points: list[TermPoints], step: int) -> None:
-        self.current, self.exchange = points, self.exchange.renewed(step)
 
     def _decide(self, exchange: Exchange, decision: Decision, unseen: list[TermPoints]) -> None:
         """Keep the current points, or take the unseen ones, or more than these."""
@@ -151,7 +148,6 @@ class PointSource:
         stored = [PointSet(**points) for points in state["points"]]
         self.current = self._prepared(stored) if stored and same else []
 
-    # -- drawing -----------------------------------------------------------------------------------
     def _new(self) -> list[TermPoints]:
         """New points; chosen among candidates where that is wanted."""
         adaptive, numbers = self.settings.adaptive, self.plan.now()

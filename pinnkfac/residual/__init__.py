@@ -3,14 +3,7 @@
 from pinnkfac.residual.exact import exact_solution
 from pinnkfac.residual.mistakes import check_finite, explain
 from pinnkfac.residual.record import Recorder, check_parameters, record
-from pinnkfac.residual.residual import (
-    Evaluator,
-    Residual,
-    arguments_of,
-    call,
-    fields_in,
-    flatten,
-)
+from pinnkfac.residual.residual import Evaluator, Residual, arguments_of, call, fields_in, flatten
 
 __all__ = [
     "Evaluator",

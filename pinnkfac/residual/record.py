@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -39,16 +40,16 @@ class _Watched(dict[int, Tensor]):
         return super().__getitem__(key)
 
 
+@dataclass(eq=False)
 class _Recording:
     """What one call of a term's residual shows: its ``slots``, and by equation the coefficients of
     these, {slot: c}, where it is linear in them; ``nonlinear`` where any equation is not."""
 
-    def __init__(self, term: Term, problem: Problem) -> None:
-        self.term = term
-        self.problem = problem
-        self.slots: list[LinearPart] = []
-        self.rows: list[dict[int, float]] = []
-        self.nonlinear = False
+    term: Term
+    problem: Problem
+    slots: list[LinearPart] = field(default_factory=list)
+    rows: list[dict[int, float]] = field(default_factory=list)
+    nonlinear: bool = False
 
     def __call__(self, arguments: dict[str, Any]) -> Tensor:
         """At one point; what is returned, a number, has no meaning."""
@@ -71,7 +72,10 @@ class _Recording:
     def _row(self, recorder: Recorder, entry: Any) -> dict[int, float]:
         if not (isinstance(entry, Form) and entry.linear):
             return {}
-        _check_places(self.term, entry)
+        for _, place, _ in entry.linear:
+            if place and place not in self.term.where.link_names:
+                name = self.term.name
+                raise UserError(f"term '{name}': '{place}' is not a linked point of its region")
         entry.as_tensor()
         slot, lead = entry.normalised()
         return {recorder.slots.index(slot): lead}
@@ -133,12 +137,6 @@ def _check_names(term: Term, coordinates: Coordinates, points: PointSet) -> None
                 f"term '{term.name}': at.{name} of its points would be hidden: it is {hidden_by}; "
                 "give it another name"
             )
-
-
-def _check_places(term: Term, form: Form) -> None:
-    for _, place, _ in form.linear:
-        if place and place not in term.where.link_names:
-            raise UserError(f"term '{term.name}': '{place}' is not a linked point of its region")
 
 
 def _no_field(term: Term, number: int, equations: int) -> str:

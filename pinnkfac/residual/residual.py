@@ -22,20 +22,14 @@ from pinnkfac.problem import Term, bind
 from pinnkfac.residual.mistakes import check_entry, explain
 
 
+@dataclass(eq=False)
 class Evaluator(Context):
     """Answers with the slots' values z [slot] of one point."""
 
-    def __init__(
-        self,
-        coordinates: Coordinates,
-        slots: dict[LinearPart, int],
-        z: Tensor | tuple[Tensor, ...],
-        like: Tensor,
-    ) -> None:
-        self.coordinates = coordinates
-        self.slots = slots
-        self.z = z
-        self.like = like
+    coordinates: Coordinates
+    slots: dict[LinearPart, int]
+    z: Tensor | tuple[Tensor, ...]
+    like: Tensor
 
     def value(self, linear: LinearPart) -> Tensor:
         if linear not in self.slots:
@@ -99,7 +93,6 @@ class Residual:
     reads: tuple[tuple[int, ...], ...] = ()
     reads_parameters: tuple[int, ...] = ()
 
-    # -- evaluation -----------------------------------------------------------------------------
     def _equations(
         self,
         z: Tensor | tuple[Tensor, ...],
@@ -173,12 +166,9 @@ class Residual:
         return r, torch.stack(slots), torch.stack(parameters) if self.parameters else None
 
     def with_reads(self, points: PointSet) -> Residual:
-        """The residual with ``reads`` and ``reads_parameters``.
-
-        Where F is not affine they are what autograd's graph connects to an equation. No value
-        enters into that, so that both branches of torch.where count at all points: what is read
-        is a property of the term and never of the points at hand.
-        """
+        """The residual with ``reads`` and ``reads_parameters``: where F is not affine, what
+        autograd's graph connects to an equation. No value enters into that: both branches of
+        torch.where count at all points."""
         if self.constant is not None:
             nonzero = tuple(tuple(i for i, c in enumerate(row) if c) for row in self.constant)
             return replace(self, reads=nonzero)

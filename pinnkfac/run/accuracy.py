@@ -15,11 +15,7 @@ from pinnkfac.residual import exact_solution
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors against the exact solution, over all fields and by field.
-
-    ``relative_l2`` = ‖u − u★‖ / ‖u★‖, ``rms`` = √mean (u − u★)² and ``maximum`` = max |u − u★| over
-    the error points.
-    """
+    """‖u − u★‖ / ‖u★‖, √mean (u − u★)² and max |u − u★| over points, of all fields and by field."""
 
     relative_l2: float
     rms: float
@@ -30,10 +26,7 @@ class Errors:
 
 
 class ErrorMeter:
-    """Measures errors on uniform points of the domain that are not trained on.
-
-    The points are drawn once, from a generator of their own.
-    """
+    """Measures errors on uniform points of the domain, drawn once from a generator of their own."""
 
     def __init__(self, problem: Problem, number: int = 10_000, seed: int = 0) -> None:
         self.problem = problem

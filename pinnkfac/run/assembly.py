@@ -19,6 +19,7 @@ from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
 from pinnkfac.config.build import build
 from pinnkfac.config.options import GROUPS
+from pinnkfac.domain import Uniform
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.functions import functions_of
@@ -129,16 +130,15 @@ class Assembly:
 
         Raises UserError where the state is that of another net or step, or of no run at all.
         """
-        carried = carried or Carried()
         try:
-            return self._load(state, carried)
+            return self._load(state, carried or Carried())
         except UserError:
             raise
         except Exception as error:  # whatever a foreign state may cause
-            line = str(error).strip().splitlines()
+            line = " ".join(str(error).strip().splitlines())[:160]
             raise UserError(
                 "the checkpoint does not fit this configuration: it is of another net, problem or "
-                f"step ({type(error).__name__}: {' '.join(line)[:160]})"
+                f"step ({type(error).__name__}: {line})"
             ) from error
 
     def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
@@ -162,10 +162,8 @@ class Assembly:
         progress = Progress.from_state(dict(state["progress"]))
         progress.best.parameters = [v.to(device, dtype) for v in progress.best.parameters]
         if not carried.points:  # losses so far were those of other points, or of another problem
-            progress.trained_loss = progress.reached = float("inf")
-            progress.drawn = 0
-            progress.first_loss = float("inf")
-            progress.best = Best()
+            progress.trained_loss = progress.reached = progress.first_loss = math.inf
+            progress.drawn, progress.best = 0, Best()
         return progress
 
 
@@ -196,9 +194,12 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
         net.to(device=device, dtype=dtype),
         planner=published_plan if general.published_rows else make_plan,
         memory=general.memory * GIB,
-        workers=_workers(general.threads, device),
+        workers=(general.threads or available_cores()) if device.type == "cpu" else 1,
     )
-    generators = _generators(general.seed)
+    generators = {  # independent, so that a change to one part does not move the others
+        name: Generator().manual_seed(1_000_003 * general.seed + number)
+        for number, name in enumerate(("points", "step"))
+    }
     step: Step = build(config.step, "step")
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
     functions = functions_of(system, price)
@@ -213,8 +214,8 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
         first = source.at(0)
         residuals = system.residuals(first)
     names = problem.coordinates.names
-    for term, own, residual in zip(system.terms, first, residuals, strict=True):
-        check_finite(term.name, residual, own.points.coordinates, names)
+    for term, prepared, residual in zip(system.terms, first, residuals, strict=True):
+        check_finite(term.name, residual, prepared.points.coordinates, names)
     _check_periodic(system, problem)
     balance = build(config.balance, "balance")
     start = partial(step.start, system, search, damping, generators["step"])
@@ -226,18 +227,16 @@ def _check_periodic(system: System, problem: Problem) -> None:
     as these may hide what it depends on."""
     if not problem.signature.periodic:
         return
-    box, own = problem.domain.bounds, system.get_parameters()
+    box, before = problem.domain.bounds, system.get_parameters()
     generator = Generator().manual_seed(0)
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
-    shape = (16, len(low))
-    places = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
-    noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in own]
+    places = box.interior.draw(16, Uniform(), generator).coordinates
+    noise = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in before]
     try:
-        system.set_parameters([v + 0.1 * n.to(v) for v, n in zip(own, noise, strict=True)])
+        system.set_parameters([v + 0.1 * n.to(v) for v, n in zip(before, noise, strict=True)])
         for name in problem.signature.periodic:
             i = problem.coordinates.index(name)
             further = places.clone()
-            further[:, i] += high[i] - low[i]
+            further[:, i] += box.high[i] - box.low[i]
             with torch.no_grad():
                 here, there = (
                     system.net(x.to(system.device, system.dtype)) for x in (places, further)
@@ -250,7 +249,7 @@ def _check_periodic(system: System, problem: Problem) -> None:
                     f"and add a term on box.opposite('{name}')"
                 )
     finally:
-        system.set_parameters(own)
+        system.set_parameters(before)
 
 
 def check_settings(config: DictConfig) -> None:
@@ -274,26 +273,25 @@ def general_settings(config: DictConfig) -> General:
 
 def run_settings(config: DictConfig) -> RunSettings:
     """The node ``run`` of the configuration, checked; raises UserError."""
-    values = _values(config, "run")
-    check("run", RunSettings, values)
-    return RunSettings(**values)
+    return _settings(config, "run")
 
 
 def _stop(config: DictConfig) -> Stop:
-    values = _values(config, "stop")
-    check("stop", Stop, values)
-    if values.get("seconds") is None and values.get("steps") is None:
+    stop: Stop = _settings(config, "stop")
+    if stop.seconds is None and stop.steps is None:
         raise UserError("stop.seconds=null and stop.steps=null: give one of them, or it never ends")
-    return Stop(**values)
+    return stop
 
 
-def _values(config: DictConfig, node: str) -> dict[str, Any]:
+def _settings(config: DictConfig, node: str) -> Any:
     if not OmegaConf.is_dict(config[node]):
         raise UserError(
             f"{node}={config[node]}: this is a group of settings; set one of them, such as "
             f"{node}.{fields(NODES[node])[0].name}"
         )
-    return OmegaConf.to_container(config[node], resolve=True)  # type: ignore[return-value]
+    values: Any = OmegaConf.to_container(config[node], resolve=True)
+    check(node, NODES[node], values)
+    return NODES[node](**values)
 
 
 @contextmanager
@@ -308,19 +306,10 @@ def one_thread_in_torch(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _generators(seed: int) -> dict[str, Generator]:
-    """Independent streams, so that a change to one part does not move the others."""
-    return {
-        name: Generator().manual_seed(1_000_003 * seed + number)
-        for number, name in enumerate(("points", "step"))
-    }
-
-
 def _dtype(name: str) -> torch.dtype:
-    known = {"float64": torch.float64, "float32": torch.float32}
-    if name not in known:
+    if name not in ("float64", "float32"):
         raise UserError(f"dtype={name}: choose float64 (accurate) or float32")
-    return known[name]
+    return getattr(torch, name)
 
 
 def _device(name: str) -> torch.device:
@@ -339,11 +328,6 @@ def _device(name: str) -> torch.device:
             "CUDA build of torch"
         ) from error
     return device
-
-
-def _workers(threads: int | None, device: torch.device) -> int:
-    """How many threads share the chunks of points."""
-    return (threads or available_cores()) if device.type == "cpu" else 1
 
 
 def available_cores() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pinnkfac.run.assembly import Assembly
@@ -11,32 +12,25 @@ from pinnkfac.run.progress import Best, Progress
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
 
+@dataclass
 class Checkpoints:
     """Writes the last and the best state, ``every`` seconds, after a step.
 
-    Writing takes at most a twentieth of the time: where it is slow, it is done less often. A disk
-    that refuses does not end the run: ``warn`` is told once, and the next time it is tried again.
-    ``identity`` (configuration, name and hash of the problem) goes into each: config.yaml may be
-    newer than a checkpoint.
+    Writing takes at most a twentieth of the time. A disk that refuses does not end the run:
+    ``warn`` is told once, and the next time it is tried again. ``identity`` (configuration, name
+    and hash of the problem) goes into each: config.yaml may be newer than a checkpoint.
     """
 
     share = 20.0
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        parts: Assembly,
-        identity: Mapping[str, Any],
-        every: float,
-        warn: Callable[[str], None],
-    ) -> None:
-        self.folder = folder
-        self.parts = parts
-        self.identity = identity
-        self.every = every
-        self.warn = warn
-        self.written = False
-        self._next = time.monotonic() + every
+    folder: RunFolder
+    parts: Assembly
+    identity: Mapping[str, Any]
+    every: float
+    warn: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._next = time.monotonic() + self.every
         self._best_step = -1
         self._refused = False
 
@@ -59,7 +53,6 @@ class Checkpoints:
         if progress.best.parameters and progress.best.step != self._best_step:
             self.write_best(progress)
         self.folder.write_checkpoint({**self.parts.state_dict(progress), **self.identity})
-        self.written = True
 
     def finish(self, progress: Progress, loss: float) -> None:
         """Take the final state, of that loss, for the best one where it is; raises Unwritable."""

@@ -169,7 +169,6 @@ def _cells(record: Mapping[str, Any], terms: list[str]) -> list[tuple[str, str]]
 
 
 def _number(value: float | None) -> str:
-    """Two digits; a dash for what a step does not have."""
     return "–" if value is None or value != value else f"{value:.2g}"
 
 

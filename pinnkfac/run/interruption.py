@@ -21,11 +21,8 @@ class Stopped(KeyboardInterrupt):
 
 class Interruption:
     """Within ``with Interruption() as interruption``, ``interruption.by`` names the signal that
-    asked for an end, or is ''; the user is told by ``notice(line)``, which is called while a step
-    is under way, in the middle of whatever it does.
-
-    Only the main thread of a process gets signals; in another one nothing changes.
-    """
+    asked for an end, or is ''; the user is told by ``notice(line)``, in the middle of a step. Only
+    the main thread of a process gets signals; in another one nothing changes."""
 
     def __init__(self, notice: Callable[[str], None] | None = None) -> None:
         self.by = ""

@@ -28,11 +28,10 @@ def run(
 ) -> tuple[Progress, Ending]:
     """Take steps until there is a reason to stop.
 
-    ``balance`` rescales the equations every so many steps. ``watch(progress)`` is called after
-    every step (records, displays, saves) and may return a relative error that ``stop.error`` is
-    compared with. ``interrupted()`` names who asked for an end, or is ''. Where the loss leaves
-    the finite numbers, the run goes on from its best state, more carefully, and ends with that
-    state where this does not help.
+    ``watch(progress)`` is called after every step and may return a relative error that
+    ``stop.error`` is compared with. ``interrupted()`` names who asked for an end, or is ''. Where
+    the loss leaves the finite numbers, the run goes on from its best state, more carefully, and
+    ends with that state where this does not help.
     """
     progress = progress or Progress()
     error: float | None = None
@@ -54,6 +53,7 @@ def run(
                 raise Diverged(what)
         except Diverged as diverged:
             system.set_parameters(start)
+            source.undone()
             progress, ending = _recovered(system, stepper, progress, str(diverged))
             if ending is not None:
                 break

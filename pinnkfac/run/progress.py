@@ -54,10 +54,8 @@ class Ending:
 
 @dataclass
 class Best:
-    """The parameters of the lowest loss so far (of the terms as written), and after how many steps.
-
-    ``judged`` is the step whose points the loss is of: losses on other points do not compare.
-    """
+    """The parameters of the lowest loss so far, as written, and after how many steps; ``judged`` is
+    the step whose points the loss is of: losses on other points do not compare."""
 
     loss: float = math.inf
     step: int = 0
@@ -69,12 +67,10 @@ class Best:
 class Progress:
     """Where a run is: counters, losses before the last step, its report, and the best state.
 
-    ``reached`` is the trained loss after the last step, where the step has evaluated it; ``drawn``
-    counts draws of points up to it.
-
-    ``attempts`` counts the divergences since a clearly better state was found. ``recovered`` says
-    in words what was tried after each divergence, ``resumed`` what was changed each time the run
-    was resumed, ``notes`` what the step has decided by itself.
+    ``reached`` is the trained loss after the last step, where that was evaluated, ``drawn`` counts
+    draws of points, ``attempts`` the divergences since a clearly better state was found. In words,
+    ``recovered`` says what was tried after each divergence, ``resumed`` what was changed each time
+    the run was resumed, ``notes`` what the step has decided.
     """
 
     step: int = 0
@@ -156,8 +152,7 @@ class Progress:
         return replace(self, attempts=attempts, recovered=[*self.recovered, words]), None
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = state_of(self)
-        return state
+        return state_of(self)
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Progress:

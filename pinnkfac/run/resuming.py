@@ -24,10 +24,7 @@ from pinnkfac.version import __version__
 
 
 def resume(
-    folder: str | Path,
-    *overrides: str,
-    pde: Given | None = None,
-    net: nn.Module | None = None,
+    folder: str | Path, *overrides: str, pde: Given | None = None, net: nn.Module | None = None
 ) -> Result:
     """Go on with the run of a folder, in the same folder.
 
@@ -42,7 +39,7 @@ def resume(
     """
     check_given(overrides, net, folder)
     StoredRun.open(folder)  # before a lock is made in what is no run
-    with RunFolder(folder) as own:
+    with RunFolder(folder) as writer:
         stored = StoredRun.open(folder)
         state = stored.checkpoint() if stored.has_checkpoint() else None
         task, same = _reopened(stored, state, overrides, pde, net)
@@ -56,10 +53,10 @@ def resume(
         else:
             progress = _continued(stored, state, task, parts, same=same, display=display)
         history = [r for r in stored.history if r["step"] <= progress.step]
-        own.set_aside("summary.json")
-        begin(own, task)
-        own.restart_metrics(history)
-        return Run(task, parts, display, own, progress, history).go()
+        writer.set_aside("summary.json")
+        begin(writer, task)
+        writer.restart_metrics(history)
+        return Run(task, parts, display, writer, progress, history).go()
 
 
 def _reopened(
@@ -74,17 +71,17 @@ def _reopened(
     files = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("problem=")]
     rest = tuple(o for o in overrides if not o.startswith("problem="))
     if pde is not None or files:
-        found = given_pde(files[-1] if pde is None else pde)
+        source = given_pde(files[-1] if pde is None else pde)
     else:
-        found = stored_pde(stored)
+        source = stored_pde(stored)
     if stored.problem.get("net") and net is None:
         raise UserError(
             f"{stored.path}: the run had a net of its own ({stored.problem['net']}): go on from "
             "Python with pinnkfac.resume(folder, net=...)"
         )
     earlier = tuple(stored.problem.get("overrides", ()))
-    given = {o.partition("=")[0]: o for o in (*earlier, *rest)}
-    config = changed(stored.config, found.defaults, rest, earlier)
+    last = {o.partition("=")[0]: o for o in (*earlier, *rest)}
+    config = changed(stored.config, source.defaults, rest, earlier)
     check_classes(config, rest, stored.path)
     if config.net != stored.config.net:
         raise UserError(
@@ -92,17 +89,16 @@ def _reopened(
             "resumed: start a new run"
         )
     arguments = OmegaConf.to_container(config.pde)
-    problem = found.problem(arguments)  # type: ignore[arg-type]
-    task = Task(config, problem, found, tuple(given.values()), net)
+    problem = source.problem(arguments)  # type: ignore[arg-type]
+    task = Task(config, problem, source, tuple(last.values()), net)
     if state is None:
         return task, True
     # A problem without a file that is given again is taken for the one that it was.
-    same_code = found.sha256 == state.get("sha256") and found.name == state.get("name")
+    same_code = source.sha256 == state.get("sha256") and source.name == state.get("name")
     return task, same_code and _config_of(state).pde == config.pde
 
 
 def _config_of(state: Mapping[str, Any]) -> DictConfig:
-    """The configuration that a checkpoint belongs to."""
     config = OmegaConf.create(state.get("config"))
     if not isinstance(config, DictConfig) or any(name not in config for name in NODES):
         raise UserError("the checkpoint does not fit: it does not say what it belongs to")
@@ -141,7 +137,15 @@ def _continued(
     if ending is not None:
         more = f"; {ending.advice}" if ending.advice else ": set another limit"
         raise UserError(f"{stored.path}: nothing is left to do, {ending.reason}{more}")
-    kept, anew = _carried_names(carried, True), _carried_names(carried, False)
+    names = {
+        **dict.fromkeys(("net", "coefficients", "counters"), True),
+        "state of the step": carried.step,
+        "damping": carried.damping and carried.step,
+        "points": carried.points,
+        "generators": carried.generators,
+        "scales of the equations": carried.scales,
+    }
+    kept, anew = ([n for n, is_kept in names.items() if is_kept is k] for k in (True, False))
     display.say(
         f"resumed {task.name} at step {progress.step} after {progress.seconds:.1f} s: "
         f"{_list(kept)} carried over" + (f"; {_list(anew)} anew" if anew else "")
@@ -168,18 +172,6 @@ def _warn_of_rounding(
             f"the run is of pinnkfac {stored.problem.get('pinnkfac')}, this is {__version__}: it "
             "may not go on bit for bit"
         )
-
-
-def _carried_names(carried: Carried, which: bool) -> list[str]:
-    names = {
-        "state of the step": carried.step,
-        "damping": carried.damping and carried.step,
-        "points": carried.points,
-        "generators": carried.generators,
-        "scales of the equations": carried.scales,
-    }
-    kept = [name for name, kept in names.items() if kept is which]
-    return ["net", "coefficients", "counters", *kept] if which else kept
 
 
 def _list(names: list[str]) -> str:

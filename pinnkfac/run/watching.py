@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from pinnkfac.linearisation.system import System
@@ -15,6 +16,7 @@ from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
 
+@dataclass
 class Watcher:
     """Called by the loop after every step.
 
@@ -27,27 +29,20 @@ class Watcher:
     share = 20.0
     """Records are so many times further apart than they take: measuring errors is training time."""
 
-    def __init__(
-        self,
-        system: System,
-        source: PointSource,
-        meter: ErrorMeter,
-        stop: Stop,
-        folder: RunFolder | None,
-        display: Display,
-        progress: Progress,
-        history: list[dict[str, Any]] | None = None,
-    ) -> None:
-        self.system = system
-        self.source = source
-        self.meter = meter
-        self.stop = stop
-        self.folder = folder
-        self.display = display
+    system: System
+    source: PointSource
+    meter: ErrorMeter
+    stop: Stop
+    folder: RunFolder | None
+    display: Display
+    progress: InitVar[Progress]
+    history: list[dict[str, Any]]
+
+    def __post_init__(self, progress: Progress) -> None:
         self.solution = Solution(self.system.problem.signature, self.system.net)
-        self.history = list(history or [])
+        self.history = list(self.history)
         self._next = self.history[-1]["seconds"] + self.interval if self.history else 0.0
-        self._last: tuple[int, float] | None = None
+        self._last: float | None = None
         self._seconds_a_step = 0.0
         self._recovered = len(progress.recovered)
         self._noted = len(progress.notes)
@@ -80,10 +75,10 @@ class Watcher:
     def _time(self, progress: Progress) -> None:
         """A running mean over about ten steps."""
         if self._last is not None:
-            taken = progress.seconds - self._last[1]
+            taken = progress.seconds - self._last
             mean = self._seconds_a_step
             self._seconds_a_step = taken if mean == 0.0 else mean + 0.1 * (taken - mean)
-        self._last = (progress.step, progress.seconds)
+        self._last = progress.seconds
 
     def pace(self, progress: Progress) -> Pace:
         """How fast the run goes and how long it has to go, by stop.seconds and stop.steps."""
@@ -122,16 +117,15 @@ class Watcher:
         if len(self.system.coefficients):
             record["coefficients"] = self.coefficients()
         self.history.append(record)
-        self._write(record)
+        if self.folder is not None:
+            self._write(self.folder, record)
         self.display.show(record, pace)
         return errors.relative_l2 if errors else None
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, folder: RunFolder, record: dict[str, Any]) -> None:
         """A disk that refuses costs records, not the run."""
-        if self.folder is None:
-            return
         try:
-            self.folder.append_metrics(record)
+            folder.append_metrics(record)
             self._refused = False
         except Unwritable as error:
             if not self._refused:
@@ -145,5 +139,4 @@ class Watcher:
 
 
 def _known(value: float) -> float | None:
-    """None for what a step does not have."""
     return None if math.isnan(value) else value

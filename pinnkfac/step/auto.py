@@ -43,26 +43,12 @@ TOO_LARGE = "a kernel of all residuals does not fit into memory"
 class Auto:
     """Exact steps or, as ``factored``, KFAC with conjugate gradients, by cost and progress.
 
-    Points are thinned to the share at which an exact step costs ``multiplications`` by the cost
-    model (curvature/cost.py), its kernel fits into memory, and there are at most ``per_parameter``
-    residuals for each parameter, but not further than to ``fewest`` residuals, nor to less than
-    half of a fair share beside given points, which are never thinned. A run begins with exact
-    steps, or with the others where these are cheaper and an exact one still costs more than that,
-    as where there are too many given points.
-
-    Where ``patience`` steps (or as many as cost a quarter of ``patience`` · ``multiplications``)
-    lowered the loss by less than ``stalled`` powers of ten in all, exact steps that could fit
-    their own points only, or have less than twice ``per_parameter``, take half as many again,
-    three times at most; where most steps did fit their own points only, already at less than 0.3
-    powers of ten. If these have lowered the loss by less than one power of ten since the run began,
-    they have gone astray, and KFAC begins anew from the first parameters. Otherwise, and before
-    where it is the cheaper one, the other method is tried at the same cost (for at least as many
-    steps), and the one that lowered the loss more per cost goes on (exact steps also where the
-    other method had stalled and the loss did not rise
-    much); exact steps are tried again without a stall, as they are fast near a solution. A trial
-    that fails makes the next one of this method wait twice as long. Decisions depend on counts of
-    operations, on losses, and on the memory that is free at the start where it is short, never on
-    the clock, so that a run can be repeated.
+    Points are thinned until exact steps are cheap, and these begin, unless they still are too dear.
+    After ``patience`` steps, which cost at least a quarter of what exact ones may, the ``referee``
+    judges: steps that have ``stalled`` get more points, or the other method is tried at the same
+    cost, and the one that lowers the loss more for it goes on. Decisions depend on counts of
+    operations, on losses, and on the memory that is free at the start, never on the clock, so that
+    a run can be repeated.
     """
 
     exact: Spring = field(default_factory=lambda: Spring(geodesic=True, corrections=8))
@@ -98,13 +84,11 @@ class Auto:
     def share_of_points(
         self, workload: Workload, numbers: Callable[[float], Sequence[int]]
     ) -> float:
-        """The part of the points that steps are to begin with; ``numbers(share)`` are those of
-        every term, of which given points are always all.
+        """The part of the points to begin with; ``numbers(share)`` are those of every term, of
+        which given ones are always all.
 
-        No term pays for given points with more than half of its own: the share is at least
-        ``fair`` times the one that would do if those were thinned like all others. Where exact
-        steps are too dear even so, no points are thinned, since KFAC, which then begins, needs no
-        few.
+        No term pays for given points with more than a ``fair`` part of its own. Where exact steps
+        are too dear even so, none are thinned, since KFAC, which then begins, needs no few.
         """
         first = numbers(1.0)
         alike = self._thinned(workload, lambda share: [max(1, round(share * n)) for n in first])
@@ -138,39 +122,34 @@ class Auto:
 
 @dataclass(frozen=True)
 class Contest:
-    """What is known between steps: where the contest stands (None: it has not begun), and the
-    parameters that the run began from, as long as exact steps may have gone astray."""
+    """Where the contest stands (None: it has not begun), and the parameters that the run began
+    from, as long as exact steps may have gone astray."""
 
     standing: Standing | None = None
     origin: Direction | None = None
 
 
+@dataclass
 class AutoStepper(Stepper):
     """Both methods in the course of a run; the one that is not used rests."""
 
-    def __init__(
-        self,
-        settings: Auto,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        fresh: bool,
-    ) -> None:
-        self.settings = settings
-        self.objective = objective
-        self.parts = search, damping, generator
-        self.fresh = fresh
+    settings: Auto
+    objective: Objective
+    search: Search
+    damping: Damping
+    generator: Generator
+    fresh: bool
+    contest: Contest = field(default_factory=Contest)
+
+    def __post_init__(self) -> None:
         self.methods = self._start()
         self.guarded = self.methods[EXACT].guarded
-        self.contest = Contest()
 
     def _start(self) -> dict[str, GaussNewtonStepper]:
-        settings, (search, damping, generator) = self.settings, self.parts
-        factored_damping = settings.factored_damping
+        settings, damping = self.settings, self.settings.factored_damping
         return {
-            EXACT: settings.exact.start(self.objective, search, damping, generator),
-            FACTORED: settings.factored.start(self.objective, search, factored_damping, generator),
+            EXACT: settings.exact.start(self.objective, self.search, self.damping, self.generator),
+            FACTORED: settings.factored.start(self.objective, self.search, damping, self.generator),
         }
 
     def update(self, parameters: Direction, batch: Batch) -> Report:
@@ -199,12 +178,9 @@ class AutoStepper(Stepper):
 
     def costs(self, points: Sequence[int]) -> dict[str, float]:
         """Multiplications of a step of each method; infinite where it cannot be taken."""
-        iterations = self.settings.factored.iterations
-        workload = self.objective.workload
-        return {
-            EXACT: self.settings.cost(workload, points),
-            FACTORED: conjugate_gradient_step(workload, points, iterations),
-        }
+        workload, iterations = self.objective.workload, self.settings.factored.iterations
+        factored = conjugate_gradient_step(workload, points, iterations)
+        return {EXACT: self.settings.cost(workload, points), FACTORED: factored}
 
     def _entered(self, parameters: Direction, costs: dict[str, float]) -> tuple[Standing, str]:
         """The standing with which a step begins, and what has been decided for it, in words."""
@@ -237,10 +213,10 @@ class AutoStepper(Stepper):
         enough = max(budget, settings.patience * settings.multiplications / 4)
         if standing.window.steps < settings.patience or standing.window.cost < enough:
             return report
-        workload, growth = self.objective.workload, settings.referee.growth
+        workload, more = self.objective.workload, settings.referee.growth
         circumstances = Circumstances(
             costs,
-            settings.cost(workload, [round(growth * n) for n in numbers]),
+            settings.cost(workload, [round(more * n) for n in numbers]),
             workload.residuals(numbers) < 2.0 * settings.per_parameter * workload.parameters,
         )
         verdict, standing = settings.referee.judge(standing, circumstances, settings.stalled)
@@ -248,15 +224,14 @@ class AutoStepper(Stepper):
         self.contest = Contest(standing, origin if standing.may_restart else None)
         if isinstance(verdict, Switch):
             self._exchanged(standing)
-        if isinstance(verdict, Grow):
-            return replace(report, request=Request(growth=verdict.factor, note=verdict.note))
+        growth = verdict.factor if isinstance(verdict, Grow) else 1.0
         if isinstance(verdict, Restart):
             # KFAC, from where the run began: on few points it does not follow them as far
             assert origin is not None
             self.methods = self._start()
-            request = Request(anew=True, note=verdict.note)
-            return replace(report, parameters=origin, request=request)
-        return replace(report, request=Request(note=verdict.note))
+            report = replace(report, parameters=origin)
+        anew = isinstance(verdict, Restart)
+        return replace(report, request=Request(growth, anew, verdict.note))
 
     def _exchanged(self, standing: Standing) -> Standing:
         """Go on with another method, which knows nothing of the steps since."""

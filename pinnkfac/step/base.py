@@ -16,13 +16,9 @@ from pinnkfac.step.search import Search
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step is computed from.
-
-    ``points`` are those of the residuals. Where there are ``unseen`` points, a guarded step is not
-    longer than the loss on these allows: one that fits its own points only is found out.
-    ``same_loss`` is False where points or scales differ from those of the last step, so that the
-    two losses cannot be compared.
-    """
+    """The ``points`` of a step. Where there are ``unseen`` ones, a guarded step is not longer than
+    the loss on these allows. ``same_loss`` is False where points or scales differ from those of the
+    last step, so that the two losses cannot be compared."""
 
     points: Any
     unseen: Any = None
@@ -31,12 +27,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """What a step asks of the loop.
-
-    ``growth`` is how many times the points it wants from now on, ``anew`` whether it has set the
-    parameters back to those that the run began from, ``note`` what it has decided that a user
-    should know, such as another method.
-    """
+    """What a step asks of the loop: ``growth`` times the points from now on, and a beginning
+    ``anew`` where it went back to the first parameters. ``note`` is what a user should know."""
 
     growth: float = 1.0
     anew: bool = False
@@ -45,13 +37,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Report:
-    """What a step did.
+    """What a step did; NaN is what it does not say.
 
-    ``parameters`` are those after it. ``losses`` are those of the terms before it, as written by
-    the user; ``trained_loss`` is the sum that the step lowers, with weights and scales, and
-    ``reached`` what it is after the step; ``unseen`` is that loss on the points that the step was
-    guarded by (NaN: not evaluated). ``cost`` is what the step costs, in multiplications
-    (curvature/cost.py; NaN: it does not say).
+    ``parameters`` are those after it, ``losses`` those of the terms before it, as written;
+    ``trained_loss`` is the sum that it lowers, with weights and scales, ``reached`` the same after
+    it, ``unseen`` that on the points it was guarded by; ``cost`` is in units of curvature/cost.py.
     """
 
     parameters: Direction
@@ -78,29 +68,23 @@ class Stepper(Protocol):
 
     def update(self, parameters: Direction, batch: Batch) -> Report:
         """Take one step from these parameters."""
-        ...
 
     def recover(self) -> str:
         """Go on more carefully from other parameters, after a divergence; returns what was
         changed, in words."""
-        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
         """Go on from a state, with another damping where one is given."""
-        ...
 
 
 class Step(Protocol):
-    """The settings of a step; ``start`` gives it an objective to work on.
+    """The settings of a step; ``start`` gives it an objective to work on, ``fresh`` where the run
+    begins with it, and raises UserError where search or damping do not fit it.
 
-    ``fresh``: whether the run begins with it, from first weights. Raises UserError where search or
-    damping do not fit it.
-
-    A step that chooses its number of points has ``share_of_points(workload, numbers)`` besides,
-    with ``numbers(share)`` those of all terms, and one that knows what it costs
-    ``cost(workload, points)``, in the units of curvature/cost.py.
+    One that chooses its number of points has ``share_of_points(workload, numbers)`` besides, and
+    one that knows what it costs ``cost(workload, points)`` (see ``Auto``).
     """
 
     def start(

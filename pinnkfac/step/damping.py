@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 
-from pinnkfac.common.errors import UserError
-from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range
+from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range, check_order
 
 
 class Damping(Protocol):
@@ -17,8 +16,8 @@ class Damping(Protocol):
     whether it has to be computed. ``adapts``: whether λ depends on what steps did; then a λ that is
     below what rounding leaves is raised to it first."""
 
-    needs_ratio: ClassVar[bool]
-    adapts: ClassVar[bool]
+    needs_ratio: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     @property
     def start(self) -> float: ...
@@ -27,11 +26,9 @@ class Damping(Protocol):
 
 
 @dataclass(frozen=True)
-class NoDamping:
+class NoDamping(Damping):
     """For steps without damping."""
 
-    needs_ratio: ClassVar[bool] = False
-    adapts: ClassVar[bool] = False
     start: ClassVar[float] = 0.0
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
@@ -39,11 +36,9 @@ class NoDamping:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Damping):
     """The same λ in every step."""
 
-    needs_ratio: ClassVar[bool] = False
-    adapts: ClassVar[bool] = False
     start: NonNegative = 1e-8
     """λ of every step"""
 
@@ -52,11 +47,9 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Exponential:
+class Exponential(Damping):
     """λ_k = max(start · factor^k, lowest)."""
 
-    needs_ratio: ClassVar[bool] = False
-    adapts: ClassVar[bool] = False
     start: Positive = 1e-2
     """λ of the first step"""
     factor: Fraction = 0.99
@@ -69,11 +62,9 @@ class Exponential:
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(Damping):
     """λ is multiplied by ``factor`` after every ``every`` steps, down to ``lowest``."""
 
-    needs_ratio: ClassVar[bool] = False
-    adapts: ClassVar[bool] = False
     start: Positive = 1e-2
     """λ of the first step"""
     factor: Fraction = 0.1
@@ -89,17 +80,30 @@ class Steps:
         return max(damping * self.factor, self.lowest)
 
 
-@dataclass(frozen=True)
-class LevenbergMarquardt:
-    """Lower λ where the quadratic model was trusted rightly, raise it where it was not.
+class Adaptive(Damping):
+    """λ ← lower·λ where a step was ``trusted`` rightly, λ ← higher·λ where it was ``missed``,
+    within [lowest, highest]."""
 
-    λ ← lower·λ where the gain ratio exceeds ``good``, λ ← higher·λ where it is below ``bad`` or
-    the step was rejected (Martens & Grosse 2015, arXiv:1503.05671, section 6.5), within
-    [lowest, highest].
-    """
+    adapts: ClassVar[bool] = True
+    lower: float
+    higher: float
+    lowest: float
+    highest: float
+
+    def moved(self, damping: float, *, missed: bool, trusted: bool) -> float:
+        if missed:
+            damping *= self.higher
+        elif trusted:
+            damping *= self.lower
+        return min(max(damping, self.lowest), self.highest)
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt(Adaptive):
+    """λ falls where the gain ratio exceeds ``good``, and rises where it is below ``bad`` or the
+    step was rejected (Martens & Grosse 2015, arXiv:1503.05671, section 6.5)."""
 
     needs_ratio: ClassVar[bool] = True
-    adapts: ClassVar[bool] = True
     start: Positive = 1e-2
     """λ of the first step"""
     lower: Fraction = 0.5
@@ -116,32 +120,20 @@ class LevenbergMarquardt:
     """the largest λ"""
 
     def __post_init__(self) -> None:
-        if not self.bad <= self.good:
-            raise UserError(f"damping.bad={self.bad} must not exceed damping.good={self.good}")
-        if not self.lowest <= self.highest:
-            raise UserError(
-                f"damping.lowest={self.lowest} must not exceed damping.highest={self.highest}"
-            )
+        check_order("damping", self, "bad", "good")
+        check_order("damping", self, "lowest", "highest")
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
-        if math.isnan(ratio) or ratio < self.bad:
-            damping *= self.higher
-        elif ratio > self.good:
-            damping *= self.lower
-        return min(max(damping, self.lowest), self.highest)
+        missed = math.isnan(ratio) or ratio < self.bad
+        return self.moved(damping, missed=missed, trusted=ratio > self.good)
 
 
 @dataclass(frozen=True)
-class ByLength:
-    """Lower λ where the step was long enough, raise it where the search had to shorten it much.
+class ByLength(Adaptive):
+    """λ falls where the accepted length is at least ``long``, and rises where it is below ``short``
+    or the step was rejected: for steps whose direction is exact, whose best length is below 1
+    though a small λ is right, which the gain ratio would raise."""
 
-    λ ← lower·λ where the accepted length is at least ``long``, λ ← higher·λ where it is below
-    ``short`` or the step was rejected, within [lowest, highest]. For steps whose direction is
-    exact, whose best length is below 1 though a small λ is right: the gain ratio would raise it.
-    """
-
-    needs_ratio: ClassVar[bool] = False
-    adapts: ClassVar[bool] = True
     start: Positive = 1e-2
     """λ of the first step"""
     lower: Fraction = 0.25
@@ -158,16 +150,8 @@ class ByLength:
     """the largest λ"""
 
     def __post_init__(self) -> None:
-        if not self.short <= self.long:
-            raise UserError(f"damping.short={self.short} must not exceed damping.long={self.long}")
-        if not self.lowest <= self.highest:
-            raise UserError(
-                f"damping.lowest={self.lowest} must not exceed damping.highest={self.highest}"
-            )
+        check_order("damping", self, "short", "long")
+        check_order("damping", self, "lowest", "highest")
 
     def after(self, damping: float, ratio: float, step: int, length: float = math.nan) -> float:
-        if length < self.short:
-            damping *= self.higher
-        elif length >= self.long:
-            damping *= self.lower
-        return min(max(damping, self.lowest), self.highest)
+        return self.moved(damping, missed=length < self.short, trusted=length >= self.long)

@@ -24,8 +24,37 @@ Momentum = Annotated[float, Range(least=0, below=1)]
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
+class FirstOrder:
+    """Settings of a step from gradients alone; one with an optimizer of torch overrides ``make``,
+    any other ``stepper``."""
+
+    def make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+    def stepper(self, objective: Objective) -> Stepper:
+        return OptimizerStepper(objective, self.make)
+
+    def start(
+        self,
+        objective: Objective,
+        search: Search,
+        damping: Damping,
+        generator: Generator,
+        *,
+        fresh: bool = True,
+    ) -> Stepper:
+        """Raises UserError for a search or a damping, which it does not use."""
+        for group, part in (("search", search), ("damping", damping)):
+            if not isinstance(part, NoSearch | NoDamping):
+                raise UserError(
+                    f"{group}={type(part).__name__} has no effect on a first-order step: leave it "
+                    f"out, or set {group}=none"
+                )
+        return self.stepper(objective)
+
+
 @dataclass(frozen=True)
-class Adam:
+class Adam(FirstOrder):
     """torch.optim.Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
 
     learning_rate: Positive = 1e-3
@@ -37,26 +66,13 @@ class Adam:
     epsilon: Positive = 1e-8
     """added to the root of the latter"""
 
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> OptimizerStepper:
-        def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
-            return torch.optim.Adam(
-                parameters, self.learning_rate, (self.beta1, self.beta2), self.epsilon
-            )
-
-        refuse(search, damping)
-        return OptimizerStepper(objective, make)
+    def make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        betas = (self.beta1, self.beta2)
+        return torch.optim.Adam(parameters, self.learning_rate, betas, self.epsilon)
 
 
 @dataclass(frozen=True)
-class Sgd:
+class Sgd(FirstOrder):
     """torch.optim.SGD with heavy-ball momentum."""
 
     learning_rate: Positive = 1e-3
@@ -64,24 +80,12 @@ class Sgd:
     momentum: Momentum = 0.9
     """heavy-ball momentum"""
 
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> OptimizerStepper:
-        def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
-            return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
-
-        refuse(search, damping)
-        return OptimizerStepper(objective, make)
+    def make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
 
 
 @dataclass(frozen=True)
-class Lbfgs:
+class Lbfgs(FirstOrder):
     """torch.optim.LBFGS; one step is ``iterations`` iterations with a strong Wolfe search."""
 
     iterations: Count = 20
@@ -89,38 +93,16 @@ class Lbfgs:
     history: Count = 50
     """pairs that are remembered"""
 
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> OptimizerStepper:
-        def make(parameters: list[Tensor]) -> torch.optim.Optimizer:
-            return torch.optim.LBFGS(
-                parameters,
-                lr=1.0,
-                max_iter=self.iterations,
-                history_size=self.history,
-                tolerance_grad=0.0,
-                tolerance_change=0.0,
-                line_search_fn="strong_wolfe",
-            )
-
-        refuse(search, damping)
-        return OptimizerStepper(objective, make)
-
-
-def refuse(search: Search, damping: Damping) -> None:
-    """Raise UserError for a search or a damping, which a first-order step does not use."""
-    for group, part in (("search", search), ("damping", damping)):
-        if not isinstance(part, NoSearch | NoDamping):
-            raise UserError(
-                f"{group}={type(part).__name__} has no effect on a first-order step: leave it out, "
-                f"or set {group}=none"
-            )
+    def make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(
+            parameters,
+            lr=1.0,
+            max_iter=self.iterations,
+            history_size=self.history,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
 
 
 class OptimizerStepper(Stepper):
@@ -135,7 +117,9 @@ class OptimizerStepper(Stepper):
     def update(self, parameters: Direction, batch: Batch) -> Report:
         if not batch.same_loss and isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer = self.make(self.parameters)  # its memory is of another function
-        self._set(parameters)
+        with torch.no_grad():
+            for place, value in zip(self.parameters, parameters, strict=True):
+                place.copy_(value)
         evaluated: list[tuple[list[float], float]] = []
 
         def closure() -> float:
@@ -149,19 +133,9 @@ class OptimizerStepper(Stepper):
         after = [v.clone() for v in self.parameters]
         moved = norm(combine((1.0, after), (-1.0, parameters)))
         losses, loss = evaluated[0]
-        return Report(
-            after,
-            losses,
-            loss,
-            length=1.0 if moved > 0 else 0.0,
-            trials=len(evaluated),
-            direction_norm=moved,
-        )
-
-    def _set(self, parameters: Direction) -> None:
-        with torch.no_grad():
-            for place, value in zip(self.parameters, parameters, strict=True):
-                place.copy_(value)
+        length = 1.0 if moved > 0 else 0.0
+        trials = len(evaluated)
+        return Report(after, losses, loss, length, trials=trials, direction_norm=moved)
 
     def recover(self) -> str:
         rates = [group["lr"] for group in self.optimizer.param_groups]

@@ -17,14 +17,14 @@ from torch import Generator
 from pinnkfac.common.errors import Diverged, UserError
 from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature.base import Curvature, Situation, Solver
-from pinnkfac.linearisation.direction import Direction, combine, inner, norm
+from pinnkfac.linearisation.direction import Direction, combine, inner, is_finite, norm
 from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.step.base import Batch, Report, Stepper
 from pinnkfac.step.damping import Damping, NoDamping
 from pinnkfac.step.guard import Guard, Watch
 from pinnkfac.step.lengths import Combined, Lengths, Momentum, Taken
-from pinnkfac.step.path import Bend, Path, Straight
+from pinnkfac.step.path import Bend, Curved, Line, Path
 from pinnkfac.step.search import Accepted, Fixed, NoSearch, Search
 
 CAUTION = 100.0
@@ -32,14 +32,12 @@ CAUTION = 100.0
 SMALLEST = 1e-8
 
 
-@dataclass(frozen=True)
-class GaussNewton:
-    """A combination of a curvature, lengths and a path; search and damping are given at the start
-    of a run."""
+class Method:
+    """Settings that are a combination of a curvature, lengths and a path; search and damping are
+    given at the start of a run."""
 
-    curvature: Curvature[Any]
-    lengths: Lengths = field(default_factory=Momentum)
-    path: Bend = field(default_factory=Straight)
+    def parts(self) -> GaussNewton:
+        raise NotImplementedError
 
     def start(
         self,
@@ -50,22 +48,31 @@ class GaussNewton:
         *,
         fresh: bool = True,
     ) -> GaussNewtonStepper:
-        """Raises UserError without a search or a damping."""
+        """Raises UserError where a part does not fit another one, or the objective."""
         for group, part in (("search", search), ("damping", damping)):
             if isinstance(part, NoSearch | NoDamping):
                 raise UserError(f"{group}=none fits first-order steps only: choose another option")
-        return GaussNewtonStepper(self, objective, search, damping, generator)
+        return GaussNewtonStepper(self.parts(), objective, search, damping, generator)
+
+
+@dataclass(frozen=True)
+class GaussNewton(Method):
+    """The combination itself."""
+
+    curvature: Curvature[Any]
+    lengths: Lengths = field(default_factory=Momentum)
+    path: Bend = field(default_factory=Curved)
+
+    def parts(self) -> GaussNewton:
+        return self
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a step leaves for the next one.
-
-    ``curvature`` and ``lengths`` are the states of these parts; ``damping`` is λ in units of the
-    curvature; ``length`` and ``size`` are the length of the last accepted step and the norm of its
-    direction; ``pending`` is the loss before the last step and the reduction that was predicted,
-    where the loss after it was not evaluated; ``watch`` are the losses on unseen points.
-    """
+    """What a step leaves for the next one: the states of its parts, ``damping`` in units of the
+    curvature, the ``length`` of the last accepted step and the ``size`` of its direction, the
+    losses on unseen points, and as ``pending`` the loss before the last step and the reduction that
+    was predicted, where the loss after it was not evaluated."""
 
     curvature: Any
     lengths: Any
@@ -77,25 +84,20 @@ class Memory:
     watch: Watch = field(default_factory=Watch)
 
 
+@dataclass
 class GaussNewtonStepper(Stepper):
     """Steps of one combination in the course of a run; ``memory`` is what the last one left."""
 
-    def __init__(
-        self,
-        method: GaussNewton,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-    ) -> None:
-        self.method = method
-        self.objective = objective
-        self.search = search
-        self.damping = damping
-        self.generator = generator
-        self.guarded = not isinstance(search, Fixed)
-        curvature = method.curvature.start(objective)
-        self.memory = Memory(curvature, method.lengths.start(), damping.start)
+    method: GaussNewton
+    objective: Objective
+    search: Search
+    damping: Damping
+    generator: Generator
+
+    def __post_init__(self) -> None:
+        self.guarded = not isinstance(self.search, Fixed)
+        curvature = self.method.curvature.start(self.objective)
+        self.memory = Memory(curvature, self.method.lengths.start(), self.damping.start)
 
     def update(self, parameters: Direction, batch: Batch) -> Report:
         linearisation = self.objective.linearise(batch.points, parameters)
@@ -109,16 +111,15 @@ class GaussNewtonStepper(Stepper):
             memory = self._watched(memory, guard)
 
         gradient = linearisation.gradient()
-        if not all(bool(torch.isfinite(v).all()) for v in gradient):  # averages would keep it
+        if not is_finite(*gradient):  # averages would keep it
             raise Diverged("the gradient is NaN or infinite: training diverged")
         solver = self._solver(linearisation, parameters, batch, memory)
-        combined = self.method.lengths.combine(solver, gradient, linearisation, memory.lengths)
+        combined = self.method.lengths.combine(solver, gradient, memory.lengths)
         direction, size = combined.direction, norm(combined.direction)
         memory = replace(memory, curvature=solver.state, lengths=combined.state)
         slope = inner(gradient, direction)
-        path = self.method.path.along(
-            self.objective, batch.points, parameters, direction, linearisation, solver
-        )
+        line = Line(self.objective, batch.points, parameters, direction)
+        path = self.method.path.along(line, solver)
         first = self._first_length(memory, size)
         accepted, arrived = self._searched(path, slope, loss_0, first, guard)
 
@@ -244,8 +245,7 @@ class GaussNewtonStepper(Stepper):
         return f"damping {before:.1g} → {damping:.1g}, {anew} anew"
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = state_of(self.memory)
-        return state
+        return state_of(self.memory)
 
     def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
         self.memory = restore(self.memory, state, self.objective.layout.device)

@@ -17,8 +17,8 @@ PLATEAU = 4
 
 @dataclass(frozen=True)
 class Watch:
-    """The losses on unseen points (of the terms as written) over steps: the ``lowest``, which is
-    forgotten by FORGET a step, the ``record`` of all, and for how many steps it stands."""
+    """The losses on unseen points, as written: the ``lowest``, which is forgotten by FORGET a step,
+    the ``record`` of all, and ``since`` how many steps it stands."""
 
     lowest: float = math.inf
     record: float = math.inf
@@ -40,8 +40,7 @@ class Guard:
 
     The loss on unseen points may be ALLOWED times its lowest value after a step, or what it was
     before. To allow no rise is worse: a step that is exact on its own points comes closer to the
-    solution even where the loss on others grows a little, as the projections of the randomised
-    Kaczmarz method do; only where rises add up to a divergence steps have to be shortened.
+    solution even where the loss on others grows a little, as in the randomised Kaczmarz method.
     """
 
     def __init__(self, objective: Objective, points: Any, start: Direction, watch: Watch) -> None:

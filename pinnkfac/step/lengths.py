@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from pinnkfac.common.settings import NonNegative, Number, Positive, Range
 from pinnkfac.curvature.base import Solver
 from pinnkfac.linearisation.direction import Direction, combine, norm
-from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.step.model import best_combination
 
 LOST, GAINED = 0.5, 1.2
@@ -31,8 +30,8 @@ class Taken:
 
 @dataclass(frozen=True)
 class Combined:
-    """A direction, the reduction of the loss that the model predicts for it (NaN where its length
-    is left to the search), and the state with it."""
+    """A direction, the reduction of the loss that the model predicts for it (NaN: it does not),
+    and the state with it."""
 
     direction: Direction
     predicted: float
@@ -40,12 +39,11 @@ class Combined:
 
 
 class Lengths:
-    """The settings; what they remember is a state of its own. A new one overrides ``combine``, and
-    the rest where it remembers something."""
+    """Settings, with a state apart from them. A new one overrides ``combine``, and the rest where
+    it remembers something."""
 
     natural: bool = False
-    """Whether a length of 1 is what the direction means: a search begins there, and a shorter step
-    is a failure of the model."""
+    """Whether a length of 1 is what the direction means: a shorter step is a failure."""
 
     def start(self) -> Any:
         return None
@@ -54,9 +52,7 @@ class Lengths:
         """The loss on unseen points fell to a new low, or has not for some steps."""
         return state
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Any
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Any) -> Combined:
         raise NotImplementedError
 
     def after(self, state: Any, taken: Taken) -> Any:
@@ -88,9 +84,7 @@ class Momentum(Lengths):
     def start(self) -> Past:
         return Past()
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Past
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Past) -> Combined:
         direction = solver.direction(gradient)
         for past in state.last:
             direction = combine((1.0, direction), (self.decay, past))
@@ -117,14 +111,12 @@ class Automatic(Lengths):
     def start(self) -> Past:
         return Past()
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Past
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Past) -> Combined:
         newton = solver.direction(gradient)
         if state.steps == 0 and self.first_length is not None:
             return Combined([self.first_length * v for v in newton], math.nan, state)
         direction, predicted = best_combination(
-            linearisation,
+            solver.linearisation,
             gradient,
             [newton, *state.last],
             solver.damping if self.damped else 0.0,
@@ -144,8 +136,7 @@ class Automatic(Lengths):
 
 @dataclass(frozen=True)
 class Projected:
-    """What projections remember: φ, the part of the decay that is used, and how many steps there
-    were since the start or the last divergence."""
+    """φ, the part of the decay that is used, and the steps since the start or a divergence."""
 
     past: Direction | None = None
     trust: float = 1.0
@@ -154,15 +145,13 @@ class Projected:
 
 @dataclass(frozen=True)
 class Projection(Lengths):
-    """δ = μ φ + J⁺(−r − μ J φ) with φ the last step, and J⁺ the damped least squares of an exact
-    curvature: among all steps that fit the linearised residual, the one closest to μ φ (SPRING;
-    Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25).
+    """δ = μ φ + J⁺(−r − μ J φ) with φ the last step, μ the ``decay``, and J⁺ the damped least
+    squares of an exact curvature: among all steps that fit the linearised residual, the one closest
+    to μ φ (SPRING; Goldshlager, Abrahamsen & Lin 2024, arXiv:2401.10190, eq. 25).
 
-    ``decay`` is μ. After a step whose accepted length is below ``least_length``, or that was
-    rejected, φ = 0: momentum helps where the residual is almost linear along a step, and hurts
-    where it is not. μ is halved, and φ = 0, where the loss on unseen points has reached no new low
-    for some steps, and grows again with each new low. With fewer parameters than residuals φ = 0
-    too, as there is no choice among steps.
+    φ = 0 after a step that was shorter than ``least_length``, as momentum hurts where the residual
+    is not almost linear along it; on a plateau of the loss on unseen points, where μ is lowered
+    too; and with fewer parameters than residuals, where there is no choice among steps.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9
@@ -176,21 +165,17 @@ class Projection(Lengths):
             return replace(state, trust=min(1.0, GAINED * state.trust))
         return replace(state, trust=LOST * state.trust, past=None)
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Projected
-    ) -> Combined:
-        if linearisation.layout.number < len(linearisation.residual):
+    def combine(self, solver: Solver, gradient: Direction, state: Projected) -> Combined:
+        if solver.linearisation.layout.number < len(solver.linearisation.residual):
             state = replace(state, past=None)
-        return Combined(self._projected(solver, linearisation, state), math.nan, state)
+        return Combined(self._projected(solver, state), math.nan, state)
 
-    def _projected(
-        self, solver: Solver, linearisation: Linearisation, state: Projected
-    ) -> Direction:
+    def _projected(self, solver: Solver, state: Projected) -> Direction:
         decay, past = self.decay * state.trust, state.past
-        right = -linearisation.residual
+        right = -solver.linearisation.residual
         if past is None or not decay:
             return solver.least_squares(right)
-        phi = solver.least_squares(right - decay * linearisation.jvp(past))
+        phi = solver.least_squares(right - decay * solver.linearisation.jvp(past))
         return combine((1.0, phi), (decay, past))
 
     def after(self, state: Projected, taken: Taken) -> Projected:
@@ -206,11 +191,8 @@ class Projection(Lengths):
 
 @dataclass(frozen=True)
 class Published:
-    """The step length of arXiv:2505.12149, instead of a line search.
-
-    The step is min(``learning_rate``, √``norm_constraint`` / ‖φ‖) · φ, and φ itself, not the step
-    taken, is what the next one remembers; ``bias_correction`` divides φ_k by √(1 − μ^2k).
-    """
+    """The step min(``learning_rate``, √``norm_constraint`` / ‖φ‖) · φ of arXiv:2505.12149, instead
+    of a line search; φ itself, not the step taken, is what the next one remembers."""
 
     learning_rate: Positive = 0.05
     """the longest step, in units of the direction"""
@@ -230,11 +212,9 @@ class Constrained(Projection):
     def watched(self, state: Projected, *, fell: bool) -> Projected:
         return super().watched(state, fell=fell) if fell else state
 
-    def combine(
-        self, solver: Solver, gradient: Direction, linearisation: Linearisation, state: Projected
-    ) -> Combined:
+    def combine(self, solver: Solver, gradient: Direction, state: Projected) -> Combined:
         settings = self.published
-        phi = self._projected(solver, linearisation, state)
+        phi = self._projected(solver, state)
         state = replace(state, past=phi, steps=state.steps + 1)
         correction = 1.0
         if settings.bias_correction:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from torch import Generator
-
 from pinnkfac.common.errors import UserError, check_choice
 from pinnkfac.common.settings import Count, NonNegative, Number, Range
 from pinnkfac.curvature.base import Curvature
@@ -18,31 +16,9 @@ from pinnkfac.curvature.gramian import ExactGramian, Factorisation, GramianSetti
 from pinnkfac.curvature.kfac import InverseSettings, KroneckerFactors
 from pinnkfac.curvature.least_squares import Exact
 from pinnkfac.curvature.nystrom import SketchedKernel
-from pinnkfac.linearisation.objective import Objective
-from pinnkfac.step.damping import Damping
-from pinnkfac.step.gauss_newton import GaussNewton, GaussNewtonStepper
+from pinnkfac.step.gauss_newton import GaussNewton, Method
 from pinnkfac.step.lengths import Automatic, Constrained, Momentum, Projection, Published
 from pinnkfac.step.path import Curved
-from pinnkfac.step.search import Search
-
-
-class Method:
-    """Settings that are a combination of a curvature, lengths and a path."""
-
-    def parts(self) -> GaussNewton:
-        raise NotImplementedError
-
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> GaussNewtonStepper:
-        """Raises UserError where a part does not fit another one, or the objective."""
-        return self.parts().start(objective, search, damping, generator, fresh=fresh)
 
 
 def _refined(curvature: Curvature[Any], iterations: int) -> Curvature[Any]:
@@ -103,10 +79,7 @@ class Ekfac(Method):
 @dataclass(frozen=True)
 class CgFac(Method):
     """δ by conjugate gradients, layer by layer, for (C + λ) δ = −∇loss, with C the Kronecker
-    products of the last step's points, not formed (Chen 2021, arXiv:2101.00218).
-
-    A layer takes the gradient where the method breaks down.
-    """
+    products of the last step's points, not formed (Chen 2021, arXiv:2101.00218)."""
 
     sharing: RowSharing = "expand"
     """how rows share a layer: expand or reduce; rows: one product for every row"""
@@ -204,13 +177,9 @@ class GaussNewtonCg(Method):
 class Spring(Method):
     """δ = μ φ + Jᵀ (J Jᵀ + λ)⁻¹ (−r − μ J φ) with φ the last step.
 
-    ``decay`` is μ; with μ = 0 this is ENGD-W (arXiv:2505.12149, eq. 5), with μ > 0 SPRING
-    (arXiv:2401.10190, eq. 25), with what ``Projection`` says of ``least_length``. ``relative``: λ
-    counts in units of the mean diagonal entry of J Jᵀ. ``geodesic`` and ``corrections`` bend the
-    step as ``Curved`` says. With fewer parameters than residuals, the same step is computed from
-    JᵀJ. ``published`` takes the step length of arXiv:2505.12149.
-
-    Raises UserError for a bent step beside ``published``.
+    With the ``decay`` μ = 0 this is ENGD-W (arXiv:2505.12149, eq. 5), with μ > 0 SPRING
+    (arXiv:2401.10190, eq. 25; see ``Projection``). With fewer parameters than residuals, the same
+    step is computed from JᵀJ. Raises UserError for a bent step beside ``published``.
     """
 
     decay: Annotated[float, Range(least=0, below=1)] = 0.9

@@ -36,25 +36,15 @@ class Path(Protocol):
 
     def go(self, length: float, limit: float = math.inf) -> Arrival:
         """Where that length leads; ``limit`` is a loss from which on its value does not matter."""
-        ...
 
     def end(self, length: float, limit: float = math.inf) -> Direction:
         """The parameters there alone."""
-        ...
 
 
 class Bend(Protocol):
     """The settings of a path."""
 
-    def along(
-        self,
-        objective: Objective,
-        points: Any,
-        start: Direction,
-        direction: Direction,
-        linearisation: Linearisation,
-        solver: Solver,
-    ) -> Path: ...
+    def along(self, line: Line, solver: Solver) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -79,44 +69,20 @@ class Line:
         return self.at(length)
 
 
-class Straight:
-    """Along the direction itself."""
-
-    def along(
-        self,
-        objective: Objective,
-        points: Any,
-        start: Direction,
-        direction: Direction,
-        linearisation: Linearisation,
-        solver: Solver,
-    ) -> Path:
-        return Line(objective, points, start, direction)
-
-
 @dataclass(frozen=True)
 class Curved:
-    """``geodesic`` bends the step by the second derivative of the residual along δ (Transtrum &
-    Sethna 2012, arXiv:1201.5885, eq. 9), and near a solution at most ``corrections`` further solves
-    with the same factor keep it where the residual follows its linear model; see ``CurvedPath``."""
+    """Straight on, unless ``geodesic`` bends the step by the second derivative of the residual, or
+    at most ``corrections`` further solves near a solution correct it; see ``CurvedPath``."""
 
     geodesic: bool = False
     corrections: Number = 0
 
-    def along(
-        self,
-        objective: Objective,
-        points: Any,
-        start: Direction,
-        direction: Direction,
-        linearisation: Linearisation,
-        solver: Solver,
-    ) -> Path:
-        line = Line(objective, points, start, direction)
+    def along(self, line: Line, solver: Solver) -> Path:
         corrections = self.corrections if solver.near else 0
         if not (self.geodesic or corrections):
             return line
-        return CurvedPath(line, linearisation, solver, bent=self.geodesic, corrections=corrections)
+        here = solver.linearisation
+        return CurvedPath(line, here, solver, bent=self.geodesic, corrections=corrections)
 
 
 class CurvedPath:
@@ -125,7 +91,7 @@ class CurvedPath:
     Near a solution what is left of the residual lies where J is almost zero. A step that lowers it
     is long, and its second derivative, where J is large, soon exceeds what it gains. With ``bent``
     the path is θ + αδ + ½α²a with the acceleration J a = −∂²r/∂α², by a difference quotient
-    (Transtrum & Sethna 2012, arXiv:1201.5885); from there at most ``corrections`` steps
+    (Transtrum & Sethna 2012, arXiv:1201.5885, eq. 9); from there at most ``corrections`` steps
     −J⁺(r − r₀ − αJδ) with the same factor lead back to the model (as in the modified
     Levenberg-Marquardt method, Fan 2012, doi:10.1090/S0025-5718-2011-02496-8, whose target is
     zero). J⁺ is the least squares of ``solver``.
@@ -194,9 +160,8 @@ class CurvedPath:
         return Arrival(place, loss if math.isfinite(loss) else math.inf)
 
     def end(self, length: float, limit: float = math.inf) -> Direction:
-        if not length or not self.corrections:
-            return self.at(length)
-        return self.go(length, limit).parameters
+        corrected = length and self.corrections
+        return self.go(length, limit).parameters if corrected else self.at(length)
 
 
 def _half_square(residual: Tensor) -> float:

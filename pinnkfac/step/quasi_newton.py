@@ -15,32 +15,29 @@ which maps y to s (the secant equation). τ = φ = 1 is BFGS; τ = 1, φ = 0 is 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pinnkfac.common.errors import check_choice
 from pinnkfac.common.memory import check_fits, making
 from pinnkfac.common.settings import Count
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.layout import flat
-from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.step.base import Batch, Report, Stepper
-from pinnkfac.step.damping import Damping
-from pinnkfac.step.first_order import refuse
-from pinnkfac.step.search import Search
+from pinnkfac.step.first_order import FirstOrder
 from pinnkfac.step.wolfe import Wolfe
 
 Scaling = Literal["al-baali", "oren-luenberger", "none"]
 
 
-class Rule(Protocol):
-    """(τ, φ) of the formula in the module's text, for b, h and the number of parameters."""
-
-    def __call__(self, b: float, h: float, size: int) -> tuple[float, float]: ...
+Rule = Callable[[float, float, int], tuple[float, float]]
+"""(τ, φ) of the formula in the module's text, for b, h and the number of parameters."""
 
 
 def bfgs_rule(scaling: Scaling = "al-baali") -> Rule:
@@ -88,7 +85,7 @@ def update_inverse(
 
 
 @dataclass(frozen=True)
-class Ssbfgs:
+class Ssbfgs(FirstOrder):
     """Self-scaled BFGS with a strong Wolfe search."""
 
     iterations: Count = 20
@@ -102,21 +99,12 @@ class Ssbfgs:
     def __post_init__(self) -> None:
         check_choice("step.scaling", self.scaling, Scaling)
 
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> QuasiNewtonStepper:
-        refuse(search, damping)
+    def stepper(self, objective: Objective) -> QuasiNewtonStepper:
         return QuasiNewtonStepper(objective, bfgs_rule(self.scaling), self.search, self.iterations)
 
 
 @dataclass(frozen=True)
-class Ssbroyden:
+class Ssbroyden(FirstOrder):
     """Self-scaled Broyden with a strong Wolfe search."""
 
     iterations: Count = 20
@@ -124,16 +112,7 @@ class Ssbroyden:
     search: Wolfe = field(default_factory=Wolfe)
     """its strong Wolfe search"""
 
-    def start(
-        self,
-        objective: Objective,
-        search: Search,
-        damping: Damping,
-        generator: Generator,
-        *,
-        fresh: bool = True,
-    ) -> QuasiNewtonStepper:
-        refuse(search, damping)
+    def stepper(self, objective: Objective) -> QuasiNewtonStepper:
         return QuasiNewtonStepper(objective, broyden_rule, self.search, self.iterations)
 
 
@@ -144,26 +123,22 @@ class Place:
     def __init__(self, objective: Objective, points: Any, parameters: Tensor) -> None:
         self.parameters = parameters
         at = objective.layout.unflat(parameters)
-        self.linearisation: Linearisation | None = objective.linearise(points, at)
+        self.linearisation = objective.linearise(points, at)
         self.losses, self.loss = self.linearisation.losses, self.linearisation.loss
-        self._gradient: Tensor | None = None
 
-    @property
+    @cached_property
     def gradient(self) -> Tensor:
         """∇ loss, [param]."""
-        if self._gradient is None:
-            assert self.linearisation is not None
-            self._gradient = flat(self.linearisation.gradient())
-            self.linearisation = None  # the largest array of all, and of no more use
-        return self._gradient
+        gradient = flat(self.linearisation.gradient())
+        del self.linearisation  # the largest array of all, and of no more use
+        return gradient
 
 
 class QuasiNewtonStepper(Stepper):
-    """A dense quasi-Newton method in the course of a run.
+    """A dense quasi-Newton method in the course of a run: H is kept where points or scales change,
+    and begins anew where no length along its direction lowers the loss.
 
-    H is kept where points or scales change: only the gradient is of the new loss. It begins anew,
-    with the identity, where no length along its direction lowers the loss. Raises UserError where
-    it does not fit in memory.
+    Raises UserError where H does not fit in memory.
     """
 
     def __init__(self, objective: Objective, rule: Rule, search: Wolfe, iterations: int) -> None:
@@ -224,13 +199,13 @@ class QuasiNewtonStepper(Stepper):
             return float(last.gradient @ direction)
 
         first = 1.0 if self.updates else min(1.0, 1.0 / float(gradient.norm()))
-        found = self.search.run(loss, derivative, here.loss, slope, first)
-        if found.length == 0.0:
+        searched = self.search.run(loss, derivative, here.loss, slope, first)
+        if searched.length == 0.0:
             self._forget()
-            return here, found.trials
-        there = reached[found.length]
-        self._learn(here, there, -(found.length**2) * slope)
-        return there, found.trials
+            return here, searched.trials
+        there = reached[searched.length]
+        self._learn(here, there, -(searched.length**2) * slope)
+        return there, searched.trials
 
     def _learn(self, here: Place, there: Place, shs: float) -> None:
         """Update H by the step s from here to there; ``shs`` is sᵀH⁻¹s: with s = −α H ∇ loss it
@@ -246,8 +221,7 @@ class QuasiNewtonStepper(Stepper):
         self.updates += 1
 
     def _forget(self) -> None:
-        self.inverse.zero_()
-        self.inverse.fill_diagonal_(1.0)
+        torch.eye(len(self.inverse), out=self.inverse)
         self.updates = 0
 
     def recover(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from pinnkfac.common.settings import Count, NonNegative, Positive, Range
+from pinnkfac.common.settings import Count, NonNegative, Number, Positive, Range
 
 Name = Literal["exact", "factored"]
 EXACT: Name = "exact"
@@ -37,13 +37,9 @@ def level(losses: Sequence[float], part: float = 1e-8) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """The progress of one method over some steps.
-
-    ``levels`` are those of the losses that each step started from (scales do not matter to them,
-    nor how they change), ``total`` the logarithm of the sum of the last of these, ``cost`` that of
-    all steps, ``guarded`` whether one was guarded by unseen points, since it could fit its own
-    only, and ``fitted`` how many did.
-    """
+    """The progress of one method over some steps: the ``levels`` of the losses that each started
+    from (to which scales do not matter), the ``total`` of the last of these, the ``cost`` of all
+    steps, whether one was ``guarded`` by unseen points, and how many ``fitted`` their own only."""
 
     levels: tuple[float, ...] = ()
     total: float = 0.0
@@ -99,13 +95,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the contest of both methods stands.
-
-    ``waits`` are windows before the next trial of a method, at least, and ``windows`` those since
-    the last trial; ``grown`` is how often exact steps were given more points; ``first`` are the
-    level and the total of the losses that the run began from; ``may_restart``: whether exact steps
-    may have gone astray from the start.
-    """
+    """Where the contest of both methods stands: ``waits`` are the fewest windows before the next
+    trial of a method, ``windows`` those since the last one, ``grown`` how often exact steps got
+    more points, ``first`` the level and the total of the first losses; ``may_restart``: exact steps
+    may have gone astray from the start."""
 
     current: Name = EXACT
     window: Window = field(default_factory=Window)
@@ -157,9 +150,8 @@ Verdict = Stay | Grow | Switch | Restart
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a judgement depends on beside the standing: costs of a step of each method now (infinite
-    where it cannot be taken), that of an exact step on more points, and whether there are few
-    residuals for the parameters."""
+    """What a judgement depends on beside the standing: costs of a step now (infinite where it
+    cannot be taken), that of an exact one on more points, and whether residuals are few."""
 
     costs: dict[str, float]
     grown_cost: float
@@ -186,7 +178,7 @@ class Referee:
     """windows in which exact steps may be found to have gone astray"""
     growth: Annotated[float, Range(least=1)] = 1.5
     """how many times the points where exact steps stall"""
-    times: Annotated[int, Range(least=0)] = 3
+    times: Number = 3
     """how often"""
 
     def judge(
@@ -199,13 +191,9 @@ class Referee:
         if standing.trial is not None:
             return self._after_trial(window, standing.trial, replace(standing, trial=None))
         fallen = self._fallen(window, standing)
-        standing = replace(
-            standing,
-            windows=standing.windows + 1,
-            may_restart=standing.may_restart
-            and fallen < self.far
-            and standing.windows + 1 <= self.early,
-        )
+        windows = standing.windows + 1
+        early = standing.may_restart and fallen < self.far and windows <= self.early
+        standing = replace(standing, windows=windows, may_restart=early)
         rival, costs = other(standing.current), circumstances.costs
         due = standing.windows >= standing.waits[rival] and math.isfinite(costs[rival])
         stuck = window.decades < stalled
@@ -217,12 +205,12 @@ class Referee:
                     f"from the first parameters again, with {WORDS[FACTORED]}: losses fell by "
                     f"{max(fallen, 0.0):.1g} decades since the start"
                 )
-                standing = replace(
-                    standing, current=FACTORED, windows=0, may_restart=False, trial=None
-                )
-                return Restart(note), standing
+                return Restart(note), replace(standing, windows=0).exchanged()
             cheaper = due and costs[rival] < costs[EXACT]
-            if self._may_grow(window, standing, circumstances) and (window.overfit or not cheaper):
+            few = window.guarded or circumstances.few_residuals
+            may_grow = few and standing.grown < self.times
+            affordable = math.isfinite(circumstances.grown_cost)
+            if may_grow and affordable and (window.overfit or not cheaper):
                 note = f"{self.growth:g} times the points: {words}"
                 return Grow(self.growth, note), replace(standing, grown=standing.grown + 1)
         if not due or not (stuck or rival == EXACT):
@@ -247,8 +235,3 @@ class Referee:
         assert standing.first is not None
         now = statistics.fmean(window.levels[-(window.steps // 2) :])
         return max(standing.first[0] - now, standing.first[1] - window.total)
-
-    def _may_grow(self, window: Window, standing: Standing, circumstances: Circumstances) -> bool:
-        """Whether exact steps that do not get on may take more points."""
-        few = window.guarded or circumstances.few_residuals
-        return few and standing.grown < self.times and math.isfinite(circumstances.grown_cost)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pinnkfac.common.errors import UserError
-from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range
+from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range, check_order
 
 Loss = Callable[[float], float]
 
@@ -73,8 +72,7 @@ class Grid:
     """the highest power; one loss for each"""
 
     def __post_init__(self) -> None:
-        if self.low > self.high:
-            raise UserError(f"search.low={self.low} must not exceed search.high={self.high}")
+        check_order("search", self, "low", "high")
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
         lengths = [self.base**k for k in range(self.low, self.high + 1)]
@@ -137,8 +135,7 @@ class Quadratic:
             if _falls_enough(value, loss_0, self.sufficient * length * slope):
                 return Accepted(length, value, trial, shrunk=trial > 1)
             rise = value - loss_0 - slope * length
-            minimum = (
-                -slope * length * length / (2 * rise) if math.isfinite(rise) and rise > 0 else 0
-            )
+            curved = math.isfinite(rise) and rise > 0
+            minimum = -slope * length * length / (2 * rise) if curved else 0.0
             length = min(max(minimum, 0.1 * length), 0.5 * length)
         return Accepted(0.0, loss_0, self.most)

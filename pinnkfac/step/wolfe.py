@@ -24,8 +24,8 @@ ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class Found:
-    """A step length, and how many losses were evaluated for it; length 0 where none lowers the
-    loss. ``exact``: both conditions hold."""
+    """A step length (0: none lowers the loss), and how many losses were evaluated for it;
+    ``exact``: both conditions hold."""
 
     length: float
     trials: int
@@ -34,13 +34,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Wolfe:
-    """Lengths α with f(α) ≤ f(0) + c₁ α f'(0) and |f'(α)| ≤ c₂ |f'(0)|.
-
-    c₁ is ``sufficient``, c₂ is ``curvature``; the length is doubled at most ``most`` times. Source:
-    Nocedal & Wright 2006, alg. 3.5 and 3.6, as in scipy.optimize.line_search.
-
-    Raises UserError where c₁ is not below c₂.
-    """
+    """Lengths α with f(α) ≤ f(0) + c₁ α f'(0) and |f'(α)| ≤ c₂ |f'(0)| (Nocedal & Wright 2006,
+    alg. 3.5 and 3.6, as in scipy.optimize.line_search). Raises UserError unless c₁ < c₂."""
 
     sufficient: Annotated[float, Range(above=0, below=0.5)] = 1e-4
     """c₁ of the strong Wolfe conditions: part of the promised fall that is enough"""
@@ -57,26 +52,20 @@ class Wolfe:
             )
 
     def run(
-        self,
-        loss: Function,
-        derivative: Function,
-        loss_0: float,
-        slope: float,
-        first: float = 1.0,
+        self, loss: Function, derivative: Function, loss_0: float, slope: float, first: float = 1.0
     ) -> Found:
         """Search along a direction of descent, from the length ``first`` (at most 1) on.
 
-        ``derivative(α)`` is asked for right after ``loss(α)``, and only where that is low enough.
-        Where no length satisfies both conditions, the one with the lowest loss of those whose
-        derivative is known is taken.
+        ``derivative(α)`` is asked for right after ``loss(α)``, and only where that is low enough;
+        of the lengths where it was, the best is taken where none satisfies both conditions.
         """
         losses: dict[float, float] = {}
         lowest, best = loss_0, 0.0
 
         def value(at: np.ndarray) -> float:
             length = float(at[0])
-            found = loss(length)
-            losses[length] = found if math.isfinite(found) else math.inf
+            reached = loss(length)
+            losses[length] = reached if math.isfinite(reached) else math.inf
             return losses[length]
 
         def gradient(at: np.ndarray) -> np.ndarray:
@@ -87,34 +76,22 @@ class Wolfe:
             return np.array([derivative(length)])
 
         for _ in range(ATTEMPTS):
-            length = self._search(value, gradient, loss_0, slope, first)
-            if length is not None and losses[length] < loss_0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # a failure shows in the result
+                factor, *_, final = line_search(
+                    value,
+                    gradient,
+                    np.zeros(1),
+                    np.array([first]),  # SciPy tries 1 times this first
+                    np.array([slope]),
+                    loss_0,
+                    c1=self.sufficient,
+                    c2=self.curvature,
+                    maxiter=self.most,
+                )
+            if final is not None and losses[length := float(factor) * first] < loss_0:
                 return Found(length, len(losses), True)
             if best > 0.0:
                 break
             first *= SHORTER
         return Found(best, len(losses), False)
-
-    def _search(
-        self,
-        value: Callable[[np.ndarray], float],
-        gradient: Callable[[np.ndarray], np.ndarray],
-        loss_0: float,
-        slope: float,
-        first: float,
-    ) -> float | None:
-        """SciPy's search; None where no length satisfies both conditions."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # that it failed shows in its result
-            found, _, _, _, _, final = line_search(
-                value,
-                gradient,
-                np.zeros(1),
-                np.array([first]),  # SciPy tries 1 times this first
-                np.array([slope]),
-                loss_0,
-                c1=self.sufficient,
-                c2=self.curvature,
-                maxiter=self.most,
-            )
-        return None if final is None else float(found) * first

@@ -81,7 +81,6 @@ class RunFolder:
     def close(self) -> None:
         self._held.close()
 
-    # -- writing ---------------------------------------------------------------------------------
     def _write(self, name: str, content: bytes | memoryview) -> None:
         try:
             whole(self.path / name, lambda aside: aside.write_bytes(content))
@@ -108,11 +107,8 @@ class RunFolder:
         net: str | None = None,
         overrides: Sequence[str] = (),
     ) -> None:
-        """problem.json, and a copy of the PDE file for the record.
-
-        ``sha256`` is a hash of the PDE file and what it imports from beside it, ``net`` the class
-        of a net that was given from Python, None for the configured one.
-        """
+        """problem.json, and a copy of the PDE file for the record; ``net`` is the class of a net
+        that was given from Python."""
         self.write_json(
             "problem.json",
             {
@@ -135,9 +131,8 @@ class RunFolder:
 
     def write_checkpoint(self, state: Mapping[str, Any], which: Which = "last") -> None:
         """Tensors and plain values only, loadable with ``weights_only=True``."""
-        content = {"format": FORMAT, "pinnkfac": __version__, **state}
         file = io.BytesIO()
-        torch.save(content, file)
+        torch.save({"format": FORMAT, "pinnkfac": __version__, **state}, file)
         self._write(CHECKPOINTS[which], file.getbuffer())
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:

@@ -25,12 +25,9 @@ FILES = ("summary.json", "problem.json", "config.yaml")
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as its folder tells it.
-
-    ``config`` is the configuration, ``problem`` the content of problem.json, ``summary`` that of
-    summary.json (None for a run that did not end), ``history`` the records of metrics.jsonl,
-    ``damages`` says which of its lines are none.
-    """
+    """A run as its folder tells it: ``config``, the contents of problem.json and of summary.json
+    (None for a run that did not end), the records of metrics.jsonl, and which of its lines are
+    none."""
 
     path: Path
     config: Any
@@ -54,7 +51,11 @@ class StoredRun:
         folder = existing(path)
         for name in ("config.yaml", "problem.json"):
             if not (folder / name).is_file():
-                raise UserError(_no_run(folder, name))
+                inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
+                what = f"no run of pinnkfac ({name} is missing): give the folder solve printed"
+                if inside:
+                    what = f"a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
+                raise UserError(f"{folder} holds {what}")
         problem = read_json(folder / "problem.json")
         _check_format(folder / "problem.json", problem)
         try:
@@ -157,15 +158,6 @@ def jobs(path: str | Path) -> list[Path]:
     return sorted(numbered, key=lambda p: int(p.name))
 
 
-def _no_run(folder: Path, name: str) -> str:
-    inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
-    if inside:
-        return (
-            f"{folder} holds a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
-        )
-    return f"{folder} holds no run of pinnkfac ({name} is missing): give the folder solve printed"
-
-
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:
     if content.get("format") != FORMAT:
         raise UserError(
@@ -176,10 +168,8 @@ def _check_format(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether the parts of a checkpoint agree with their checksums, which torch does not compare.
-
-    A file of another kind has none: to refuse it is left to torch.
-    """
+    """Whether the parts of a checkpoint agree with their checksums, which torch does not compare; a
+    file of another kind, which has none, is left to torch."""
     if not zipfile.is_zipfile(path):
         return True
     try:
@@ -190,10 +180,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """All records, and which lines are none.
-
-    A last line without its end is what a kill leaves: nothing is said of it.
-    """
+    """All records, and which lines are none; a last one without its end is what a kill leaves."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = text.split("\n")
     records = [_record(line) for line in lines]
@@ -209,7 +196,6 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _record(line: str) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl holds; None where that is no record."""
     with contextlib.suppress(ValueError):
         record = json.loads(line)
         if isinstance(record, dict) and isinstance(record.get("step"), int):

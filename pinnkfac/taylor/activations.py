@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
+from numpy.polynomial.polynomial import polyadd, polyder, polymul
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import UserError
@@ -54,25 +55,19 @@ class Activation(nn.Module):
 
 
 @cache
-def _polynomial(kind: str, n: int) -> tuple[int, ...]:
+def _polynomial(kind: str, n: int) -> tuple[float, ...]:
     """Coefficients (lowest first) of Q_n, where σ^(n) = σ'·Q_n(σ).
 
     σ' = 1 − σ² for tanh and σ − σ² for the sigmoid, and Q_{n+1} = Q_n'·σ' + Q_n·dσ'/dσ.
     """
     if n == 1:
-        return (1,)
-    inner, slope = {"tanh": ((1, 0, -1), (0, -2)), "sigmoid": ((0, 1, -1), (1, -2))}[kind]
+        return (1.0,)
+    inner = {"tanh": (1, 0, -1), "sigmoid": (0, 1, -1)}[kind]
     q = _polynomial(kind, n - 1)
-    dq = tuple(i * c for i, c in enumerate(q))[1:]
-    result = [0] * (len(q) + 1)
-    for a, b in ((dq, inner), (q, slope)):
-        for i, x in enumerate(a):
-            for j, y in enumerate(b):
-                result[i + j] += x * y
-    return tuple(result)
+    return tuple(map(float, polyadd(polymul(polyder(q), inner), polymul(q, polyder(inner)))))
 
 
-def _horner(coefficients: tuple[int, ...], x: Tensor, x2: Tensor) -> Tensor:
+def _horner(coefficients: tuple[float, ...], x: Tensor, x2: Tensor) -> Tensor:
     """The polynomial at x; an even or odd one is evaluated in x² = x2."""
     odd = not any(coefficients[0::2])
     if odd or not any(coefficients[1::2]):
@@ -81,13 +76,13 @@ def _horner(coefficients: tuple[int, ...], x: Tensor, x2: Tensor) -> Tensor:
     return _horner_full(coefficients, x)
 
 
-def _horner_full(coefficients: tuple[int, ...], x: Tensor) -> Tensor:
+def _horner_full(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     *rest, top = coefficients
-    value = torch.full_like(x, float(top))
+    value = torch.full_like(x, top)
     for i, c in enumerate(reversed(rest)):
-        value = x * float(top) if i == 0 else value.mul_(x)
+        value = x * top if i == 0 else value.mul_(x)
         if c:
-            value.add_(float(c))
+            value.add_(c)
     return value
 
 

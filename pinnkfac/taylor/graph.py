@@ -132,21 +132,22 @@ class Graph:
         """Carry the adjoint of the output rows back to every trained parameter."""
         adjoints: dict[int, Adjoint] = {self.output: adjoint}
         for i in reversed(range(len(self.nodes))):
-            own = adjoints.pop(i, None)
-            if own is None or not self._needs_backward[i]:
+            output = adjoints.pop(i, None)
+            if output is None or not self._needs_backward[i]:
                 continue
             node = self.nodes[i]
             wanted = [j >= 0 and self._needs_backward[j] for j in node.inputs]
-            back = node.rule.backward(own, tape.kept[i], sink, wanted)
+            back = node.rule.backward(output, tape.kept[i], sink, wanted)
             for j, part, want in zip(node.inputs, back, wanted, strict=True):
                 if want and part is not None:
                     adjoints[j] = part.plus(adjoints.get(j))
 
 
-def slot_values(plan: Plan, output: Jet) -> Tensor:
-    """The slots z [batch, slot] of a plan from the rows of the net's output."""
-    value = output.value
-    z = value.new_zeros(len(value), len(plan.slots))
+def slot_values(plan: Plan, output: Jet, z: Tensor | None = None) -> Tensor:
+    """The slots [batch, slot] of a plan from the rows of the net's output, added to those of other
+    places where there are some."""
+    if z is None:
+        z = output.value.new_zeros(len(output.value), len(plan.slots))
     for i, rule in enumerate(plan.slots):
         for c, row, field in rule:
             z[:, i] += c * output.row(row)[:, field]
@@ -156,10 +157,10 @@ def slot_values(plan: Plan, output: Jet) -> Tensor:
 def input_jet(x: Tensor, plan: Plan) -> Jet:
     """The coordinates themselves as a jet: constant first-derivative rows, no higher ones."""
     rows = x.new_zeros(len(plan.rows) - 1, 1, x.shape[1])
-    for s in range(1, len(plan.rows)):
-        vector = plan.input_row(s)
-        if vector is not None:
-            rows[s - 1, 0] = x.new_tensor(vector)
+    for row, operator in zip(rows, plan.rows[1:], strict=True):
+        for alpha, c in operator:
+            if sum(alpha) == 1:
+                row[0, alpha.index(1)] = c
     return Jet(x, rows)
 
 

@@ -108,7 +108,6 @@ def add(sign: float = 1.0) -> Linearly:
     )
 
 
-# -- layers ---------------------------------------------------------------------------------------
 class Fixed(Linearly):
     """y = W z + b of a module with weight W [out, in] and bias b that are not trained."""
 

@@ -149,7 +149,6 @@ def _factor(
     return Adjoint(rows, back)
 
 
-# -- activations by name --------------------------------------------------------------------------
 def elementwise(name: str, *options: Any, **named: Any) -> Rule:
     """The rule of a function of ``TOWERS``; TypeError for options that its tower does not have."""
     tower = TOWERS[name]

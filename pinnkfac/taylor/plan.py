@@ -19,7 +19,7 @@ arXiv:2505.13644; forward Laplacian, arXiv:2307.08214.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,19 +48,10 @@ class Plan:
     ``slots[i]`` lists (coefficient, row, field): slot i = Σ coefficient · output[row, field].
     """
 
-    dimension: int
     rows: tuple[Operator, ...]
     powers: tuple[dict[int, tuple[Monomial, ...]], ...]
     products: tuple[tuple[tuple[float, int, int], ...], ...]
     slots: tuple[tuple[tuple[float, int, int], ...], ...]
-
-    def input_row(self, s: int) -> list[float] | None:
-        """P_s x, the row of the coordinates themselves: constant; None where it is zero."""
-        vector = [0.0] * self.dimension
-        for alpha, c in self.rows[s]:
-            if sum(alpha) == 1:
-                vector[alpha.index(1)] = c
-        return vector if any(vector) else None
 
 
 def order(operator: Operator) -> int:
@@ -134,23 +125,17 @@ class RowBuilder:
                         self.monomial(beta)
         parts = []
         for i in range(self.dimension):
-            inner, factor = self._inner(operator, i)
+            first = unit(i, self.dimension)
+            higher = [(alpha, c) for alpha, c in operator if sum(alpha) >= 3 and alpha[i]]
+            inner, factor = operator_of({_minus(alpha, first): alpha[i] * c for alpha, c in higher})
             if inner:
-                self.monomial(unit(i, self.dimension))
+                self.monomial(first)
                 if not self.expand(inner):
                     self.require(inner)
                 parts.append((i, factor, inner))
         self.collapsed_parts[operator] = parts
         if operator not in self.rows:
             self.rows.append(operator)
-
-    def _inner(self, operator: Operator, i: int) -> tuple[Operator, float]:
-        """∂P/∂ξ_i of the parts of order ≥ 3."""
-        inner: dict[MultiIndex, float] = {}
-        for alpha, c in operator:
-            if sum(alpha) >= 3 and alpha[i]:
-                inner[_minus(alpha, unit(i, self.dimension))] = alpha[i] * c
-        return operator_of(inner)
 
     def expand(self, operator: Operator) -> list[tuple[float, int]] | None:
         """The operator as a combination of rows that are already there, or None."""
@@ -177,7 +162,6 @@ class RowBuilder:
             if self.expand(op) is None:
                 self.require(op)
 
-    # -- rules -----------------------------------------------------------------------------------
     def _pairs(self, operator: Operator) -> Iterable[tuple[float, int, int]]:
         """(coefficient, row of D_i, row) of Σ_i D_i z · P_i z over the parts of order ≥ 3."""
         for i, factor, inner in self.collapsed_parts[operator]:
@@ -186,40 +170,31 @@ class RowBuilder:
                 yield factor * c, first, row
 
     def powers(self, operator: Operator) -> dict[int, tuple[Monomial, ...]]:
-        terms: dict[int, Counter[tuple[int, ...]]] = {}
-
-        def add(c: float, rows: Iterable[int]) -> None:
-            key = tuple(sorted(rows))
-            counter = terms.setdefault(len(key), Counter())
-            counter[key] += c  # type: ignore[assignment]
-
+        terms: defaultdict[tuple[int, ...], float] = defaultdict(float)
         for c, first, row in self._pairs(operator):
-            add(c, (first, row))
+            terms[tuple(sorted((first, row)))] += c
         for alpha, c in operator:
             for blocks, count in _faa_di_bruno(alpha).items():
                 if not _is_pair(blocks, alpha):
-                    add(c * count, (self.monomial(beta) for beta in blocks))
+                    terms[tuple(sorted(map(self.monomial, blocks)))] += c * count
+        monomials = [Monomial(c, rows) for rows, c in sorted(terms.items()) if c]
         return {
-            m: tuple(Monomial(float(c), rows) for rows, c in sorted(counter.items()) if c)
-            for m, counter in sorted(terms.items())
+            m: tuple(monomial for monomial in monomials if len(monomial.rows) == m)
+            for m in sorted(set(map(len, terms)))
         }
 
     def products(self, operator: Operator) -> tuple[tuple[float, int, int], ...]:
-        terms: dict[tuple[int, int], float] = {}
-
-        def add(c: float, f: int, g: int) -> None:
-            terms[f, g] = terms.get((f, g), 0.0) + c
-
+        terms: defaultdict[tuple[int, int], float] = defaultdict(float)
         for c, first, row in self._pairs(operator):
-            add(c, first, row)
-            add(c, row, first)
+            terms[first, row] += c
+            terms[row, first] += c
         for alpha, c in operator:
             for beta in list(itertools.product(*(range(a + 1) for a in alpha)))[1:-1]:
                 rest = _minus(alpha, beta)
                 if _is_pair(tuple(sorted((beta, rest))), alpha):
                     continue
                 binomial = factorial(alpha) / (factorial(beta) * factorial(rest))
-                add(c * binomial, self.monomial(beta), self.monomial(rest))
+                terms[self.monomial(beta), self.monomial(rest)] += c * binomial
         return tuple((c, f, g) for (f, g), c in sorted(terms.items()) if c)
 
 
@@ -275,7 +250,6 @@ def assemble(
                 rule += [(factor * c, row, field) for c, row in builder.expand(op) or ()]
         rules.append(tuple(rule))
     return Plan(
-        builder.dimension,
         tuple(builder.rows),
         tuple(builder.powers(op) for op in builder.rows),
         tuple(builder.products(op) for op in builder.rows),

@@ -50,7 +50,7 @@ class Tracing:
         self.largest = 0.0
         """The largest number among the values of the nodes."""
         self.names = _spellings()
-        self.plan = Plan(x.shape[1], ((),), ({},), ((),), ())
+        self.plan = Plan(((),), ({},), ((),), ())
         self.owners: dict[int, tuple[nn.Module, str]] = {}
         """Which layer a trained parameter belongs to, and the layer's name."""
         values: dict[fx.Node, Any] = {}
@@ -89,7 +89,6 @@ class Tracing:
             )
         return value
 
-    # -- layers ----------------------------------------------------------------------------------
     def _layer(self, name: str, inputs: list[Any]) -> Traced:
         module = self.net.get_submodule(name)
         what = f"the layer '{name}' ({type(module).__name__})"
@@ -121,10 +120,10 @@ class Tracing:
 
     def _check_parameters(self, name: str, module: nn.Module, rule: Rule) -> None:
         """Raise UserError where trained parameters are another layer's too, or are computed."""
-        for own, parameter in module.named_parameters():
-            if isinstance(rule, Linear) and own not in ("weight", "bias"):
+        for label, parameter in module.named_parameters():
+            if isinstance(rule, Linear) and label not in ("weight", "bias"):
                 raise UserError(
-                    f"net: the layer '{name}' has a parameter '{own}' beside weight and bias (a "
+                    f"net: the layer '{name}' has a parameter '{label}' beside weight and bias (a "
                     "weight_norm, a spectral_norm or a subclass): remove the parametrization and "
                     "train the layer itself"
                 )
@@ -137,11 +136,10 @@ class Tracing:
                 owner, other = self.owners.setdefault(id(parameter), (module, name))
                 if owner is not module:
                     raise UserError(
-                        f"net: the layers '{other}' and '{name}' share their {own}: call the same "
-                        "module twice instead"
+                        f"net: the layers '{other}' and '{name}' share their {label}: call the "
+                        "same module twice instead"
                     )
 
-    # -- functions and methods ---------------------------------------------------------------------
     def _call(self, target: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         layers: dict[Traced, None] = {}  # each once, in order
 

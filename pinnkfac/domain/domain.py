@@ -37,11 +37,9 @@ class Domain(Protocol):
     def contains(self, points: Tensor) -> Tensor:
         """Which points [batch, coord] lie in it, its boundary included, up to rounding: bool
         [batch]."""
-        ...
 
     def as_dict(self) -> dict[str, Any]:
         """What describes the shape beside the name of its class: plain values, no code."""
-        ...
 
 
 MEMBERS = ("coordinates", "bounds", "interior", "boundary", "contains", "as_dict")

@@ -162,7 +162,6 @@ class Region(Protocol):
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         """About ``number`` points, float64 on the CPU."""
-        ...
 
     def __str__(self) -> str: ...
 

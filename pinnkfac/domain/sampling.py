@@ -24,7 +24,6 @@ class Sampling(Protocol):
 
     def unit(self, number: int, dimension: int, generator: Generator) -> Tensor:
         """Points in [0, 1]^dimension, ``[batch, coord]``, float64 on the CPU."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class System:
     def _pieces(self, points: Sequence[TermPoints]) -> list[tuple[int, float, TermPoints]]:
         """Chunks of the points of all terms: number of the term, weight of a point, points."""
         widest = max(max(m.in_features, m.out_features) for m in self.graph.linears)
-        pieces = []
+        pieces: list[tuple[int, float, TermPoints]] = []
         for number, (term, part) in enumerate(zip(self.terms, points, strict=True)):
             per_point = term.rows * widest * torch.finfo(self.dtype).bits // 8
             chunks = max(1, math.ceil(len(part) / max(16, self.chunk_bytes // per_point)))

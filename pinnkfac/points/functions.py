@@ -17,9 +17,9 @@ from pinnkfac.points.numbers import Price
 
 @dataclass(frozen=True)
 class Functions:
-    """``prepare`` makes drawn points what the ``residuals`` of every term, [batch, equation], and
-    the ``loss`` are evaluated on, as they are trained. On so many points of every term, a step
-    costs ``price`` and an evaluation ``evaluation``; ``few``: residuals than parameters."""
+    """``prepare`` makes drawn points what the trained ``residuals`` of every term, [batch,
+    equation], and the ``loss`` are evaluated on. On so many points of every term, a step costs
+    ``price``, an evaluation ``evaluation``, and ``few``: residuals are fewer than parameters."""
 
     prepare: Callable[[Sequence[PointSet]], list[TermPoints]]
     residuals: Callable[[Sequence[TermPoints]], list[Tensor]]

@@ -40,7 +40,7 @@ class _Watched(dict[int, Tensor]):
         return super().__getitem__(key)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Recording:
     """What one call of a term's residual shows: its ``slots``, and by equation the coefficients of
     these, {slot: c}, where it is linear in them; ``nonlinear`` where any equation is not."""

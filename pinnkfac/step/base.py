@@ -69,18 +69,15 @@ class Stepper(Protocol):
 
     def update(self, parameters: Direction, batch: Batch) -> Report:
         """Take one step from these parameters."""
-        ...
 
     def recover(self) -> str:
         """Go on more carefully from other parameters, after a divergence; returns what was
         changed, in words."""
-        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], damping: float | None = None) -> None:
         """Go on from a state, with another damping where one is given."""
-        ...
 
 
 class Step(Protocol):

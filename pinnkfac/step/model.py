@@ -7,7 +7,6 @@ q(c) = bᵀc + ½ cᵀ(M + λ D)c with b_i = ⟨∇loss, d_i⟩, M_ij = ⟨J d_i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,16 +15,11 @@ from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.linearisation import Linearisation
 
 
-@dataclass(frozen=True)
-class Minimum:
-    """The minimiser c, and the reduction of the loss that the undamped model predicts there."""
-
-    coefficients: Tensor
-    predicted: float
-
-
-def minimise(slopes: Tensor, products: Tensor, norms: Tensor, damping: float) -> Minimum:
-    """Minimise q over c [direction] from b [direction], M and D [direction, direction].
+def minimise(
+    slopes: Tensor, products: Tensor, norms: Tensor, damping: float
+) -> tuple[Tensor, float]:
+    """The minimiser c [direction] of q for b [direction], M and D [direction, direction], and the
+    reduction of the loss that the undamped model predicts there.
 
     Directions are scaled to unit length in M + λ D first; combinations of them that the matrix
     cannot tell apart at the precision of ``products`` (collinear directions) are left out.
@@ -42,7 +36,7 @@ def minimise(slopes: Tensor, products: Tensor, norms: Tensor, damping: float) ->
     inside = torch.where(keep, projected / torch.where(keep, values, torch.ones_like(values)), 0.0)
     c = torch.where(used, (vectors @ inside) / scale, torch.zeros_like(scale))
     predicted = -float(b @ c + 0.5 * c @ products.double().cpu() @ c)
-    return Minimum(c, predicted)
+    return c, predicted
 
 
 def best_combination(
@@ -72,10 +66,10 @@ def best_combination(
     products = image @ image.T
     if not bool(torch.isfinite(products).all() and torch.isfinite(slope).all()):
         return [torch.zeros_like(v) for v in gradient], math.nan
-    minimum = minimise(slope, products, norms, damping)
-    c = minimum.coefficients.to(gradient[0]).view(len(sources), -1).expand(-1, layers)
+    minimiser, predicted = minimise(slope, products, norms, damping)
+    c = minimiser.to(gradient[0]).view(len(sources), -1).expand(-1, layers)
     direction = [torch.zeros_like(v) for v in gradient]
     for i, source in enumerate(sources):
         for layer, v in enumerate(source):
             direction[layer] += c[i, layer] * v
-    return direction, minimum.predicted
+    return direction, predicted

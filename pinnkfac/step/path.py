@@ -36,11 +36,9 @@ class Path(Protocol):
 
     def go(self, length: float, limit: float = math.inf) -> Arrival:
         """Where that length leads; ``limit`` is a loss from which on its value does not matter."""
-        ...
 
     def end(self, length: float, limit: float = math.inf) -> Direction:
         """The parameters there alone."""
-        ...
 
 
 class Bend(Protocol):

@@ -221,8 +221,7 @@ class QuasiNewtonStepper(Stepper):
         self.updates += 1
 
     def _forget(self) -> None:
-        self.inverse.zero_()
-        self.inverse.fill_diagonal_(1.0)
+        torch.eye(len(self.inverse), out=self.inverse)
         self.updates = 0
 
     def recover(self) -> str:

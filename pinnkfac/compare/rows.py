@@ -25,8 +25,8 @@ class Row:
 
     ``label`` says which of the rows it is: what was swept, or its folder. ``status`` is 'finished',
     'interrupted', 'diverged' or 'failed' as the run ended, 'unfinished' where it has no summary and
-    'unreadable' where that is damaged; ``message`` says why it stopped. ``error`` is the relative
-    L2 error.
+    'unreadable' where that is damaged; ``message`` says why it stopped, ``warnings`` what it was
+    warned of. ``error`` is the relative L2 error.
     """
 
     label: str
@@ -43,6 +43,7 @@ class Row:
     steps: int | None = None
     parameters: int | None = None
     seed: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def rows(folders: str | Path | Sequence[str | Path]) -> list[Row]:
@@ -111,6 +112,7 @@ def _row(folder: Path, summary: Mapping[str, Any]) -> Row:
         _number(summary, "relative_l2_error"),
         **{key: _number(summary, key) for key in ("rms_error", "loss", "seconds")},
         **{key: _number(summary, key, int) for key in ("steps", "parameters", "seed")},
+        warnings=tuple(str(warning) for warning in summary.get("warnings") or ()),
     )
 
 
@@ -159,3 +161,13 @@ def reasons(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], 
             message = f": {shortened(row.message, 140)}" if row.message else ""
             whose.setdefault(f"{row.status}{message}", []).append(name)
     return [(named, reason) for reason, named in whose.items()]
+
+
+def warned(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], str]]:
+    """What rows were warned of, as 'finished with a warning: …', with the names of all those."""
+    whose: dict[str, list[str]] = {}
+    for row, name in zip(read, names, strict=True):
+        for warning in row.warnings:
+            text = f"{row.status} with a warning: {shortened(warning, 140)}"
+            whose.setdefault(text, []).append(name)
+    return [(named, warning) for warning, named in whose.items()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pinnkfac.common.files import write_csv
-from pinnkfac.compare.rows import Row, asked_for, reasons, rows
+from pinnkfac.compare.rows import Row, asked_for, reasons, rows, warned
 from pinnkfac.compare.tables import Column, in_digits, in_seconds, print_line, print_table
 from pinnkfac.plots import draw_sweep, save
 from pinnkfac.plots.sweep import swept_keys
@@ -52,10 +52,10 @@ def number_columns(read: Sequence[Row]) -> list[Column]:
 
 
 def unfinished(read: Sequence[Row], what: str, names: Sequence[str]) -> list[str]:
-    """'jobs 1, 3 failed: …' for every reason why a row has not finished."""
+    """'jobs 1, 3 failed: …' for every reason why a row has not finished, and every warning."""
     return [
         f"{what}{'s' if len(whose) > 1 else ''} {', '.join(whose)} {reason}"
-        for whose, reason in reasons(read, names)
+        for whose, reason in [*reasons(read, names), *warned(read, names)]
     ]
 
 
@@ -71,11 +71,12 @@ def write_rows(
     # step=kfac or seed=1 is the override and what the summary says of it: one column.
     names = ["label", "folder", *keys, *(f.name for f in fields(Row))]
     columns = [name for name in dict.fromkeys(names) if name != "overrides"]
+    told = [{**vars(row), "warnings": "; ".join(row.warnings), **row.overrides} for row in read]
     lines = (
         [
-            *(row.overrides.get(name, getattr(row, name, None)) for name in columns),
+            *(told[number].get(name) for name in columns),
             *(column[number] for column in more.values()),
         ]
-        for number, row in enumerate(read)
+        for number in range(len(told))
     )
     return write_csv(Path(path), [*columns, *more], lines)

@@ -9,6 +9,8 @@ import torch
 from nets import FLOAT
 
 from pinnkfac import Box, Parameter, Points, Problem, Term, dot, grad, lap, solve
+from pinnkfac.inspection.checks import examine_problem
+from pinnkfac.inspection.finding import Verdict
 from pinnkfac.linearisation.jumps import find_jumps
 from pinnkfac.linearisation.parts import Parts
 from pinnkfac.linearisation.system import System
@@ -209,3 +211,18 @@ def test_a_run_says_that_a_coefficient_jumps(capsys):
     (warning, *_) = result.summary["warnings"]
     assert "the coefficient of u.xx jumps at x = 0.7" in warning or "u.yy" in warning
     assert "jumps" in capsys.readouterr().err
+
+
+def test_check_finds_a_coefficient_that_jumps():
+    def findings(residual):
+        problem = problem_of((BOX.interior, residual))
+        net = MlpSettings(widths=[10]).make(problem.signature, 0)
+        return [
+            f"{f.subject}: {f.text}"
+            for f in examine_problem(problem, net)
+            if f.verdict is Verdict.FAILED
+        ]
+
+    (found,) = findings(lambda u, at: torch.where(at.x < 0.7, 1.0, 10.0) * u.xx + u.yy)
+    assert found.startswith("term 'term0': the coefficient of u.xx jumps at x = 0.7")
+    assert findings(lambda u, at: (1 + at.x) * u.xx + u.yy) == []

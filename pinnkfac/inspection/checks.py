@@ -19,9 +19,12 @@ from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.exact import ExactSolution, size
 from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
 from pinnkfac.inspection.hints import fields_read, hints
+from pinnkfac.linearisation.jumps import find_jumps
+from pinnkfac.linearisation.parts import Parts
 from pinnkfac.linearisation.system import System
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, exact_solution, record
+from pinnkfac.run.verdict import jump_warning
 from pinnkfac.taylor.plan import make_plan
 from pinnkfac.taylor.published import published_plan
 
@@ -120,7 +123,8 @@ def examine_problem(
 
 def _draw(term: Term, generator: Generator) -> PointSet:
     """All given points, or some of a region; of corners and the like, each once."""
-    points = term.where.draw(NUMBER, Uniform(), generator)
+    number = term.where.number if isinstance(term.where, Points) else NUMBER
+    points = term.where.draw(number, Uniform(), generator)
     if isinstance(term.where, Points) or term.where.dimension:
         return points
     every = points.coordinates.tolist()
@@ -197,6 +201,16 @@ def _derivatives(
         please = "of the residual's size: please report it, with the file"
         right = deviation <= ROUNDING
         yield passed(sample.subject, text) if right else failed(sample.subject, f"{text} {please}")
+    yield from _jumps(problem, system, samples)
+
+
+def _jumps(problem: Problem, system: System, samples: Sequence[_Sample]) -> Iterator[Finding]:
+    """Coefficients that jump under a second derivative."""
+    points = system.prepare([sample.points for sample in samples])
+    subjects = {sample.term.name: sample.subject for sample in samples}
+    for jump in find_jumps([Parts(term) for term in system.terms], points):
+        subject = subjects[jump.term]
+        yield failed(subject, jump_warning(problem, jump))
 
 
 def _periods(problem: Problem) -> Iterator[Finding]:

@@ -34,6 +34,12 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def abbreviated(names: Iterable[str], most: int = 6, first: int = 2, separator: str = ", ") -> str:
+    """A list of names; of more than ``most`` the ``first`` ones, and the last."""
+    shown = list(names)
+    return separator.join(shown if len(shown) <= most else [*shown[:first], "…", shown[-1]])
+
+
 def check_choice(setting: str, value: object, literal: Any) -> None:
     """Raise UserError where a setting is none of the strings of its ``Literal`` type."""
     known = get_args(literal)

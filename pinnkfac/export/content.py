@@ -35,19 +35,18 @@ class Grid(Protocol):
 @dataclass(frozen=True)
 class Content:
     """A solution as formats see it: its names and units, its net [batch, coord] → [batch, field],
-    and functions that evaluate it.
-
-    ``varying(axes)`` are the axes of the grid that ``on_grid(**axes)`` evaluates, {name: values},
-    and ``at(points)`` is a table of the coordinates and fields at named points,
-    [batch, coord + field].
-    """
+    functions that evaluate it, and what is to be written: a grid by its ``axes``, as in on_grid, or
+    ``points`` by name. ``chosen(axes)`` has the ``axes`` of ``on_grid(**axes)``, unevaluated;
+    ``at(points)`` is a table of coordinates and fields, [batch, coord + field]."""
 
     signature: Signature
     net: nn.Module
     coefficients: Mapping[str, float]
-    varying: Callable[[Mapping[str, Any]], Mapping[str, Array]]
+    chosen: Callable[[Mapping[str, Any]], Any]
     on_grid: Callable[..., Grid]
     at: Callable[[Mapping[str, Any]], Array]
+    axes: Mapping[str, Any]
+    points: Mapping[str, Any] | None = None
 
     def described(self, **more: Any) -> str:
         """Names, units, ranges and coefficients, as JSON."""
@@ -55,15 +54,7 @@ class Content:
         content = {**names, "coefficients": dict(self.coefficients), "pinnkfac": __version__}
         return json.dumps({**more, **content})
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be written: a grid by its ``axes``, as in on_grid, or ``points`` by name."""
-
-    axes: Mapping[str, Any]
-    points: Mapping[str, Any] | None = None
-
-    def grid(self, path: Path) -> Mapping[str, Any]:
+    def grid_of(self, path: Path) -> Mapping[str, Any]:
         """The axes, for a format that takes no points; UserError where there are some."""
         if self.points is not None:
             raise UserError(f"export to {path}: points= is for .csv; other files hold a grid")

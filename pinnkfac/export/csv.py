@@ -9,28 +9,25 @@ import numpy as np
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.files import write_csv
-from pinnkfac.export.content import Array, Content, Wanted
+from pinnkfac.export.content import Content
 
 ROWS = 100_000
 """As many become Python's numbers at once."""
 
 
-def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
+def write(content: Content, path: Path) -> list[Path]:
     """Coordinates and fields in columns, at the points of a grid or at named ones."""
-    table, signature = _table(content, path, wanted), content.signature
+    if content.points is None:
+        grid = content.on_grid(**content.axes)
+        columns = [a.reshape(-1) for a in (*grid.coordinates.values(), *grid.values.values())]
+        table = np.stack(columns, axis=1)
+    elif content.axes:
+        raise UserError(
+            f"export to {path}: points= and a grid ({', '.join(content.axes)}) exclude each other"
+        )
+    else:
+        table = content.at(content.points)
+    signature = content.signature
     header = [signature.label(name) for name in (*signature.coordinates.names, *signature.fields)]
     pieces = (table[start : start + ROWS].tolist() for start in range(0, len(table), ROWS))
     return [write_csv(path, header, itertools.chain.from_iterable(pieces))]
-
-
-def _table(content: Content, path: Path, wanted: Wanted) -> Array:
-    """[batch, coord + field]"""
-    if wanted.points is None:
-        grid = content.on_grid(**wanted.axes)
-        columns = [a.reshape(-1) for a in (*grid.coordinates.values(), *grid.values.values())]
-        return np.stack(columns, axis=1)
-    if wanted.axes:
-        raise UserError(
-            f"export to {path}: points= and a grid ({', '.join(wanted.axes)}) exclude each other"
-        )
-    return content.at(wanted.points)

@@ -10,12 +10,12 @@ import numpy as np
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.files import whole
-from pinnkfac.export.content import Content, Wanted
+from pinnkfac.export.content import Content
 
 
-def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
+def write(content: Content, path: Path) -> list[Path]:
     """Axes [axis], fixed coordinates [], fields [axis, axis, …], each under its own name."""
-    grid = content.on_grid(**wanted.grid(path))
+    grid = content.on_grid(**content.grid_of(path))
     description = content.described(axes=list(grid.axes), fixed=grid.fixed)
     arrays: dict[str, Any] = {**grid.axes, **grid.fixed}
     for name, values in (*grid.values.items(), ("description", description)):

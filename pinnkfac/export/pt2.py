@@ -10,15 +10,14 @@ import torch
 
 from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.common.files import whole
-from pinnkfac.export.content import Content, Wanted
+from pinnkfac.export.content import Content
 
 
-def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
+def write(content: Content, path: Path) -> list[Path]:
     """The net for any number of points, on the CPU; names go into ``signature.json`` beside it."""
-    if wanted.grid(path):
+    if axes := content.grid_of(path):
         raise UserError(
-            f"export to {path}: .pt2 holds the net, which has no grid: leave out "
-            f"{', '.join(wanted.axes)}"
+            f"export to {path}: .pt2 holds the net, which has no grid: leave out {', '.join(axes)}"
         )
     # Not to be trained: what the program returns would carry a graph of autograd.
     net = copy.deepcopy(content.net).cpu().eval().requires_grad_(False)

@@ -13,38 +13,38 @@ import numpy as np
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.files import whole, write_text
-from pinnkfac.export.content import Array, Content, Grid, Wanted
+from pinnkfac.export.content import Array, Content, Grid
 from pinnkfac.problem.signature import Signature
 
 TIMES = 21
 """Times, of which each is a file, where nothing was said about them."""
 CELLS = {1: "line", 2: "quad", 3: "hexahedron"}
-CORNERS = {
-    1: ((0,), (1,)),
-    2: ((0, 0), (1, 0), (1, 1), (0, 1)),
-    3: (
-        *((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)),
-        *((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)),
-    ),
-}
+QUAD = ((0, 0), (1, 0), (1, 1), (0, 1))
+CORNERS = {1: ((0,), (1,)), 2: QUAD, 3: tuple((*xy, z) for z in (0, 1) for xy in QUAD)}
 """The corners of a cell in VTK's order, as steps along the axes."""
 
 
-def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
+def write(content: Content, path: Path) -> list[Path]:
     """Lines, quads or hexahedra on the axes of space, with fields and vectors at their points.
 
     Up to three coordinates of space keep their places: a slice y = 0.5 lies at y = 0.5. With more,
     the axes of the slice (at most three) are the places, and vectors are left out. Where time is
-    an axis, each time is a file PATH_000.vtu …, and PATH.pvd lists them.
-
-    Raises UserError where meshio is missing, or the axes make no mesh.
+    an axis, each time is a file PATH_000.vtu …, and PATH.pvd lists them. Raises UserError where
+    meshio is missing, or the axes make no mesh.
     """
-    asked, meshio, signature = wanted.grid(path), _meshio(path), content.signature
+    asked, signature = content.grid_of(path), content.signature
+    try:
+        meshio = import_module("meshio")
+    except ImportError as error:
+        raise UserError(
+            f"export to {path}: .vtu needs meshio, which is not installed: "
+            "pip install 'pinnkfac[vtu]'"
+        ) from error
     time = signature.coordinates.time
     # Few coordinates are all axes unless something is said; then each time is a file.
     few = len(signature.coordinates.names) <= 3
     axes = ({time: TIMES} if time and few else {}) | dict(asked)
-    _check(path, signature, content.varying(axes))
+    _check(path, signature, content.chosen(axes).axes)
     grid = content.on_grid(**axes)
     if time is None or time not in grid.axes:
         return [_write(meshio, path, signature, grid, grid.values)]
@@ -57,16 +57,6 @@ def write(content: Content, path: Path, wanted: Wanted) -> list[Path]:
         written.append(_write(meshio, one, signature, grid, values))
     written.append(_write_collection(path.with_suffix(".pvd"), times, written))
     return written
-
-
-def _meshio(path: Path) -> Any:
-    try:
-        return import_module("meshio")
-    except ImportError as error:
-        raise UserError(
-            f"export to {path}: .vtu needs meshio, which is not installed: "
-            "pip install 'pinnkfac[vtu]'"
-        ) from error
 
 
 def _check(path: Path, signature: Signature, varying: Mapping[str, Array]) -> None:
@@ -117,11 +107,9 @@ def _points(axes: Mapping[str, Array], fixed: Mapping[str, float], space: tuple[
 def _cells(shape: tuple[int, ...]) -> Array:
     """Numbers of the points of each cell, [cell, corner]."""
     numbers = np.arange(np.prod(shape)).reshape(shape)
-    corners = [
-        numbers[tuple(slice(s, n - 1 + s) for s, n in zip(steps, shape, strict=True))].reshape(-1)
-        for steps in CORNERS[len(shape)]
-    ]
-    return np.stack(corners, axis=1)
+    steps = (zip(corner, shape, strict=True) for corner in CORNERS[len(shape)])
+    corners = [numbers[tuple(slice(s, n - 1 + s) for s, n in each)] for each in steps]
+    return np.stack([corner.reshape(-1) for corner in corners], axis=1)
 
 
 def _point_data(signature: Signature, values: Mapping[str, Array]) -> dict[str, Array]:
@@ -153,5 +141,4 @@ def _write_collection(path: Path, times: Array, files: list[Path]) -> Path:
         '<?xml version="1.0" encoding="UTF-8"?>\n<VTKFile type="Collection" version="0.1">\n'
         f"  <Collection>\n{''.join(lines)}  </Collection>\n</VTKFile>\n"
     )
-
     return write_text(path, text)

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pinnkfac.common.errors import UserError, suggest
-from pinnkfac.field import Coordinates, Form, div, grad, lap
+from pinnkfac.common.errors import UserError, abbreviated, suggest
+from pinnkfac.field import Form, div, grad, lap
 from pinnkfac.solution.net_fields import NetFields
-from pinnkfac.solution.places import listed, places
+from pinnkfac.solution.places import places
 
 
 class UnknownName(UserError, AttributeError):
@@ -27,25 +27,21 @@ class FieldFunction:
 
     It returns a float for plain numbers, a tensor where any coordinate is one, otherwise a numpy
     array of the shape that the coordinates broadcast to (and the components, for a vector).
-    Nothing is recorded for autograd. Warns of points outside the domain.
-
-    Raises UserError for an unknown, missing or wrong coordinate or derivative.
+    Nothing is recorded for autograd. Warns of points outside the domain. Raises UserError for an
+    unknown, missing or wrong coordinate or derivative.
     """
 
     def __init__(
         self, fields: NetFields, name: str, forms: Sequence[Form], *, vector: bool = False
     ) -> None:
-        self._fields = fields
-        self._name = name
-        self._forms = tuple(forms)
-        self._vector = vector
+        self._fields, self._name = fields, name
+        self._forms, self._vector = tuple(forms), vector
 
     def __call__(self, /, *positional: Any, **coordinates: Any) -> Any:
-        domain = self._fields.signature.domain
         if positional:
-            example = ", ".join(f"{name}=..." for name in domain.coordinates.names[:3])
+            example = ", ".join(f"{name}=..." for name in self._fields.coordinates.names[:3])
             raise UserError(f"{self._name}: give coordinates by name, {self._name}({example})")
-        asked = places(domain, coordinates, self._name)
+        asked = places(self._fields.signature.domain, coordinates, self._name)
         values: Tensor = self._fields.forms(self._forms, asked.points)
         return asked.shaped(values if self._vector else values[:, 0])
 
@@ -78,13 +74,12 @@ class FieldFunction:
         return FieldFunction(self._fields, f"{self._name}.div", [div(self._forms)])
 
     def _each(self, name: str, f: Callable[[Form], Form]) -> FieldFunction:
-        forms = [f(form) for form in self._forms]
-        return FieldFunction(self._fields, name, forms, vector=self._vector)
+        return FieldFunction(self._fields, name, [*map(f, self._forms)], vector=self._vector)
 
     def __getattr__(self, name: str) -> FieldFunction:
         if name.startswith("_"):
             raise AttributeError(name)
-        coordinates: Coordinates = self._fields.signature.coordinates
+        coordinates = self._fields.coordinates
         parsed = coordinates.parse(name)
         if parsed:
             return self._each(f"{self._name}.{name}", lambda form: form.d(*parsed))
@@ -96,7 +91,7 @@ class FieldFunction:
         )
 
     def __dir__(self) -> list[str]:
-        return ["d", "div", "grad", "lap", *self._fields.signature.coordinates.names]
+        return ["d", "div", "grad", "lap", *self._fields.coordinates.names]
 
     def __repr__(self) -> str:
-        return f"<{self._name}, a function of {listed(self._fields.signature.coordinates.names)}>"
+        return f"<{self._name}, a function of {abbreviated(self._fields.coordinates.names)}>"

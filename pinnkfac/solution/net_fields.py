@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,56 +15,49 @@ from pinnkfac.field import At, Context, Form, LinearPart
 from pinnkfac.problem.signature import Signature
 from pinnkfac.residual import Evaluator, Recorder, explain, fields_in
 from pinnkfac.taylor.graph import Graph, slot_values
-from pinnkfac.taylor.plan import Plan, make_plan
+from pinnkfac.taylor.plan import make_plan
 
 POINTS = 16384
 """Points that go through the net, or an expression, at once."""
 LAYER_BYTES = 2**22
 """What one layer's rows of one piece of points may take."""
 
+_plan = lru_cache(maxsize=256)(make_plan)
 
-class NetFields:
-    """The fields of a net [batch, coord] → [batch, field], with all their derivatives.
 
-    The net is looked at for its rules when the first derivative is asked for, and its parameters
-    are read at every call, so that it may be trained on meanwhile.
-    """
+class NetFields(Context):
+    """The fields of a net [batch, coord] → [batch, field], with all their derivatives, by forms
+    that are written down, never evaluated in place. The net is looked at for its rules when the
+    first derivative is asked for; its parameters are read at every call: it may be trained on
+    meanwhile."""
 
     def __init__(self, signature: Signature, net: nn.Module) -> None:
-        self.signature = signature
+        self.signature, self.coordinates = signature, signature.coordinates
         self.net = net
-        self._graph: tuple[Graph, Tensor] | None = None
-        self._plans: dict[tuple[LinearPart, ...], Plan] = {}
+        self.dimension = len(self.coordinates.names)
+        self._graphs: dict[tuple[torch.dtype, torch.device], Graph] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the operations of the net, which are traced again."""
-        return {**vars(self), "_graph": None}
+        return {**vars(self), "_graphs": {}}
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> Tensor:
         """The fields [batch, field] at points [batch, coord]; UserError for another shape."""
         if not isinstance(points, Tensor) or points.dim() != 2 or points.shape[1] != self.dimension:
-            raise UserError(self._wrong_shape(points))
+            what = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+            names = ", ".join(self.coordinates.names) if self.dimension <= 6 else "x1, x2, …"
+            raise UserError(
+                f"solution(points): points is {what}; give a tensor [batch, {self.dimension}] with "
+                f"the coordinates ({names}), or coordinates by name, solution."
+                f"{self.signature.fields[0]}(...)"
+            )
         return torch.cat([self.net(part) for part in self._here(points).split(POINTS)])
-
-    @property
-    def dimension(self) -> int:
-        return len(self.signature.coordinates.names)
 
     def _here(self, points: Tensor) -> Tensor:
         reference = next(self.net.parameters())
         return points.to(device=reference.device, dtype=reference.dtype)
 
-    def _wrong_shape(self, points: Any) -> str:
-        what = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        names = ", ".join(self.signature.coordinates.names) if self.dimension <= 6 else "x1, x2, …"
-        return (
-            f"solution(points): points is {what}; give a tensor [batch, {self.dimension}] with "
-            f"the coordinates ({names}), or coordinates by name, solution."
-            f"{self.signature.fields[0]}(...)"
-        )
-
-    # -- derivatives -----------------------------------------------------------------------------
     @torch.no_grad()
     def forms(self, forms: Sequence[Form], points: Tensor) -> Tensor:
         """Forms Σ c D^α u_k at points, [batch, form]."""
@@ -77,50 +72,34 @@ class NetFields:
         if not len(x):
             return x.new_zeros(0, len(slots))
         if not any(sum(alpha) for slot in slots for (_, _, alpha), _ in slot):
-            return self._without_derivatives(slots, x)
-        graph, plan = self._traced(x), self._plan(tuple(slots))
-        per_point = len(plan.rows) * self._widest() * x.element_size()
-        size = min(POINTS, max(16, LAYER_BYTES // per_point))
-        return torch.cat(
-            [slot_values(plan, graph.forward(part, plan)[0]) for part in x.split(size)]
-        )
-
-    def _without_derivatives(self, slots: Sequence[LinearPart], x: Tensor) -> Tensor:
-        matrix = x.new_zeros(len(self.signature.fields), len(slots))
-        for i, slot in enumerate(slots):
-            for (field, _, _), c in slot:
-                matrix[field, i] = c
-        return self(x) @ matrix
+            matrix = x.new_zeros(len(self.signature.fields), len(slots))
+            for i, slot in enumerate(slots):
+                for (field, _, _), c in slot:
+                    matrix[field, i] = c
+            return self(x) @ matrix
+        graph, plan = self._traced(x), _plan(tuple(slots), self.dimension)
+        shapes = [value.shape for value in self.net.state_dict().values()]
+        widest = max((n for shape in shapes for n in shape), default=1)
+        size = LAYER_BYTES // (len(plan.rows) * widest * x.element_size())
+        parts = x.split(min(POINTS, max(16, size)))
+        return torch.cat([slot_values(plan, graph.forward(part, plan)[0]) for part in parts])
 
     def _traced(self, x: Tensor) -> Graph:
         """The graph of the net; a new one where the net has moved, since it holds constants."""
-        if self._graph is None or (self._graph[1].dtype, self._graph[1].device) != (
-            x.dtype,
-            x.device,
-        ):
+        kind = (x.dtype, x.device)
+        if kind not in self._graphs:
             graph = Graph(self.net, self.dimension, len(self.signature.fields), frozen=True)
-            self._graph = (graph, x[:0])
-        return self._graph[0]
+            self._graphs = {kind: graph}
+        return self._graphs[kind]
 
-    def _plan(self, slots: tuple[LinearPart, ...]) -> Plan:
-        if slots not in self._plans:
-            self._plans[slots] = make_plan(slots, self.dimension)
-        return self._plans[slots]
-
-    def _widest(self) -> int:
-        shapes = [value.shape for value in self.net.state_dict().values()]
-        return max((size for shape in shapes for size in shape), default=1)
-
-    # -- expressions -------------------------------------------------------------------------------
     @torch.no_grad()
     def expression(self, function: Callable[..., Any], points: Tensor) -> tuple[list[Tensor], bool]:
         """Whatever ``function(u, v, …, at)`` makes of the fields, [batch, …] each, and whether it
-        returned a tuple.
-
-        Raises UserError for every mistake in it.
-        """
-        coordinates, number = self.signature.coordinates, len(self.signature.fields)
-        x = self._here(points)
+        returned a tuple; raises UserError for every mistake in it."""
+        coordinates, number = self.coordinates, len(self.signature.fields)
+        ranges = self.signature.domain.bounds.ranges.values()
+        middle = torch.tensor([[0.5 * (low + high) for low, high in ranges]])
+        x = self._here(points if len(points) else middle)  # for the shapes of what comes back
         slots: list[LinearPart] = []
         tuples: list[bool] = []
 
@@ -143,21 +122,13 @@ class NetFields:
             return outputs(Evaluator(coordinates, index, z, point), point)
 
         with _explained(number):
-            torch.vmap(noted)(x[:2] if len(x) else self._middle(x))
+            torch.vmap(noted)(x[:2])
         z = self.slots(slots, x) if slots else x.new_zeros(len(x), 0)
         with _explained(number):
-            if not len(x):
-                one = torch.vmap(evaluated)(self._middle(x), x.new_zeros(1, len(slots)))
-                return [entry[:0] for entry in one], tuples[0]
-            pieces = [
-                torch.vmap(evaluated)(*part)
-                for part in zip(x.split(POINTS), z.split(POINTS), strict=True)
-            ]
-        return [torch.cat(entries) for entries in zip(*pieces, strict=True)], tuples[0]
-
-    def _middle(self, x: Tensor) -> Tensor:
-        ranges = self.signature.domain.bounds.ranges.values()
-        return x.new_tensor([[0.5 * (low + high) for low, high in ranges]])
+            parts = zip(x.split(POINTS), z.split(POINTS), strict=True)
+            pieces = [torch.vmap(evaluated)(*part) for part in parts]
+        entries = zip(*pieces, strict=True)
+        return [torch.cat(entry)[: len(points)] for entry in entries], tuples[0]
 
 
 def _as_tensor(entry: Any, like: Tensor) -> Tensor:
@@ -173,19 +144,13 @@ def _as_tensor(entry: Any, like: Tensor) -> Tensor:
     return entry
 
 
-class _explained:
+@contextmanager
+def _explained(fields: int) -> Iterator[None]:
     """Within it every mistake becomes a UserError that speaks of the expression."""
-
-    def __init__(self, fields: int) -> None:
-        self.fields = fields
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception):
-            return
-        text = str(error) if isinstance(error, UserError) else explain(error, self.fields)
+    try:
+        yield
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else explain(error, fields)
         for old, new in (("A residual", "An expression"), ("a residual", "an expression")):
             text = text.replace(old, new)
         raise UserError(f"evaluate: {text.replace('the residual', 'the expression')}") from error

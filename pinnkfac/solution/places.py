@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pinnkfac.common.errors import UserError, suggest
+from pinnkfac.common.errors import UserError, abbreviated, suggest
 from pinnkfac.domain import Box, Domain
 from pinnkfac.domain.box import ROUNDING
 from pinnkfac.domain.domain import left_out
@@ -39,23 +40,22 @@ class Places:
 
 def places(domain: Domain, asked: Mapping[str, Any], caller: str) -> Places:
     """The points of coordinates that broadcast together; those of a cube may come as one vector.
-
     Raises UserError, naming the coordinate, for one that is unknown, missing, given twice, not
-    numbers, or of a shape that does not fit. Warns of points outside the domain.
-    """
-    coordinates = domain.coordinates
-    names = coordinates.names
-    columns = _columns(coordinates, asked, caller)
+    numbers, or of a shape that does not fit. Warns of points outside the domain."""
+    names, vector = domain.coordinates.names, domain.coordinates.vector
+    columns = _columns(domain.coordinates, asked, caller)
     missing = [name for name in names if name not in columns]
     if missing:
-        what = "coordinate" if len(missing) == 1 else "coordinates"
+        one = len(missing) == 1
+        entries = len(domain.coordinates.space)
+        other = f", or the vector {vector} with {entries} entries on its last axis"
         raise UserError(
-            f"{caller}: the {what} {listed(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"missing: give all of {listed(names)}{_or_vector(coordinates)}"
+            f"{caller}: the coordinate{'' if one else 's'} {abbreviated(missing)} "
+            f"{'is' if one else 'are'} missing: give all of {abbreviated(names)}"
+            f"{other if vector else ''}"
         )
-    tensors = [columns[name] for name in names]
     try:
-        broadcast = torch.broadcast_tensors(*tensors)
+        broadcast = torch.broadcast_tensors(*(columns[name] for name in names))
     except RuntimeError:
         shapes = ", ".join(f"{n} has {tuple(columns[n].shape)}" for n in names[:6])
         raise UserError(
@@ -69,7 +69,8 @@ def places(domain: Domain, asked: Mapping[str, Any], caller: str) -> Places:
 
 
 def _columns(coordinates: Coordinates, asked: Mapping[str, Any], caller: str) -> dict[str, Tensor]:
-    vector = coordinates.vector
+    """The numbers of each coordinate, those of x1 … xd from a vector whose last axis has them."""
+    space, vector = coordinates.space, coordinates.vector
     names = [*coordinates.names, *([vector] if vector else [])]
     device = next((v.device for v in asked.values() if isinstance(v, Tensor)), None)
     columns: dict[str, Tensor] = {}
@@ -77,7 +78,14 @@ def _columns(coordinates: Coordinates, asked: Mapping[str, Any], caller: str) ->
         if name not in names:
             raise UserError(f"{caller}: there is no coordinate '{name}'. {suggest(name, names)}")
         numbers = _numbers(name, value, caller).to(device)
-        entries = _entries(coordinates, numbers, caller) if name == vector else {name: numbers}
+        entries = {name: numbers}
+        if name == vector:
+            if numbers.dim() == 0 or numbers.shape[-1] != len(space):
+                raise UserError(
+                    f"{caller}: '{vector}' is the vector of {abbreviated(space)} and has shape "
+                    f"{tuple(numbers.shape)}: its last axis must have {len(space)} entries"
+                )
+            entries = dict(zip(space, numbers.unbind(-1), strict=True))
         for coordinate, column in entries.items():
             if coordinate in columns:
                 raise UserError(
@@ -87,51 +95,20 @@ def _columns(coordinates: Coordinates, asked: Mapping[str, Any], caller: str) ->
     return columns
 
 
-def _entries(coordinates: Coordinates, numbers: Tensor, caller: str) -> dict[str, Tensor]:
-    """The coordinates x1 … xd of a vector whose last axis has them."""
-    space, vector = coordinates.space, coordinates.vector
-    if numbers.dim() == 0 or numbers.shape[-1] != len(space):
-        raise UserError(
-            f"{caller}: '{vector}' is the vector of {listed(space)} and has shape "
-            f"{tuple(numbers.shape)}: its last axis must have {len(space)} entries"
-        )
-    return dict(zip(space, numbers.unbind(-1), strict=True))
-
-
 def _numbers(name: str, value: Any, caller: str) -> Tensor:
     """Real numbers of any kind as a float64 tensor, on their own device."""
-    wrong = UserError(
-        f"{caller}: {name}={_short(value)}: give a number, or a list, numpy array or tensor of them"
-    )
-    if isinstance(value, Tensor):
-        if value.is_complex() or value.dtype == torch.bool:
-            raise wrong
-        return value.detach().to(torch.float64)
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "iuf" and array.size:
-            raise wrong
-        return torch.from_numpy(np.array(array, dtype=np.float64))
-    except (TypeError, ValueError, RuntimeError):
-        raise wrong from None
-
-
-def _short(value: Any) -> str:
+    with suppress(TypeError, ValueError, RuntimeError):
+        if not isinstance(value, Tensor):
+            array = np.asarray(value)
+            if array.dtype.kind in "iuf" or not array.size:
+                return torch.from_numpy(np.array(array, dtype=np.float64))
+        elif not value.is_complex() and value.dtype != torch.bool:
+            return value.detach().to(torch.float64)
     text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    """Names in a row; the middle of many is left out."""
-    names = list(names)
-    return ", ".join(names if len(names) <= 6 else (*names[:2], "…", names[-1]))
-
-
-def _or_vector(coordinates: Coordinates) -> str:
-    vector = coordinates.vector
-    if not vector:
-        return ""
-    return f", or the vector {vector} with {len(coordinates.space)} entries on its last axis"
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    raise UserError(
+        f"{caller}: {name}={shown}: give a number, or a list, numpy array or tensor of them"
+    )
 
 
 def warn_outside(domain: Domain, points: Tensor, caller: str) -> None:

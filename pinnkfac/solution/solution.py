@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,26 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pinnkfac.common.errors import suggest
+from pinnkfac.common.errors import abbreviated, suggest
 from pinnkfac.domain.domain import left_out
-from pinnkfac.export.content import Content, Wanted
+from pinnkfac.export.content import Content
 from pinnkfac.export.formats import export
-from pinnkfac.field import Context, Form
 from pinnkfac.problem.signature import Signature
+from pinnkfac.residual import fields_in
 from pinnkfac.solution.field_function import FieldFunction, UnknownName
 from pinnkfac.solution.grid import Array, Axes, FieldsOnGrid
 from pinnkfac.solution.net_fields import NetFields
-from pinnkfac.solution.places import listed, places, warn_outside
+from pinnkfac.solution.places import places, warn_outside
 from pinnkfac.solution.stored import trained
 from pinnkfac.store.run_folder import Which
 from pinnkfac.store.stored_run import StoredRun
-
-
-class _Formal(Context):
-    """Forms that are written down and never evaluated in place."""
-
-    def __init__(self, signature: Signature) -> None:
-        self.coordinates = signature.coordinates
 
 
 class Solution:
@@ -65,34 +59,26 @@ class Solution:
         folder: str | Path | StoredRun, which: Which = "last", net: nn.Module | None = None
     ) -> Solution:
         """The solution of a stored run, on the CPU; the PDE file is not needed, and no code of the
-        folder is run.
+        folder is run. Raises UserError where it holds no run or a file in it does not fit.
 
         ``which`` is 'last' or 'best' (lowest loss). ``net`` must be given where the run trained a
         net of the user's own: the same net, built anew; the stored weights are put into it.
-
-        Raises UserError where the folder holds no run or a file in it does not fit.
         """
         run = folder if isinstance(folder, StoredRun) else StoredRun.open(folder)
-        stored = trained(run, which, net)
-        return Solution(run.signature, stored.net, stored.coefficients)
+        return Solution(run.signature, *trained(run, which, net))
 
     def __call__(self, points: Tensor) -> Tensor:
-        """The fields [batch, field] at points [batch, coord], in the net's dtype on its device.
-
-        Raises UserError for points of another shape.
-        """
+        """The fields [batch, field] at points [batch, coord], in the net's dtype on its device;
+        raises UserError for points of another shape."""
         return self._fields(points)
 
-    # -- by name -----------------------------------------------------------------------------------
     def __getitem__(self, name: str) -> FieldFunction:
         """A field or a vector by its name; UserError where there is none."""
         fields, vectors = self.signature.fields, self.signature.vectors
         if name not in fields and name not in vectors:
             raise UnknownName(f"there is no field '{name}'. {suggest(name, (*fields, *vectors))}")
-        components = (name,) if name in fields else vectors[name]
-        zero = (0,) * len(self.signature.coordinates.names)
-        context = _Formal(self.signature)
-        forms = [Form(context, {(fields.index(n), "", zero): 1.0}) for n in components]
+        by_name = dict(zip(fields, fields_in(self._fields, len(fields)), strict=True))
+        forms = [by_name[n] for n in ((name,) if name in fields else vectors[name])]
         return FieldFunction(self._fields, name, forms, vector=name not in fields)
 
     def __getattr__(self, name: str) -> FieldFunction:
@@ -109,16 +95,13 @@ class Solution:
             solution.evaluate(lambda u, v, at: (v.x - u.y, at.x * u), x=[0.1, 0.2], y=0.5)
 
         A tuple gives a tuple; a vector, such as grad(u), has its components on the last axis.
-        Coordinates and what comes back are as in FieldFunction.
-
-        Raises UserError for every mistake in the expression or the coordinates.
+        Coordinates and what comes back are as in FieldFunction; mistakes in them are UserErrors.
         """
         asked = places(self.signature.domain, coordinates, "evaluate")
         values, is_tuple = self._fields.expression(expression, asked.points)
         shaped = tuple(asked.shaped(value) for value in values)
         return shaped if is_tuple else shaped[0]
 
-    # -- grids and files ---------------------------------------------------------------------------
     def on_grid(self, /, **axes: Any) -> FieldsOnGrid:
         """The fields on a grid: ``on_grid(x=100, y=50, t=0.5)``.
 
@@ -126,21 +109,16 @@ class Solution:
         fixes the coordinate, an array is the axis itself. Coordinates that are left out: with up
         to three, an axis over the whole range (101 points, 41 in three dimensions); with more, the
         middle of the range, and where no axis is given at all, the first two of space that are
-        left are axes of 101 points. Where the domain is no box, the fields are NaN at what it
-        leaves out of its bounds.
-
-        Raises UserError, naming the coordinate, for a wrong axis; warns of points outside the
-        bounds.
+        left are axes of 101 points. What the domain leaves out of its bounds is NaN. Raises
+        UserError, naming the coordinate, for a wrong axis; warns of points outside the bounds.
         """
-        domain = self.signature.domain
-        chosen = Axes.of(domain, axes)
-        points = chosen.points(self.signature.coordinates.names)
+        grid, domain = Axes.of(self.signature, axes), self.signature.domain
+        points = grid.points
         warn_outside(domain.bounds, points, "on_grid")
-        shape = tuple(len(values) for values in chosen.varying.values())
         values = self(points).cpu().numpy()
         values[left_out(domain, points).numpy()] = np.nan
-        fields = {n: values[:, k].reshape(shape) for k, n in enumerate(self.signature.fields)}
-        return FieldsOnGrid(self.signature, chosen.varying, chosen.fixed, fields)
+        fields = {n: values[:, k].reshape(grid.shape) for k, n in enumerate(self.signature.fields)}
+        return FieldsOnGrid(self.signature, grid.axes, grid.fixed, fields)
 
     def export(
         self, path: str | Path, /, *, points: Mapping[str, Any] | None = None, **axes: Any
@@ -149,30 +127,23 @@ class Solution:
 
         * ``.npz``: axes and fields on a grid, and ``description``, JSON of names and units;
         * ``.csv``: a row per point of a grid, or of ``points={"x": xs, "t": ts}``;
-        * ``.vtu``: a mesh for ParaView (needs meshio); several times give a file each and a
-          ``.pvd`` that lists them;
+        * ``.vtu``: a mesh for ParaView (needs meshio); several times: a file each, and a ``.pvd``;
         * ``.pt2``: the net as a program of torch.export, [batch, coord] → [batch, field].
 
-        ``axes`` are those of ``on_grid``. Files appear whole or not at all.
-
-        Raises UserError for another ending, axes that do not fit, or a file that cannot be
-        written.
+        ``axes`` are those of ``on_grid``. Files appear whole or not at all. Raises UserError for
+        another ending, axes that do not fit, or a file that cannot be written.
         """
-        content = Content(
-            self.signature,
-            self.net,
-            self.coefficients,
-            lambda asked: Axes.of(self.signature.domain, asked).varying,
-            self.on_grid,
-            self._table,
-        )
-        return export(content, Path(path), Wanted(axes, points))
 
-    def _table(self, points: Mapping[str, Any]) -> Array:
-        """Coordinates and fields at named points, [batch, coord + field]."""
-        asked = places(self.signature.domain, points, "export").points
-        return torch.cat([asked.cpu(), self(asked).double().cpu()], dim=1).numpy()
+        def table(points: Mapping[str, Any]) -> Array:
+            asked = places(self.signature.domain, points, "export").points
+            return torch.cat([asked.cpu(), self(asked).double().cpu()], dim=1).numpy()
+
+        chosen = partial(Axes.of, self.signature)
+        content = Content(
+            self.signature, self.net, self.coefficients, chosen, self.on_grid, table, axes, points
+        )
+        return export(content, Path(path))
 
     def __repr__(self) -> str:
-        names = listed(self.signature.coordinates.names)
+        names = abbreviated(self.signature.coordinates.names)
         return f"Solution({', '.join(self.signature.fields)} of {names})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,28 @@ from pinnkfac.store.stored_run import StoredRun
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a run has trained: its net, and the coefficients of an inverse problem by name."""
-
-    net: nn.Module
-    coefficients: dict[str, float]
-
-
-def trained(run: StoredRun, which: Which, net: nn.Module | None) -> Trained:
-    """The state of a checkpoint, on the CPU; ``net`` takes the place of the configured one, and
-    its weights are replaced.
+def trained(
+    run: StoredRun, which: Which, net: nn.Module | None
+) -> tuple[nn.Module, dict[str, float]]:
+    """The net of a checkpoint, on the CPU, and the coefficients of an inverse problem by name.
+    ``net`` takes the place of the configured one, and its weights are replaced.
 
     Raises UserError, naming the file, where anything in it does not fit.
     """
     state, file = run.checkpoint(which), run.path / CHECKPOINTS[which]
     made = _net(run, state, file, net)
     names = run.signature.parameters
-    return Trained(made, _coefficients(names, state.get("coefficients"), file) if names else {})
+    return made, _coefficients(names, state.get("coefficients"), file) if names else {}
 
 
 def _net(
     run: StoredRun, checkpoint: Mapping[str, Any], file: Path, net: nn.Module | None
 ) -> nn.Module:
-    state, config = checkpoint.get("net"), _config(run, checkpoint)
-    dtype = DTYPES.get(str(config.get("dtype")))
+    # config.yaml is that of the last start, which may have come after the checkpoint.
+    config = checkpoint.get("config", OmegaConf.to_container(run.config, resolve=False))
+    if not isinstance(config, dict):
+        raise UserError(f"{run.path}: the checkpoint holds no configuration: it is damaged")
+    state, dtype = checkpoint.get("net"), DTYPES.get(str(config.get("dtype")))
     if dtype is None:
         raise UserError(
             f"{file}: dtype={config.get('dtype')} is none of {', '.join(DTYPES)}: the file was "
@@ -54,22 +50,14 @@ def _net(
     whose = "the net in config.yaml" if net is None else f"the given net ({type(net).__name__})"
     problem = _mismatch(made.state_dict(), state)
     if problem:
-        to_do = "Give the net that was trained, built as it was then"
-        if net is None:
-            to_do = "One of the two files was changed, or comes from another run"
+        given = "Give the net that was trained, built as it was then"
+        changed = "One of the two files was changed, or comes from another run"
+        to_do = changed if net is None else given
         raise UserError(f"{file} does not fit {whose}: {problem}. {to_do}")
     assert isinstance(state, Mapping)
     made.load_state_dict(state)
     _check_outputs(run, made, whose)
     return made
-
-
-def _config(run: StoredRun, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a checkpoint belongs to: config.yaml is that of the last start."""
-    config = checkpoint.get("config", OmegaConf.to_container(run.config, resolve=False))
-    if not isinstance(config, dict):
-        raise UserError(f"{run.path}: the checkpoint holds no configuration: it is damaged")
-    return config
 
 
 def _configured(run: StoredRun, values: Any) -> nn.Module:
@@ -97,7 +85,7 @@ def _mismatch(weights: Mapping[str, Tensor], stored: Any) -> str:
         return "it holds no weights under 'net'"
     missing = [name for name in weights if name not in stored]
     if missing:
-        return f"it lacks '{missing[0]}'" + (f" and {len(missing) - 1} more" * (len(missing) > 1))
+        return f"it lacks '{missing[0]}'" + f" and {len(missing) - 1} more" * (len(missing) > 1)
     more = [name for name in stored if name not in weights]
     if more:
         return f"it has '{more[0]}', which the net has not"

@@ -1,7 +1,6 @@
 """What can be chosen: bundled PDEs with their arguments, configuration groups with their options.
 
-Everything is read from the files as text, so that a new file appears by itself and torch need not
-be imported.
+All is read from the files as text: a new file appears by itself, and torch need not be imported.
 """
 
 from __future__ import annotations
@@ -29,10 +28,8 @@ NO_SETTINGS = ("_target_", "_settings_", "defaults", "hydra", REMARK)
 @dataclass(frozen=True)
 class Setting:
     """``key`` as an override names it, its value where nothing else is said, and a remark.
-
-    ``owner`` is the class that it is a field of, as far as that is known. ``is_object``: its value
-    is a class, whose own settings follow.
-    """
+    ``owner`` is the class that it is a field of, if known; ``is_object``: a class, whose settings
+    follow."""
 
     key: str
     value: str
@@ -73,10 +70,10 @@ def pdes() -> list[Option]:
 
 def _arguments(signature: str) -> list[Setting]:
     arguments = ast.parse(f"def f({signature}): pass").body[0].args  # type: ignore[attr-defined]
-    names = [*arguments.posonlyargs, *arguments.args]
-    defaults = [*[None] * (len(names) - len(arguments.defaults)), *arguments.defaults]
-    pairs = [*zip(names, defaults, strict=True)]
-    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    defaults = [*arguments.defaults, *arguments.kw_defaults]
+    defaults = [*[None] * (len(names) - len(defaults)), *defaults]
+    pairs = zip(names, defaults, strict=True)
     return [Setting(f"pde.{n.arg}", ast.unparse(v) if v is not None else "") for n, v in pairs]
 
 
@@ -93,7 +90,9 @@ def _option(path: Path, group: str) -> Option:
     brings = tuple(
         f"{other}={name}" for other, name in re.findall(r"^ *- override /(\w+): (\w+)", text, re.M)
     )
-    return Option(path.stem, first_remark(text), settings, brings, path.stem == default_of(group))
+    remark = re.match(r"(?:# @.*\n)*# (?!@)(.*)", text)
+    described = remark[1].strip() if remark else ""
+    return Option(path.stem, described, settings, brings, path.stem == default_of(group))
 
 
 def default_of(group: str) -> str:
@@ -109,15 +108,6 @@ def general() -> list[Setting]:
 
 def _text_of_all() -> str:
     return (resource("conf") / "solve.yaml").read_text(encoding="utf-8")
-
-
-def first_remark(text: str) -> str:
-    """The first comment of a configuration file that is no directive."""
-    for line in text.splitlines():
-        if line.startswith("# @"):
-            continue
-        return line[2:].strip() if line.startswith("# ") else ""
-    return ""
 
 
 def settings_of(text: str, prefix: str = "") -> list[Setting]:

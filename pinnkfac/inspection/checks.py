@@ -9,17 +9,16 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from pinnkfac.common.errors import UserError, counted
+from pinnkfac.common.errors import UserError, abbreviated, counted
 from pinnkfac.config.build import build
 from pinnkfac.config.pde_file import find
 from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.domain.domain import left_out
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.configured import configured
-from pinnkfac.inspection.exact import ExactSolution, not_finite, offset, sensitivity
+from pinnkfac.inspection.exact import ExactSolution, size
 from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
 from pinnkfac.inspection.hints import fields_read, hints
-from pinnkfac.inspection.text import abbreviated
 from pinnkfac.linearisation.system import System
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual, check_finite, check_parameters, exact_solution, record
@@ -36,10 +35,8 @@ ROUNDING = 1e-9
 
 @dataclass
 class _Sample:
-    """A term with some of its points, and what the checks before have found out about it.
-
-    ``values`` are the residual [batch, equation] and the slots [batch, slot] of the net.
-    """
+    """A term with some of its points, and what the checks before have found out about it: for one,
+    the residual [batch, equation] and the slots [batch, slot] of the net."""
 
     term: Term
     points: PointSet
@@ -52,10 +49,8 @@ class _Sample:
 
 
 def examine(pde: str, overrides: Sequence[str]) -> Iterator[Finding]:
-    """All findings on a PDE, as they are made.
-
-    Raises UserError for a PDE that does not exist and for wrong overrides.
-    """
+    """All findings on a PDE, as they are made; raises UserError for a PDE that does not exist and
+    for wrong overrides."""
     try:
         file = find(pde)
         shown = ", ".join(f"{name}={value!r}" for name, value in file.defaults.items())
@@ -104,10 +99,8 @@ def examine_problem(
     published_rows: bool = False,
     periodic: Sequence[str] = (),
 ) -> Iterator[Finding]:
-    """All findings on a problem, with an untrained net of it.
-
-    ``periodic`` are the coordinates that the net is periodic in, beside those of the problem.
-    """
+    """All findings on a problem, with an untrained net of it; ``periodic`` are the coordinates that
+    the net is periodic in, beside those of the problem."""
     generator = Generator().manual_seed(seed)
     theta = torch.tensor([p.initial for p in problem.parameters], dtype=torch.float64)
     samples = [_Sample(term, _draw(term, generator)) for term in problem.terms]
@@ -119,8 +112,8 @@ def examine_problem(
     if complete:
         findings += _derivatives(problem, net, samples, published_rows)
     findings += _solution(problem, samples, residuals, theta)
-    subjects = list(dict.fromkeys(f.subject for f in findings))  # each term's findings together
-    yield from sorted(findings, key=lambda f: subjects.index(f.subject))
+    subjects = [f.subject for f in findings]
+    yield from sorted(findings, key=lambda f: subjects.index(f.subject))  # a term's ones together
     if complete:
         yield from hints(problem, residuals, [*periodic, *problem.signature.periodic])
 
@@ -130,14 +123,11 @@ def _draw(term: Term, generator: Generator) -> PointSet:
     points = term.where.draw(NUMBER, Uniform(), generator)
     if isinstance(term.where, Points) or term.where.dimension:
         return points
-    seen: dict[tuple[float, ...], int] = {}
-    for i, x in enumerate(points.coordinates.tolist()):
-        seen.setdefault(tuple(x), i)
-    return points[torch.tensor(list(seen.values()))]
+    every = points.coordinates.tolist()
+    return points[torch.tensor([i for i, x in enumerate(every) if x not in every[:i]])]
 
 
 def _some(points: PointSet, number: int) -> PointSet:
-    """At most that many points, spread over all of them."""
     if len(points) <= number:
         return points
     return points[torch.linspace(0, len(points) - 1, number).round().long()]
@@ -170,7 +160,7 @@ def _start(sample: _Sample, problem: Problem, net: nn.Module, theta: Tensor) -> 
     few = _some(sample.points, FEW)
     try:
         sample.residual = residual = record(sample.term, problem, sample.points[:3])
-        values = autodiff.evaluate(residual, few, autodiff.of_net(net), theta)
+        values = autodiff.evaluate(residual, few, lambda point: net(point[None])[0], theta)
         check_finite(sample.term.name, values[0], few.coordinates, problem.coordinates.names)
     except UserError as error:
         return failed(sample.subject, error)
@@ -200,15 +190,13 @@ def _derivatives(
         assert sample.values is not None
         expected, z = sample.values
         points, theta = _some(sample.points, FEW), system.coefficients
-        whole = sensitivity(residual, z, theta, points, z.abs().amax(0))
-        whole = whole + 1e-6 * offset(residual, theta, points)  # a large source is rounded too
+        # A large source is rounded too.
+        whole = size(residual, z, theta, points, z.abs().amax(0), source=1e-6)
         deviation = float(((taylor - expected).abs() / whole.clamp(min=1e-300)).max())
         text = f"Taylor mode deviates from nested autodiff by {deviation:.1g}"
-        if deviation <= ROUNDING:
-            yield passed(sample.subject, text)
-        else:
-            please = "of the residual's size: please report it, with the file"
-            yield failed(sample.subject, f"{text} {please}")
+        please = "of the residual's size: please report it, with the file"
+        right = deviation <= ROUNDING
+        yield passed(sample.subject, text) if right else failed(sample.subject, f"{text} {please}")
 
 
 def _periods(problem: Problem) -> Iterator[Finding]:
@@ -233,9 +221,12 @@ def _solution(
     if problem.solution is None:
         yield not_checked("solution", "none is given, so that no errors will be reported")
         return
-    trouble = not_finite(problem, [s.points for s in samples])
-    if trouble:
-        yield failed("solution", trouble.removeprefix("solution").lstrip(": "))
+    inside = problem.domain.interior.draw(1000, Uniform(), Generator().manual_seed(2))
+    try:
+        for points in (inside, *(s.points for s in samples)):
+            exact_solution(problem, points.coordinates)
+    except UserError as error:
+        yield failed("solution", str(error).removeprefix("solution").lstrip(": "))
         return
     yield passed("solution", "finite in the box and at the points of all terms")
     yield from _periods(problem)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.config.compose import compose
-from pinnkfac.config.pde_file import PdeFile, find, summary
+from pinnkfac.config.pde_file import PdeFile, find
 from pinnkfac.problem import Problem
 
 
@@ -34,14 +34,8 @@ class ConfiguredPde:
         if path is None:
             return self.file.name
         here = Path.cwd()
-        inside = path.is_absolute() and path.is_relative_to(here)
-        return f"{path.relative_to(here) if inside else path}:{self.file.name}"
-
-    @property
-    def headline(self) -> str:
-        """What the file says of itself first."""
-        text = summary(self.file.path)[0] if self.file.path else ""
-        return text or (self.file.function.__doc__ or "").strip().partition("\n")[0]
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        return f"{shown}:{self.file.name}"
 
     def problem(self) -> Problem:
         """The problem with these arguments; raises UserError where its function fails."""
@@ -49,10 +43,8 @@ class ConfiguredPde:
 
 
 def configured(pde: str, overrides: Sequence[str], file: PdeFile | None = None) -> ConfiguredPde:
-    """The PDE of a command line; ``file`` where it is loaded already.
-
-    Raises UserError for a wrong file, name or override.
-    """
+    """The PDE of a command line; ``file`` where it is loaded already. Raises UserError for a wrong
+    file, name or override."""
     file = file or find(pde)
     for word in overrides:
         if "=" not in word and not word.startswith("~"):

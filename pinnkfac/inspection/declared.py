@@ -1,7 +1,5 @@
-"""Settings classes as their files declare them, read as text, so that torch need not be imported.
-
-A setting is a field of a dataclass with a default, and a string below it says what it means.
-"""
+"""Settings classes as their files declare them, read as text, so that torch need not be imported: a
+setting is a field of a dataclass with a default, and a string below it says what it means."""
 
 from __future__ import annotations
 

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pinnkfac.common.errors import counted
+from pinnkfac.common.errors import abbreviated, counted
 from pinnkfac.common.memory import GIB
 from pinnkfac.config.options import GROUPS
+from pinnkfac.config.pde_file import summary
 from pinnkfac.domain import Box, Points, PointSet
 from pinnkfac.inspection import notation
 from pinnkfac.inspection.configured import ConfiguredPde
 from pinnkfac.inspection.formulas import formulas
-from pinnkfac.inspection.text import abbreviated, bold, formula, paragraph, table
+from pinnkfac.inspection.text import bold, formula, paragraph, table
 from pinnkfac.inspection.tracing import is_faithful, trace
 from pinnkfac.linearisation.system import CompiledTerm, TermPoints
 from pinnkfac.problem import Problem
 from pinnkfac.residual import Residual
 from pinnkfac.run.assembly import Assembly, assemble
 
-VARYING = "nonlinear, or coefficients that vary"
-
 
 def describe(pde: ConfiguredPde, columns: int, *, full: bool = False) -> list[str]:
-    """Lines about the problem, its terms, the net and the choices of a run.
-
-    Raises UserError where a run could not begin.
-    """
+    """Lines about the problem, its terms, the net and the choices of a run; raises UserError where
+    a run could not begin."""
     problem = pde.problem()
     parts = assemble(pde.config, problem)
-    lines = [*paragraph(f"{pde.file.name}: {pde.headline}".rstrip(": "), columns)]
-    lines[0] = lines[0].replace(pde.file.name, bold(pde.file.name), 1)
+    name, text = pde.file.name, summary(pde.file.path)[0] if pde.file.path else ""
+    text = text or (pde.file.function.__doc__ or "").strip().partition("\n")[0]
+    lines = paragraph(f"{name}: {text}".rstrip(": "), columns)
+    lines[0] = lines[0].replace(name, bold(name), 1)
     lines += table(_facts(pde, problem), columns)
     for term, points in zip(parts.system.terms, parts.source.current, strict=True):
         lines += ["", *_term(term, points, problem, columns, full)]
@@ -43,7 +42,6 @@ def describe(pde: ConfiguredPde, columns: int, *, full: bool = False) -> list[st
     return lines
 
 
-# -- the problem ---------------------------------------------------------------------------------
 def _facts(pde: ConfiguredPde, problem: Problem) -> list[tuple[str, str]]:
     signature = problem.signature
     rows = [
@@ -69,11 +67,10 @@ def ranges(box: Box, units: Any) -> list[str]:
     result = []
     for (is_time, bounds, unit), names in itertools.groupby(box.ranges, kind):
         shown = f"[{', '.join(map(notation.number, bounds))}]{f' {unit}' if unit else ''}"
-        result.append(f"{abbreviated(list(names))} in {shown}{' (time)' if is_time else ''}")
+        result.append(f"{abbreviated(names)} in {shown}{' (time)' if is_time else ''}")
     return result
 
 
-# -- terms ---------------------------------------------------------------------------------------
 def _term(
     term: CompiledTerm, points: TermPoints, problem: Problem, columns: int, full: bool
 ) -> list[str]:
@@ -82,19 +79,16 @@ def _term(
     drawn = "" if isinstance(where, Points) else f"{counted(len(points), 'point')}, "
     lines = [f"{bold(f'Term {name!r}')}: {drawn}{where}, weight {weight:g}"]
     lines += _equations(residual, points.points[:3], problem, columns, full)
-    affine = residual.constant is not None
-    rows = [("form", "affine, constant coefficients" if affine else VARYING)]
-
-    def listed(what: str, texts: Sequence[str]) -> None:
+    varying = residual.constant is None
+    form = "nonlinear, or coefficients that vary" if varying else "affine, constant coefficients"
+    rows = [("form", form)]
+    listed = {"slots": [notation.slot(s, problem.fields, coordinates) for s in residual.slots]}
+    for place, plan in zip(term.places, term.plans, strict=True):
+        what = f"rows at {place}" if place else "rows"
+        listed[what] = [notation.row(r, coordinates) for r in plan.rows]
+    for what, texts in listed.items():
         most = len(texts) if full else 12
         rows.append((f"{what} ({len(texts)})", abbreviated(texts, most, 4, ",  ")))
-
-    listed("slots", [notation.slot(s, problem.fields, coordinates) for s in residual.slots])
-    for place, plan in zip(term.places, term.plans, strict=True):
-        listed(
-            f"rows at {place}" if place else "rows",
-            [notation.row(r, coordinates) for r in plan.rows],
-        )
     return [*lines, *table(rows, columns, "    ")]
 
 
@@ -122,16 +116,16 @@ def _equations(
     return lines + [f"    where {what}: show --full writes them out" for what in abridged]
 
 
-# -- the net and the run -------------------------------------------------------------------------
 def _run(pde: ConfiguredPde, parts: Assembly, full: bool) -> list[tuple[str, str]]:
     system, points = parts.system, parts.source.current
     pairs = zip(system.terms, points, strict=True)
     needed = sum(term.bytes_per_point(system.layout.dense) * len(part) for term, part in pairs)
+    size = f"{needed / 2**20:.3g} MiB" if needed < 1000 * 2**20 else f"{needed / GIB:.3g} GiB"
     kept = "" if needed <= system.memory else ": more than memory allows, so computed anew"
     rows = [
         ("layers", layers(system.net, points[0].points.coordinates[:2])),
         ("parameters", f"{system.layout.number}"),
-        ("linearisation", f"{_size(needed)}{kept}"),
+        ("linearisation", f"{size}{kept}"),
     ]
     set_by_hand = {word.partition("=")[0].lstrip("+") for word in pde.overrides}
     for group in GROUPS:
@@ -140,11 +134,6 @@ def _run(pde: ConfiguredPde, parts: Assembly, full: bool) -> list[tuple[str, str
         shown = [f"{k}={v}" for k, v in settings if full or f"{group}.{k}" in set_by_hand]
         rows.append((group, f"{chosen}{': ' if shown else ''}{', '.join(shown)}"))
     return rows
-
-
-def _size(number: float) -> str:
-    mib = number / 2**20
-    return f"{mib:.3g} MiB" if mib < 1000 else f"{number / GIB:.3g} GiB"
 
 
 def _settings(values: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -166,11 +155,9 @@ def layers(net: nn.Module, x: Tensor) -> str:
     calls: list[str] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        kind, before, after = type(module).__name__, inputs[0].shape[-1], output.shape[-1]
-        if isinstance(module, nn.Linear):
-            calls.append(f"→ {after}")
-        else:
-            calls.append(kind if before == after else f"→ {after} {kind}")
+        kind = "" if isinstance(module, nn.Linear) else type(module).__name__
+        before, after = inputs[0].shape[-1], output.shape[-1]
+        calls.append(kind if kind and before == after else f"→ {after} {kind}".rstrip())
 
     hooks = [module.register_forward_hook(note) for module in _atoms(net)]
     try:

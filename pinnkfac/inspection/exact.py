@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from pinnkfac.common.errors import UserError, first_line
+from pinnkfac.common.errors import first_line
 from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.finding import Finding, failed, hint, not_checked, passed, place
 from pinnkfac.inspection.hints import derivatives_read
 from pinnkfac.problem import Problem
-from pinnkfac.residual import Residual, exact_solution
+from pinnkfac.residual import Residual, exact_at
 
 RIGHT = 1e-6
 """What may be left of a residual's size by a closed form."""
@@ -27,38 +28,28 @@ NOISE = 0.3
 NUMBER = 64
 
 
-def sensitivity(
-    residual: Residual, z: Tensor, theta: Tensor, points: PointSet, scale: Tensor
+def size(
+    residual: Residual, z: Tensor, theta: Tensor, points: PointSet, scale: Tensor, source: float = 1
 ) -> Tensor:
-    """Σ |∂F/∂z_i| scale_i, [batch, equation].
-
-    An error of ε in the slots relative to their ``scale`` [slot] changes a residual by ε times
-    that.
-    """
-    _, by_slot, _ = residual.derivative(z, theta, points, residual.remainder(points))
-    whole = (by_slot.abs() * scale).sum(-1).T.expand(len(points), -1)
-    return whole.nan_to_num(0.0, posinf=0.0)
-
-
-def offset(residual: Residual, theta: Tensor, points: PointSet) -> Tensor:
-    """|F(0, at)|, [batch, equation]."""
-    zero = points.coordinates.new_zeros(len(points), len(residual.slots))
-    value = residual.value(zero, theta, points, residual.remainder(points))
-    return value.abs().nan_to_num(0.0, posinf=0.0)
+    """Σ |∂F/∂z_i| scale_i + ``source`` |F(0, at)|, [batch, equation]: an error of ε in the slots
+    relative to their ``scale`` [slot] changes a residual by ε times the sum."""
+    remainder = residual.remainder(points)
+    _, by_slot, _ = residual.derivative(z, theta, points, remainder)
+    by_slots = (by_slot.abs() * scale).sum(-1).T.expand(len(points), -1)
+    at_zero = residual.value(torch.zeros_like(z), theta, points, remainder).abs()
+    return by_slots.nan_to_num(0.0, posinf=0.0) + source * at_zero.nan_to_num(0.0, posinf=0.0)
 
 
 class ExactSolution:
-    """A problem's exact solution with the typical sizes of its derivatives.
-
-    ``trouble`` says why it cannot be compared with the terms; '' where it can.
-    """
+    """A problem's exact solution with the typical sizes of its derivatives; ``trouble`` says why it
+    cannot be compared with the terms, '' where it can."""
 
     def __init__(self, problem: Problem, residuals: Sequence[Residual]) -> None:
         self.problem = problem
-        self.function = autodiff.of_solution(problem)
+        self.function = partial(exact_at, problem)
         inside = problem.domain.interior.draw(NUMBER, Uniform(), Generator().manual_seed(1))
         self.points = inside.coordinates
-        self.typical: dict[tuple[int, MultiIndex], float] = {}
+        self.typical: dict[MultiIndex, Tensor] = {}
         alphas = sorted({alpha for _, alpha in derivatives_read(residuals)})
         try:
             values = autodiff.derivatives(self.function, self.points, alphas)
@@ -67,9 +58,8 @@ class ExactSolution:
             self.trouble = f"it cannot be differentiated: {_reason(error)}"
             return
         for alpha, by_field in values.items():
-            for k, column in enumerate(by_field.unbind(-1)):
-                finite = column[torch.isfinite(column)]
-                self.typical[k, alpha] = float(finite.abs().mean()) if len(finite) else 0.0
+            finite = by_field.abs().where(by_field.isfinite(), math.nan)
+            self.typical[alpha] = finite.nanmean(0).nan_to_num(0.0)
 
     def _compare_with_differences(self) -> str:
         """What torch does not see: where central differences of two lengths agree, and autodiff
@@ -106,7 +96,7 @@ class ExactSolution:
     def scale(self, residual: Residual) -> Tensor:
         """Σ |c| mean |D^α u| by slot."""
         typical = self.typical
-        sums = [sum(abs(c) * typical[k, a] for (k, _, a), c in slot) for slot in residual.slots]
+        sums = [sum(abs(c) * typical[a][k] for (k, _, a), c in slot) for slot in residual.slots]
         return torch.tensor(sums, dtype=torch.float64)
 
     def against(self, residual: Residual, points: PointSet, theta: Tensor) -> Finding:
@@ -131,8 +121,7 @@ class ExactSolution:
         if residual.reads_parameters:
             theta = _fit(residual, z, theta, points)
         r = residual.value(z, theta, points, residual.remainder(points))
-        whole = sensitivity(residual, z, theta, points, self.scale(residual))
-        whole = whole + offset(residual, theta, points)
+        whole = size(residual, z, theta, points, self.scale(residual))
         ratio = torch.where(r == 0, 0.0, r.abs() / whole)
         n, e = divmod(int(torch.argmax(ratio)), residual.equations)
         worst, where = float(ratio[n, e]), place(self.problem, points.coordinates[n])
@@ -179,14 +168,3 @@ def _fit(residual: Residual, z: Tensor, theta: Tensor, points: PointSet) -> Tens
             break
         theta = moved
     return theta
-
-
-def not_finite(problem: Problem, parts: Sequence[PointSet]) -> str:
-    """Why a run could not measure errors with the exact solution; '' where it can."""
-    inside = problem.domain.interior.draw(1000, Uniform(), Generator().manual_seed(2))
-    try:
-        for points in (inside, *parts):
-            exact_solution(problem, points.coordinates)
-    except UserError as error:
-        return str(error)
-    return ""

@@ -29,11 +29,8 @@ SUM, POWER, ATOM = range(3)
 
 @dataclass(eq=False)
 class Expression:
-    """An operation on expressions, numbers, constant tensors, or lists of them; or a leaf.
-
-    ``value`` is that at the traced point, ``label`` how it is written where it has a name, and
-    ``tightness`` how that holds together.
-    """
+    """An operation on expressions, numbers, constant tensors, or lists of them; or a leaf. It has a
+    ``value`` at the traced point, a ``label`` where it has a name, and how that holds together."""
 
     operation: str
     args: tuple[Any, ...] = ()
@@ -61,7 +58,6 @@ def reachable(roots: Iterable[Any]) -> list[Expression]:
     return list(done)
 
 
-# -- from graph to expressions -------------------------------------------------------------------
 def remainders(
     traced: TracedResidual, slots: Sequence[tuple[str, int]]
 ) -> list[Expression | float]:
@@ -93,8 +89,6 @@ def remainders(
 
 
 class _Reader(fx.Interpreter):
-    """Runs a graph on expressions."""
-
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.same: dict[Any, Expression] = {}
@@ -160,7 +154,6 @@ def _stacked(value: Any) -> list[Expression]:
     return entries if all(isinstance(entry, Expression) for entry in entries) else []
 
 
-# -- expressions as sums of products -------------------------------------------------------------
 Product = tuple[float, list[Any], list[Any]]
 """A number, factors, and the factors below the line."""
 

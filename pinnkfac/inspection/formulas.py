@@ -45,10 +45,8 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Formulas:
-    """The equations of a term, the named parts that they use, and the parts left out.
-
-    ``named`` are (name, formula) in the order of use; ``omitted`` are (name, operations).
-    """
+    """The equations of a term, the parts that they name as (name, formula), in the order of use,
+    and those that they leave out as (name, operations)."""
 
     equations: tuple[str, ...]
     named: tuple[tuple[str, str], ...] = ()
@@ -58,10 +56,8 @@ class Formulas:
 def formulas(
     traced: TracedResidual, problem: Problem, *, full: bool = False, digits: int = DIGITS
 ) -> Formulas:
-    """Equations in mathematical notation, with ``digits`` significant digits.
-
-    Long functions of the point and long sums are abbreviated unless ``full``.
-    """
+    """Equations in mathematical notation, with ``digits`` significant digits; long functions of the
+    point and long sums are abbreviated unless ``full``."""
     fields, coordinates = problem.fields, problem.coordinates
     writer = Writer(digits, None if full else MOST_SUMMANDS)
     roots = remainders(traced, [_slot(s, problem, writer) for s in traced.residual.slots])
@@ -86,7 +82,6 @@ def _slot(linear: LinearPart, problem: Problem, writer: Writer) -> tuple[str, in
     return text, POWER if text.startswith("Δ") else ATOM
 
 
-# -- parts with a name of their own --------------------------------------------------------------
 def _omit(roots: Sequence[Any], coordinates: Coordinates, taken: set[str]) -> list[tuple[str, int]]:
     """Name long functions of the point alone, f1(t, x): the names, and how long these are."""
     pending, seen, omitted = list(roots), set(), []
@@ -139,7 +134,6 @@ def _free(letter: str, taken: set[str]) -> str:
     return name
 
 
-# -- text ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Writer:
     """Writes expressions with that many digits, and sums of at most that many summands."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pinnkfac.common.errors import counted
+from pinnkfac.common.errors import abbreviated, counted
 from pinnkfac.domain import Patches, Points
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection.finding import Finding, hint
-from pinnkfac.inspection.text import abbreviated
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual
 
@@ -27,7 +26,6 @@ def hints(
         yield hint("hint", text)
 
 
-# -- what residuals and regions say --------------------------------------------------------------
 def fields_of_equations(residual: Residual) -> list[set[int]]:
     """The fields that each equation depends on."""
     return [
@@ -55,7 +53,6 @@ def _fixed(term: Term) -> list[dict[int, float]]:
     ]
 
 
-# -- hints ---------------------------------------------------------------------------------------
 def unread_fields(problem: Problem, residuals: Sequence[Residual]) -> Iterator[str]:
     """Fields that no equation depends on: the net gives them, and nothing says what they are."""
     read = fields_read(residuals)
@@ -84,10 +81,8 @@ def free_constants(problem: Problem, residuals: Sequence[Residual]) -> Iterator[
 def missing_start(
     problem: Problem, residuals: Sequence[Residual], periodic: Sequence[str]
 ) -> Iterator[str]:
-    """Fields with derivatives by time, and fewer conditions at the start than these need.
-
-    Values at given points stand in for such conditions, as in an inverse problem.
-    """
+    """Fields with derivatives by time, and fewer conditions at the start than these need; values at
+    given points stand in for these, as in an inverse problem."""
     time = problem.coordinates.time
     if time is None or time in periodic:
         return

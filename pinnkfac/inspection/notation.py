@@ -23,28 +23,20 @@ def number(value: float, digits: int = DIGITS) -> str:
 
 def total(summands: Sequence[Summand], digits: int = DIGITS, most: int | None = None) -> str:
     """Summands as a sum, ``−Δu + 2 u − 3``; with ``most``, a longer one is abbreviated."""
-    texts = [f"{_sign(c)} {_summand(abs(c), body, digits)}" for c, body in summands]
+    texts = []
+    for c, body in summands:
+        factor = "" if body and abs(c) == 1.0 else number(abs(c), digits)
+        sign = "−" if math.copysign(1.0, c) < 0 else "+"
+        texts.append(f"{sign} {TIGHT.join(filter(None, (factor, body)))}")
     if most is not None and len(texts) > most:
         texts = [*texts[:4], "+ …", texts[-1]]
     sign, _, rest = (" ".join(texts) or "+ 0").partition(" ")
     return rest if sign == "+" else f"{sign}{rest}"
 
 
-def _sign(value: float) -> str:
-    return "−" if math.copysign(1.0, value) < 0 else "+"
-
-
-def _summand(size: float, body: str, digits: int) -> str:
-    if body and size == 1.0:
-        return body
-    return TIGHT.join(filter(None, (number(size, digits), body)))
-
-
 def combination(part: Mapping[MultiIndex, float], coordinates: Coordinates) -> list[Summand]:
-    """Σ c_α D^α in the order of the part, with Δ and Δ² where space has several coordinates.
-
-    A derivative is written as the coordinates, each as often as it is differentiated by: 'xxy'.
-    """
+    """Σ c_α D^α in the order of the part, with Δ and Δ² where space has several coordinates; u_xxy
+    is 'xxy'."""
     left = dict(part)
     result: list[Summand] = []
     for alpha, c in part.items():

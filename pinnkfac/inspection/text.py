@@ -9,8 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
-PIPED_WIDTH = 100
-NARROWEST, WIDEST = 40, 120
+NARROWEST, PIPED, WIDEST = 40, 100, 120
 TIGHT = "\N{NO-BREAK SPACE}"
 """Between the factors of a product, so that lines break at sums first."""
 
@@ -24,7 +23,7 @@ PLAIN = {
 
 def width() -> int:
     """The columns to fill: those of the terminal within bounds, 100 where there is none."""
-    columns = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
+    columns = shutil.get_terminal_size((PIPED, 24)).columns
     return max(NARROWEST, min(columns, WIDEST))
 
 
@@ -51,12 +50,6 @@ def bold(text: str) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\033[1m{text}\033[0m"
-
-
-def abbreviated(names: Sequence[str], most: int = 6, first: int = 2, separator: str = ", ") -> str:
-    """A list of names; of more than ``most`` the ``first`` ones, and the last."""
-    shown = names if len(names) <= most else [*names[:first], "…", names[-1]]
-    return separator.join(shown)
 
 
 def paragraph(text: str, columns: int, indent: str = "", further: str | None = None) -> list[str]:
@@ -92,21 +85,9 @@ def table(rows: Sequence[tuple[str, str]], columns: int, indent: str = "  ") -> 
 
 def formula(text: str, columns: int, indent: str) -> list[str]:
     """A formula in lines that break in front of + and −, and inside a product only if need be."""
-    pieces = re.split(r" (?=[+−=] )", text)
-    lines, line = [], indent + pieces[0]
-    for piece in pieces[1:]:
-        if len(line) + 1 + len(piece) <= columns:
-            line += f" {piece}"
-        else:
-            lines.append(line)
-            line = f"{indent}    {piece}"
-    lines.append(line)
-    broken = []
-    for line in lines:
-        if len(line) <= columns:
-            broken.append(line)
-        else:
-            start = line[: len(line) - len(line.lstrip())]
-            words = line.strip().replace(TIGHT, " ")
-            broken += paragraph(words, columns, start, f"{indent}      ")
-    return [line.replace(TIGHT, " ") for line in broken]
+    lines = []
+    for line in paragraph(re.sub(r" (?![+−=] )", TIGHT, text), columns, indent, f"{indent}    "):
+        body = line.lstrip(" ")
+        start, words = line.removesuffix(body), body.replace(TIGHT, " ")
+        lines += paragraph(words, columns, start, f"{indent}      ")
+    return lines

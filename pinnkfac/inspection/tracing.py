@@ -24,11 +24,9 @@ from pinnkfac.residual import Evaluator, Residual, arguments_of, call
 
 @dataclass(frozen=True)
 class TracedResidual:
-    """Equations Σ c D^α u + remainder = 0, as the user's function returned them.
-
-    ``graph`` maps slots z [slot], Parameters θ [param] and what ``At`` is made of to the equations
-    and, behind them, their remainders; ``inputs`` are those of the call. ``linear`` are the sums.
-    """
+    """Equations Σ c D^α u + remainder = 0, as the user's function returned them: ``linear`` are the
+    sums. ``graph`` maps slots z [slot], Parameters θ [param] and what ``At`` is made of, ``inputs``
+    in its call, to the equations and, behind them, their remainders."""
 
     residual: Residual
     graph: GraphModule
@@ -38,10 +36,8 @@ class TracedResidual:
     @torch.no_grad()
     def values(self, z: Tensor, theta: Tensor, points: PointSet) -> Tensor:
         """The equations [batch, equation] from z [batch, slot] and θ [param]."""
-        rows = []
-        for i in range(len(points)):
-            output = self.graph(z[i], theta, _argument(points, i))
-            rows.append([float(value) for value in output[: len(self.linear)]])
+        outputs = (self.graph(z[i], theta, _argument(points, i)) for i in range(len(points)))
+        rows = [[float(value) for value in output[: len(self.linear)]] for output in outputs]
         return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -51,10 +47,8 @@ def _argument(points: PointSet, i: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def trace(residual: Residual, points: PointSet) -> TracedResidual:
-    """The graph of a residual, from one call of it at the first of these points.
-
-    Raises UserError where the residual does.
-    """
+    """The graph of a residual, from one call of it at the first of these points; raises UserError
+    where the residual does."""
     z = 0.7 + 0.1 * torch.arange(len(residual.slots), dtype=torch.float64)
     theta = torch.tensor([p.initial for p in residual.parameters], dtype=torch.float64)
     inputs = z, theta, _argument(points.to("cpu", torch.float64), 0)
@@ -76,10 +70,8 @@ def trace(residual: Residual, points: PointSet) -> TracedResidual:
 
 
 def is_faithful(traced: TracedResidual, points: PointSet, tolerance: float = 1e-9) -> bool:
-    """Whether the graph gives the numbers that the residual gives, at random slots and points.
-
-    It does not where a function leaves torch on the way, or does something else at every call.
-    """
+    """Whether the graph gives the numbers that the residual gives, at random slots and points: not
+    where a function leaves torch on the way, or does something else at every call."""
     residual = traced.residual
     generator = torch.Generator().manual_seed(0)
     z = torch.rand(len(points), len(residual.slots), generator=generator, dtype=torch.float64) + 0.5

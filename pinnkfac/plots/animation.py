@@ -25,19 +25,10 @@ from pinnkfac.plots.panels import (
     value_lines,
 )
 from pinnkfac.plots.saving import checked_ending, drawn_image, in_few_colours, palette_of
-from pinnkfac.plots.slices import (
-    Exact,
-    NoExact,
-    Quantity,
-    Slice,
-    SolutionLike,
-    cut,
-    fixed_note,
-    ticks,
-)
+from pinnkfac.plots.slices import Exact, NoExact, Quantity, Slice, cut, fixed_note
 from pinnkfac.plots.solution import shown_plane
-from pinnkfac.plots.style import styled
 from pinnkfac.problem.signature import Signature
+from pinnkfac.solution import Solution
 
 FORMATS = ("gif", "mp4")
 ON_MAPS = 81
@@ -47,7 +38,6 @@ DOTS = 80
 Update = Callable[[int], None]
 
 
-@styled()
 def check_animation(signature: Signature, path: str | Path, frames: int = 60) -> str:
     """The ending of an animation's file, '.' left out; raises UserError where none can be made."""
     ending = checked_ending(path, FORMATS)
@@ -70,16 +60,14 @@ def check_animation(signature: Signature, path: str | Path, frames: int = 60) ->
 
 
 def animate(
-    solution: SolutionLike, path: str | Path, exact: Exact | None = None, frames: int = 60
+    solution: Solution, path: str | Path, exact: Exact | None = None, frames: int = 60
 ) -> Path:
     """Write the solution over time as .gif or, where the program ffmpeg is installed, as .mp4;
     returns the path.
 
     Fields in rows; the solution, the exact one and the error in columns; the same scales in all
-    ``frames``. One coordinate of space: lines, more: maps of the slice through the middle.
-
-    Raises UserError where there is no time, for another ending, without ffmpeg, for fewer than two
-    frames, and where the disk refuses.
+    ``frames``. One coordinate of space: lines, more: maps of the slice through the middle. Raises
+    UserError as ``check_animation`` does, and where the disk refuses.
     """
     ending = check_animation(solution.signature, path, frames)
     try:
@@ -114,14 +102,13 @@ def _write_mp4(figure: Figure, update: Update, frames: int, path: Path) -> None:
         raise UserError(f"ffmpeg could not write the animation ({error}): write a .gif") from error
 
 
-def _over_time(solution: SolutionLike, exact: Exact | None, frames: int) -> Slice:
+def _over_time(solution: Solution, exact: Exact | None, frames: int) -> Slice:
     signature = solution.signature
     time = signature.coordinates.time
     assert time is not None
     space = [name for name in shown_plane(signature) if name != time]
     number = ON_LINES if len(space) == 1 else ON_MAPS
-    axes = {name: ticks(signature, name, number) for name in space}
-    return cut(solution, exact, {time: ticks(signature, time, frames), **axes})
+    return cut(solution, exact, {time: frames, **dict.fromkeys(space, number)})
 
 
 def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
@@ -192,10 +179,8 @@ def _moving_lines(row: list[Axes], sliced: Slice, quantity: Quantity) -> Update:
 def _moving_maps(row: list[Axes], sliced: Slice, quantity: Quantity) -> Update:
     places = thinned(list(sliced.axes.values())[1:])
     drawn = []
-    for axes, shown in zip(row, maps(quantity.at(0), quantity), strict=True):
-        image, quiver = shown.draw(axes, sliced)
-        shown.bar(axes, image)  # with the label of all times
-        drawn.append((axes, image, quiver))
+    for axes, shown in zip(row, maps(quantity.at(0), quantity), strict=True):  # bars of all times
+        drawn.append((axes, *shown.draw(axes, sliced)))
 
     def update(i: int) -> None:
         now = maps(quantity.at(i), quantity)

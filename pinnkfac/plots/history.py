@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,15 +33,13 @@ LEGEND = 105
 
 def series(history: History, *path: str) -> np.ndarray:
     """One number a record, NaN where there is none: ``series(history, "losses", "heat")``."""
-    return np.array([_number(record, path) for record in history], dtype=float)
-
-
-def _number(value: Any, path: Sequence[str]) -> float:
+    values: list[Any] = list(history)
     for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    return float(value)
+        values = [value.get(key) if isinstance(value, Mapping) else None for value in values]
+    return np.array(
+        [math.nan if isinstance(v, bool) or not isinstance(v, int | float) else v for v in values],
+        dtype=float,
+    )
 
 
 def has(history: History, *path: str) -> bool:
@@ -51,10 +49,8 @@ def has(history: History, *path: str) -> bool:
 
 @styled()
 def draw_history(history: History, title: str) -> Figure:
-    """Losses by term, as they are before weighting, and the error over steps and over seconds.
-
-    Below, over steps: damping and step length, then the unknown coefficients, where there are any.
-    """
+    """Losses by term before weighting, and the error, over steps and over seconds; below, over
+    steps, damping and step length, and the unknown coefficients, as far as there are any."""
     kinds = {"damping": _damping, "length": _length}
     coefficients = names_in(history, "coefficients")
     shown = coefficients[:MOST_COEFFICIENTS]
@@ -67,8 +63,13 @@ def draw_history(history: History, title: str) -> Figure:
     figure = Figure(figsize=(9.0, 3.6 + 2.4 * rows), layout="constrained")
     heights = [1.5] + [1.0] * rows
     grid = figure.subplots(1 + rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    total: dict[str, Any] = {"color": BLACK, "linewidth": 2.6, "label": "relative L2 error"}
     for axes, over in zip(grid[0], OVER, strict=True):
-        _losses(axes, history, over)
+        for number, term in enumerate(names_in(history, "losses")):
+            label = plain(f"loss: {term}")
+            _curve(axes, history, over, "losses", term, label=label, **line_style(number))
+        _curve(axes, history, over, ERROR, **total)
+        _logarithmic(axes)
     grid[0, 1].sharey(grid[0, 0])
     error = ", error" if has(history, ERROR) else ""
     grid[0, 0].set_ylabel(f"unweighted loss{error}")
@@ -82,11 +83,8 @@ def draw_history(history: History, title: str) -> Figure:
 
 @styled()
 def draw_comparison(histories: Mapping[str, History]) -> Figure:
-    """The errors of runs over seconds and over steps, by label.
-
-    Runs without a known exact solution are compared by their losses, in a row of their own where
-    others have errors.
-    """
+    """The errors of runs over seconds and over steps, by label; where runs have none, their losses,
+    in a row of their own where others have errors."""
     rows = []
     if any(has(history, ERROR) for history in histories.values()):
         rows.append((ERROR, "relative L2 error"))
@@ -97,8 +95,7 @@ def draw_comparison(histories: Mapping[str, History]) -> Figure:
     for places, (key, label) in zip(grid, rows, strict=True):
         for axes, over in zip(places, ("seconds", "step"), strict=True):
             for number, (name, history) in enumerate(histories.items()):
-                style = line_style(number)
-                _curve(axes, history, over, (key,), positive=True, label=plain(name), **style)
+                _curve(axes, history, over, key, label=plain(name), **line_style(number))
             _logarithmic(axes)
             # Records are at steps 1, 2, 4, 8 …, and fast and slow runs fit one picture.
             axes.set_xscale("log")
@@ -109,27 +106,15 @@ def draw_comparison(histories: Mapping[str, History]) -> Figure:
     return figure
 
 
-# -- panels ----------------------------------------------------------------------------------------
-def _losses(axes: Axes, history: History, over: str) -> None:
-    for number, term in enumerate(names_in(history, "losses")):
-        label = plain(f"loss: {term}")
-        path = ("losses", term)
-        _curve(axes, history, over, path, positive=True, label=label, **line_style(number))
-    if has(history, ERROR):
-        error = {"color": BLACK, "linewidth": 2.6, "label": "relative L2 error"}
-        _curve(axes, history, over, (ERROR,), positive=True, **error)
-    _logarithmic(axes)
-
-
 def _damping(axes: Axes, history: History) -> None:
-    _curve(axes, history, "step", ("damping",), positive=True, color=COLOURS[0])
+    _curve(axes, history, "step", "damping", color=COLOURS[0])
     _logarithmic(axes)
     axes.set(ylabel="damping", title="damping")
 
 
 def _length(axes: Axes, history: History) -> None:
     """Step lengths; a step that was not taken has the length zero and is marked with a cross."""
-    _curve(axes, history, "step", ("length",), positive=True, color=COLOURS[1])
+    _curve(axes, history, "step", "length", color=COLOURS[1])
     steps, lengths = series(history, "step"), series(history, "length")
     taken = lengths[np.isfinite(lengths) & (lengths > 0)]
     refused = steps[(lengths == 0) & np.isfinite(steps)]
@@ -146,18 +131,13 @@ def _length(axes: Axes, history: History) -> None:
 
 
 def _coefficient(axes: Axes, history: History, name: str, i: int) -> None:
-    _curve(axes, history, "step", ("coefficients", name), color=COLOURS[i % len(COLOURS)])
+    style = {"color": COLOURS[i % len(COLOURS)]}
+    _curve(axes, history, "step", "coefficients", name, positive=False, **style)
     axes.set(ylabel=plain(name), title=plain(f"coefficient {name}"))
 
 
 def _curve(
-    axes: Axes,
-    history: History,
-    over: str,
-    path: Sequence[str],
-    *,
-    positive: bool = False,
-    **style: Any,
+    axes: Axes, history: History, over: str, *path: str, positive: bool = True, **style: Any
 ) -> None:
     """A line through the records that have a number; a lone one is a dot."""
     x, y = series(history, over), series(history, *path)
@@ -181,6 +161,5 @@ def _logarithmic(axes: Axes) -> None:
 
 def names_in(history: History, key: str) -> list[str]:
     """The names in a group of numbers, such as ``losses``, in the order of their first records."""
-    groups: Iterable[Any] = (record.get(key) for record in history)
-    names = (name for group in groups if isinstance(group, Mapping) for name in group)
-    return list(dict.fromkeys(names))
+    groups: Any = (record.get(key) for record in history)
+    return list(dict.fromkeys(n for group in groups if isinstance(group, Mapping) for n in group))

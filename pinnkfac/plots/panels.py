@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.quiver import Quiver
 
-from pinnkfac.plots.slices import Array, Quantity, Slice, relative_l2
+from pinnkfac.plots.slices import Array, Quantity, Slice
 from pinnkfac.plots.style import (
     BLACK,
     COLOURS,
@@ -38,15 +38,14 @@ def value_label(quantity: Quantity) -> str:
 
 
 def error_title(quantity: Quantity) -> str:
-    """'relative L2 error 3.2e-07', over the points of the panel."""
-    assert quantity.error is not None
-    assert quantity.exact is not None
-    relative = relative_l2(quantity.error, quantity.exact)
-    if relative is None:
-        inside = ~np.isnan(quantity.exact)
-        largest = float(np.abs(quantity.error[inside]).max(initial=0.0))
-        return f"largest error {short(largest)}"
-    return f"relative L2 error {relative:.1e}"
+    """'relative L2 error 3.2e-07' over the points of the panel, or, where the exact solution is
+    zero on all of them, the largest error."""
+    assert quantity.error is not None and quantity.exact is not None
+    inside = ~np.isnan(quantity.exact)
+    error, size = quantity.error[inside], float(np.linalg.norm(quantity.exact[inside]))
+    if size > 0:
+        return f"relative L2 error {float(np.linalg.norm(error)) / size:.1e}"
+    return f"largest error {short(float(np.abs(error).max(initial=0.0)))}"
 
 
 def error_label(quantity: Quantity, power: int) -> str:
@@ -58,12 +57,10 @@ def error_limits(quantity: Quantity) -> Limits:
     """The range of the error with zero in the middle, or at the low end for a magnitude."""
     assert quantity.error is not None
     finite = quantity.error[np.isfinite(quantity.error)]
-    largest = float(np.abs(finite).max()) if len(finite) else 0.0
-    largest = largest or 1.0
+    largest = float(np.abs(finite).max(initial=0.0)) or 1.0
     return (-largest if quantity.signed else 0.0, largest)
 
 
-# -- lines -----------------------------------------------------------------------------------------
 def value_lines(axes: Axes, x: Array, quantity: Quantity, x_label: str) -> list[Line2D]:
     """The solution as a line and the exact one dashed above it."""
     lines = axes.plot(x, quantity.values, color=COLOURS[0], linewidth=2.4, label="solution")
@@ -78,10 +75,8 @@ def value_lines(axes: Axes, x: Array, quantity: Quantity, x_label: str) -> list[
 def error_line(
     axes: Axes, x: Array, quantity: Quantity, x_label: str, limits: Limits | None = None
 ) -> Line2D:
-    """The signed error around a line at zero, in units of a power of ten.
-
-    ``limits`` are those of more errors than the ones shown, as in an animation.
-    """
+    """The signed error around a line at zero, in units of a power of ten; ``limits`` are those of
+    more errors than the ones shown, as in an animation."""
     assert quantity.error is not None
     axes.axhline(0.0, color=BLACK, linewidth=0.8)
     (line,) = axes.plot(x, quantity.error, color=COLOURS[1])
@@ -92,13 +87,10 @@ def error_line(
     return line
 
 
-# -- maps ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Map:
-    """A map on a plane: its values, the arrows of a vector on it, and what is written beside it.
-
-    ``label`` stands at a colour bar whose numbers are in units of a power of ten.
-    """
+    """A map on a plane: its values, the arrows of a vector on it, its title, and the ``label`` at
+    its colour bar, whose numbers are in units of a power of ten."""
 
     data: Array
     colours: str
@@ -107,30 +99,27 @@ class Map:
     arrows: Array | None = None
     label: str = ""
 
-    def draw(self, axes: Axes, sliced: Slice) -> tuple[AxesImage, Quiver | None]:
-        """The map over the last two axes of a slice."""
+    def draw(
+        self, axes: Axes, sliced: Slice, *, bar: bool = True
+    ) -> tuple[AxesImage, Quiver | None]:
+        """The map over the last two axes of a slice, and a colour bar beside it, as high as it."""
         plane = list(sliced.axes.values())[-2:]
         image = _image(axes, plane, self.data, self.limits, self.colours)
         quiver = None if self.arrows is None else _arrows(axes, plane, self.arrows, self.limits[1])
         _label_plane(axes, sliced.signature, tuple(sliced.axes)[-2:])
         axes.set_title(self.title)
+        if bar:
+            assert axes.figure is not None
+            scale = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
+            if self.label:
+                scale.set_label(self.label)
+                divide_ticks(scale.ax.yaxis, exponent(self.limits[1]))
         return image, quiver
-
-    def bar(self, axes: Axes, image: AxesImage) -> None:
-        """A colour bar beside the map, exactly as high."""
-        assert axes.figure is not None
-        bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
-        if self.label:
-            bar.set_label(self.label)
-            divide_ticks(bar.ax.yaxis, exponent(self.limits[1]))
 
 
 def maps(quantity: Quantity, over_time: Quantity | None = None, moment: str = "") -> list[Map]:
-    """The solution and, where the exact one is there, that and the error.
-
-    ``over_time`` is the quantity at all times, where the scales are those of all; ``moment`` says
-    which is shown.
-    """
+    """The solution and, where the exact one is there, that and the error. ``over_time`` is the
+    quantity at all times, where the scales are those of all; ``moment`` says which is shown."""
     whole, label = over_time or quantity, value_label(quantity)
     behind, before = (f", {moment}", f"{moment}: ") if moment else ("", "")
     limits = whole.limits
@@ -149,14 +138,11 @@ def maps(quantity: Quantity, over_time: Quantity | None = None, moment: str = ""
 def panel_size(signature: Signature, plane: Sequence[str]) -> tuple[float, float, float | None]:
     """Width and height of a panel in inches, and the width of the map in it where both its axes
     have the same scale."""
-    if signature.coordinates.time in plane:
-        return 3.4, 2.7, None
     low, high = zip(*(signature.domain.bounds.ranges[name] for name in plane), strict=True)
     ratio = (high[1] - low[1]) / (high[0] - low[0])
-    if not 1 / 3 <= ratio <= 3:
+    if signature.coordinates.time in plane or not 1 / 3 <= ratio <= 3:
         return 3.4, 2.7, None
-    side = 2.3
-    width, height = (side, side * ratio) if ratio < 1 else (side / ratio, side)
+    width, height = (2.3, 2.3 * ratio) if ratio < 1 else (2.3 / ratio, 2.3)
     return max(width, 1.5) + 1.1, max(height, 1.3) + 0.6, width
 
 
@@ -173,13 +159,14 @@ def _label_plane(axes: Axes, signature: Signature, names: Sequence[str]) -> None
 
 def thinned(plane: Sequence[Array]) -> tuple[slice, slice]:
     """The places on a grid where arrows stand: as far apart along both axes, none on an edge."""
-    lengths = [float(values[-1] - values[0]) for values in plane]
-    parts = []
-    for values, length in zip(plane, lengths, strict=True):
-        number = max(3, round(ARROWS * length / max(lengths)))
+    longest = max(float(values[-1] - values[0]) for values in plane)
+
+    def part(values: Array) -> slice:
+        number = max(3, round(ARROWS * float(values[-1] - values[0]) / longest))
         step = max(1, (len(values) - 1) // number)
-        parts.append(slice(step // 2, None, step))
-    return parts[0], parts[1]
+        return slice(step // 2, None, step)
+
+    return part(plane[0]), part(plane[1])
 
 
 def _arrows(axes: Axes, plane: Sequence[Array], arrows: Array, longest: float) -> Quiver:

@@ -19,22 +19,25 @@ FORMATS = ("png", "pdf", "svg")
 DOTS = 130.0
 MOST_PIXELS = 1.3e6
 MOST_BYTES = 200_000
+"""Above it, an image is in 256 colours instead of its own."""
 ALMOST_WHITE = 246
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as the ending of the path says, .png, .pdf or .svg; returns the path.
-
-    Raises UserError for another ending, where the disk refuses, or for a label that matplotlib
-    cannot set.
-    """
+    """Write a figure as the ending of the path says, .png, .pdf or .svg; returns the path. Raises
+    UserError for another ending, where the disk refuses, or for a label that cannot be set."""
     ending = checked_ending(path, FORMATS)
 
     def write(aside: Path) -> None:
-        if ending == "png":
-            _png(figure, aside)
-        else:
+        if ending != "png":
             figure.savefig(aside, format=ending)
+            return
+        dots = _dots(figure)
+        drawn = drawn_image(figure, dots)
+        for image in (drawn, in_few_colours(drawn, palette_of([drawn]))):
+            image.save(aside, "PNG", optimize=True, dpi=(dots, dots))
+            if aside.stat().st_size <= MOST_BYTES:
+                break
 
     try:
         with styled():
@@ -42,16 +45,6 @@ def save(figure: Figure, path: str | Path) -> Path:
     except ValueError as error:  # mathematics between two $ of a unit, for instance
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: a label of the picture cannot be set: {line}") from error
-
-
-def _png(figure: Figure, path: Path) -> None:
-    """In its own colours where these take no more than ``MOST_BYTES``, else in 256."""
-    dots = _dots(figure)
-    drawn = drawn_image(figure, dots)
-    for each in (drawn, in_few_colours(drawn, palette_of([drawn]))):
-        each.save(path, "PNG", optimize=True, dpi=(dots, dots))
-        if path.stat().st_size <= MOST_BYTES:
-            break
 
 
 def drawn_image(figure: Figure, dots: float) -> Image.Image:
@@ -62,16 +55,9 @@ def drawn_image(figure: Figure, dots: float) -> Image.Image:
 
 
 def palette_of(images: Sequence[Image.Image]) -> Image.Image:
-    """256 colours of which each colour of the images is near to one.
-
-    They are those of the images themselves: in a fixed palette, the edge of a line on a map would
-    take the colour of something else.
-    """
-    together = Image.new("RGB", (images[0].width, sum(one.height for one in images)))
-    top = 0
-    for one in images:
-        together.paste(one, (0, top))
-        top += one.height
+    """256 colours of which each colour of the images is near to one: in a fixed palette, the edge
+    of a line on a map would take the colour of something else."""
+    together = Image.fromarray(np.concatenate([np.asarray(image) for image in images]))
     palette = together.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     colours = np.array(palette.getpalette(), dtype=np.uint8).reshape(-1, 3)
     # The paper stays exactly as white as it is.
@@ -96,6 +82,6 @@ def checked_ending(path: str | Path, endings: tuple[str, ...]) -> str:
     ending = Path(path).suffix.lower().removeprefix(".")
     if ending not in endings:
         what = f"the ending '.{ending}'" if ending else "no ending"
-        allowed = ", ".join(f".{name}" for name in endings)
-        raise UserError(f"{path} has {what}: give a file name that ends in one of {allowed}")
+        allowed = ", .".join(endings)
+        raise UserError(f"{path} has {what}: give a file name that ends in one of .{allowed}")
     return ending

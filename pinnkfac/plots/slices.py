@@ -5,29 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, abbreviated
 from pinnkfac.domain.domain import left_out
 from pinnkfac.plots.style import plain, short
 from pinnkfac.problem.signature import Signature
+from pinnkfac.solution import Solution
+from pinnkfac.solution.grid import Axes
 
 Array = np.ndarray
 Exact = Callable[[Tensor], Tensor]
 """Points [batch, coord] to the exact values [batch, field]."""
-
-
-class SolutionLike(Protocol):
-    """What a picture needs of a Solution: points [batch, coord] to values [batch, field]."""
-
-    @property
-    def signature(self) -> Signature: ...
-
-    def __call__(self, points: Tensor, /) -> Tensor: ...
 
 
 class NoExact(Exception):
@@ -36,12 +28,11 @@ class NoExact(Exception):
 
 @dataclass(frozen=True)
 class Quantity:
-    """A field, or the magnitude of a vector, on the grid of a slice.
+    """A field, or the magnitude of a vector, on the grid of a slice; arrays have its shape, NaN
+    outside the domain.
 
-    ``values``, ``exact`` and ``error`` have the shape of the grid, NaN outside the domain. The
-    error of a field is the signed difference u − u★, that of a vector, which is not ``signed``, the
-    magnitude |v − v★|. ``arrows`` and ``exact_arrows`` [*grid, 2] are the components of a vector in
-    the plane of the picture.
+    The error of a field is the signed difference u − u★, that of a vector, which is not ``signed``,
+    |v − v★|. ``arrows`` and ``exact_arrows`` [*grid, 2] are a vector in the plane of the picture.
     """
 
     name: str
@@ -103,7 +94,6 @@ class Slice:
         exact = None if self.exact is None else self.exact[..., place]
         # The components of a vector are in the order of the coordinates of space.
         plane = [i for i, x in enumerate(signature.coordinates.space) if x in self.axes]
-
         drawn = len(plane) == 2
         return Quantity(
             f"|{plain(name)}|",
@@ -117,78 +107,50 @@ class Slice:
         )
 
 
-def ticks(signature: Signature, name: str, number: int) -> Array:
-    """``number`` values of a coordinate from one end to the other."""
-    low, high = signature.domain.bounds.ranges[name]
-    return np.linspace(low, high, number)
+def cut(solution: Solution, exact: Exact | None, numbers: Mapping[str, int]) -> Slice:
+    """The fields on a grid with so many values of each named coordinate, the others at their
+    middles; raises NoExact where the exact solution raises UserError."""
+    signature, ranges = solution.signature, solution.signature.domain.bounds.ranges
+    axes = {name: np.linspace(*ranges[name], num=number) for name, number in numbers.items()}
+    fixed = {name: value for name, value in _middle(signature).items() if name not in axes}
+    return _evaluate(solution, exact, Axes(signature, axes, fixed).points, axes)
 
 
-def cut(solution: SolutionLike, exact: Exact | None, axes: Mapping[str, Array]) -> Slice:
-    """The fields on the grid of ``axes``; other coordinates are at their middles.
-
-    Raises NoExact where the exact solution raises UserError.
-    """
-    signature = solution.signature
-    names = signature.coordinates.names
-    mesh = np.meshgrid(*axes.values(), indexing="ij")
-    points = np.tile(_middle(signature), (mesh[0].size, 1))
-    for name, part in zip(axes, mesh, strict=True):
-        points[:, names.index(name)] = part.reshape(-1)
-    return _evaluate(solution, exact, points, dict(axes))
-
-
-def diagonal(solution: SolutionLike, exact: Exact | None, number: int) -> Slice:
-    """The fields along the diagonal of the domain's bounds, from all low ends to all high ones.
-
-    Its one axis is the share of the way. Raises NoExact like ``cut``.
-    """
+def diagonal(solution: Solution, exact: Exact | None, number: int) -> Slice:
+    """The fields from all low ends of the domain's bounds to all high ones, over the share of the
+    way; raises NoExact like ``cut``."""
     box = solution.signature.domain.bounds
     low, high = np.array(box.low), np.array(box.high)
     share = np.linspace(0.0, 1.0, number)
-    points = low + share[:, None] * (high - low)
+    points = torch.from_numpy(low + share[:, None] * (high - low))
     return _evaluate(solution, exact, points, {"share": share})
-
-
-def relative_l2(error: Array, exact: Array) -> float | None:
-    """‖u − u★‖ / ‖u★‖ over the points of the domain; None where the exact solution is zero on all
-    of them."""
-    inside = ~np.isnan(exact)
-    size = float(np.linalg.norm(exact[inside]))
-    return float(np.linalg.norm(error[inside])) / size if size > 0 else None
 
 
 def fixed_note(signature: Signature, shown: Sequence[str]) -> str:
     """Where the coordinates that a slice does not show are held; '' where it shows all."""
-    middle = dict(zip(signature.coordinates.names, _middle(signature), strict=True))
     held: dict[float, list[str]] = {}
-    for name, value in middle.items():
+    for name, value in _middle(signature).items():
         if name not in shown:
-            held.setdefault(float(value), []).append(name)
-    if not held:
-        return ""
-    parts = []
-    for value, names in held.items():
-        few = names if len(names) <= 4 else [*names[:2], "…", names[-1]]
-        parts.append(f"{' = '.join(few)} = {short(value)}")
-    return f"maps: slice at {', '.join(parts)}"
+            held.setdefault(value, []).append(name)
+    parts = [f"{abbreviated(n, 4, separator=' = ')} = {short(v)}" for v, n in held.items()]
+    return f"maps: slice at {', '.join(parts)}" if parts else ""
 
 
-def _middle(signature: Signature) -> Array:
-    box = signature.domain.bounds
-    return (np.array(box.low) + np.array(box.high)) / 2
+def _middle(signature: Signature) -> dict[str, float]:
+    return {n: (low + high) / 2 for n, (low, high) in signature.domain.bounds.ranges.items()}
 
 
 def _evaluate(
-    solution: SolutionLike, exact: Exact | None, points: Array, axes: dict[str, Array]
+    solution: Solution, exact: Exact | None, points: Tensor, axes: dict[str, Array]
 ) -> Slice:
-    signature, at = solution.signature, torch.from_numpy(points)
-    inside = ~left_out(signature.domain, at)
+    signature = solution.signature
+    inside = ~left_out(signature.domain, points)
     shape = (*(len(ticks) for ticks in axes.values()), len(signature.fields))
 
     def on_grid(function: Exact) -> Array:
-        values = torch.full((len(at), len(signature.fields)), math.nan, dtype=torch.float64)
+        values = torch.full((len(points), len(signature.fields)), math.nan, dtype=torch.float64)
         if inside.any():
-            values[inside] = function(at[inside]).detach().double().cpu()
+            values[inside] = function(points[inside]).detach().double().cpu()
         return values.numpy().reshape(shape)
 
     values = on_grid(solution)

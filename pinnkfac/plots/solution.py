@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from pinnkfac.domain import Outline
 from pinnkfac.plots.panels import (
-    Map,
     error_line,
     error_title,
     maps,
@@ -20,20 +19,10 @@ from pinnkfac.plots.panels import (
     value_label,
     value_lines,
 )
-from pinnkfac.plots.slices import (
-    Array,
-    Exact,
-    NoExact,
-    Quantity,
-    Slice,
-    SolutionLike,
-    cut,
-    diagonal,
-    fixed_note,
-    ticks,
-)
+from pinnkfac.plots.slices import Exact, NoExact, Quantity, Slice, cut, diagonal, fixed_note
 from pinnkfac.plots.style import BLACK, VALUES, light_grid, short, styled
 from pinnkfac.problem.signature import Signature
+from pinnkfac.solution import Solution
 
 ON_MAPS = 161
 ON_LINES = 401
@@ -43,7 +32,7 @@ Panel = Callable[[Axes], object]
 
 
 @styled()
-def draw_solution(solution: SolutionLike, exact: Exact | None = None) -> Figure:
+def draw_solution(solution: Solution, exact: Exact | None = None) -> Figure:
     """The fields of a solution and, where ``exact`` is given, the exact ones and the errors.
 
     One row of panels per field and per vector. One coordinate: lines. One of space and time: maps
@@ -71,29 +60,32 @@ def shown_plane(signature: Signature) -> tuple[str, ...]:
     return (coordinates.time, coordinates.space[0])
 
 
-def _draw(solution: SolutionLike, exact: Exact | None, notes: Sequence[str]) -> Figure:
+def _draw(solution: Solution, exact: Exact | None, notes: Sequence[str]) -> Figure:
     signature = solution.signature
     coordinates = signature.coordinates
     if len(coordinates.names) == 1:
-        figure = _one_coordinate(solution, exact)
-    elif len(coordinates.space) == 1:
-        figure = _space_and_time(solution, exact)
-    elif len(coordinates.space) > 2:
-        figure = _many_coordinates(solution, exact)
-        lines = f"lines: along the diagonal, where all {len(coordinates.names)} coordinates change"
-        notes = [f"{fixed_note(signature, shown_plane(signature))}; {lines}", *notes]
-    elif coordinates.time:
+        sliced = cut(solution, exact, dict.fromkeys(coordinates.names, ON_LINES))
+        figure = _arrange([_line_row(sliced, q) for q in sliced.quantities()], sliced)
+    elif len(coordinates.space) == 2 and coordinates.time:
         figure = _maps_in_time(solution, exact)
     else:
-        sliced = cut(solution, exact, _axes(signature, shown_plane(signature), ON_MAPS))
-        figure = _arrange([_map_row(sliced, q) for q in sliced.quantities()], sliced)
+        plane = shown_plane(signature)
+        sliced = cut(solution, exact, dict.fromkeys(plane, ON_MAPS))
+        drawn = [maps(quantity) for quantity in sliced.quantities()]
+        rows: list[list[Panel]]
+        rows = [[partial(shown.draw, sliced=sliced) for shown in row] for row in drawn]
+        if len(coordinates.space) == 1:
+            numbers = {plane[0]: LINE_TIMES, plane[1]: ON_LINES}
+            _add_lines(rows, cut(solution, exact, numbers), _time_lines)
+        elif len(coordinates.space) > 2:
+            _add_lines(rows, diagonal(solution, exact, ON_LINES), _diagonal_lines)
+            number = len(coordinates.names)
+            lines = f"lines: along the diagonal, where all {number} coordinates change"
+            notes = [f"{fixed_note(signature, plane)}; {lines}", *notes]
+        figure = _arrange(rows, sliced)
     if notes:
         figure.suptitle("\n".join(notes), fontsize=9)
     return figure
-
-
-def _axes(signature: Signature, names: Sequence[str], number: int) -> dict[str, Array]:
-    return {name: ticks(signature, name, number) for name in names}
 
 
 def _arrange(rows: Sequence[Sequence[Panel]], sliced: Slice) -> Figure:
@@ -113,55 +105,19 @@ def _arrange(rows: Sequence[Sequence[Panel]], sliced: Slice) -> Figure:
     return figure
 
 
-# -- one coordinate --------------------------------------------------------------------------------
-def _one_coordinate(solution: SolutionLike, exact: Exact | None) -> Figure:
-    (name,) = solution.signature.coordinates.names
-    sliced = cut(solution, exact, _axes(solution.signature, [name], ON_LINES))
-    label = solution.signature.label(name)
-    rows = [_line_row(sliced.axes[name], q, label) for q in sliced.quantities()]
-    return _arrange(rows, sliced)
-
-
-def _line_row(x: Array, quantity: Quantity, label: str) -> list[Panel]:
+def _line_row(sliced: Slice, quantity: Quantity) -> list[Panel]:
+    ((name, x),) = sliced.axes.items()
+    label = sliced.signature.label(name)
     panels: list[Panel] = [lambda axes: value_lines(axes, x, quantity, label)]
     if quantity.error is not None:
         panels.append(lambda axes: error_line(axes, x, quantity, label))
     return panels
 
 
-# -- maps ------------------------------------------------------------------------------------------
-def _map_row(sliced: Slice, quantity: Quantity) -> list[Panel]:
-    """Maps of the solution, the exact one and the error."""
-    return [partial(_map_panel, sliced=sliced, shown=shown) for shown in maps(quantity)]
-
-
-def _map_panel(axes: Axes, sliced: Slice, shown: Map) -> None:
-    image, _ = shown.draw(axes, sliced)
-    shown.bar(axes, image)
-
-
-# -- one coordinate of space, and time -------------------------------------------------------------
-def _space_and_time(solution: SolutionLike, exact: Exact | None) -> Figure:
-    signature = solution.signature
-    time, space = shown_plane(signature)
-    sliced = cut(solution, exact, _axes(signature, (time, space), ON_MAPS))
-    instants = {
-        time: ticks(signature, time, LINE_TIMES),
-        space: ticks(signature, space, ON_LINES),
-    }
-    return _maps_and_lines(sliced, cut(solution, exact, instants), _time_lines)
-
-
-def _maps_and_lines(sliced: Slice, along: Slice, draw: Callable[..., object]) -> Figure:
-    """The maps of each quantity, and behind them its lines along something else."""
-    pairs = zip(sliced.quantities(), along.quantities(), strict=True)
-    return _arrange(
-        [
-            [*_map_row(sliced, quantity), partial(draw, sliced=along, quantity=lines)]
-            for quantity, lines in pairs
-        ],
-        sliced,
-    )
+def _add_lines(rows: Sequence[list[Panel]], along: Slice, draw: Callable[..., object]) -> None:
+    """Behind the maps of each quantity, its lines along something else."""
+    for row, quantity in zip(rows, along.quantities(), strict=True):
+        row.append(partial(draw, sliced=along, quantity=quantity))
 
 
 def _time_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
@@ -172,9 +128,8 @@ def _time_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
         label = f"{time} = {short(t)}"
         axes.plot(x, quantity.values[i], color=shades[i], linewidth=2.4, label=label)
     if quantity.exact is not None:
-        for i in range(len(times)):
-            label = "exact" if i == 0 else "_"
-            axes.plot(x, quantity.exact[i], "--", color=BLACK, linewidth=0.9, label=label)
+        labels = ["exact", *["_"] * (len(times) - 1)]
+        axes.plot(x, quantity.exact.T, "--", color=BLACK, linewidth=0.9, label=labels)
     axes.set(
         xlabel=sliced.signature.label(space),
         ylabel=value_label(quantity),
@@ -184,16 +139,21 @@ def _time_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
-# -- two coordinates of space, and time ------------------------------------------------------------
-def _maps_in_time(solution: SolutionLike, exact: Exact | None) -> Figure:
+def _diagonal_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
+    value_lines(axes, sliced.axes["share"], quantity, "share of the diagonal")
+    error = "" if quantity.error is None else f"\n{error_title(quantity)}"
+    axes.set_title(f"{quantity.name} along the diagonal{error}")
+
+
+def _maps_in_time(solution: Solution, exact: Exact | None) -> Figure:
     """Columns are times; rows are the solution, the exact one and the error of each field."""
     signature = solution.signature
     time = signature.coordinates.time
     assert time is not None
     plane = shown_plane(signature)
-    times = ticks(signature, time, MAP_TIMES)
-    sliced = cut(solution, exact, {time: times, **_axes(signature, plane, ON_MAPS // 2 + 1)})
-    quantities = sliced.quantities()
+    numbers = {time: MAP_TIMES, **dict.fromkeys(plane, ON_MAPS // 2 + 1)}
+    sliced = cut(solution, exact, numbers)
+    quantities, times = sliced.quantities(), sliced.axes[time]
     kinds = 1 if exact is None else 3
     width, height, _ = panel_size(signature, plane)
     rows = len(quantities) * kinds
@@ -204,22 +164,7 @@ def _maps_in_time(solution: SolutionLike, exact: Exact | None) -> Figure:
             column = grid[k * kinds : (k + 1) * kinds, i]
             at_time = maps(quantity.at(i), quantity, f"{time} = {short(t)}")
             for axes, shown in zip(column, at_time, strict=True):
-                image, _ = shown.draw(axes, sliced)
-                if i == len(times) - 1:  # the scale is the same at all times
-                    shown.bar(axes, image)
+                shown.draw(axes, sliced, bar=i == len(times) - 1)  # one scale for all times
     for axes in grid.flat:
         axes.label_outer()
     return figure
-
-
-# -- more coordinates ------------------------------------------------------------------------------
-def _many_coordinates(solution: SolutionLike, exact: Exact | None) -> Figure:
-    signature = solution.signature
-    sliced = cut(solution, exact, _axes(signature, shown_plane(signature), ON_MAPS))
-    return _maps_and_lines(sliced, diagonal(solution, exact, ON_LINES), _diagonal_lines)
-
-
-def _diagonal_lines(axes: Axes, sliced: Slice, quantity: Quantity) -> None:
-    value_lines(axes, sliced.axes["share"], quantity, "share of the diagonal")
-    error = "" if quantity.error is None else f"\n{error_title(quantity)}"
-    axes.set_title(f"{quantity.name} along the diagonal{error}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -26,21 +26,14 @@ MARKERS = ("o", "s", "^", "D", "v")
 VALUES, DIFFERENCES, MAGNITUDES = "viridis", "RdBu_r", "magma_r"
 BLACK = "#000000"
 
+# Beside matplotlib's defaults.
 STYLE: dict[Any, Any] = {
     "axes.formatter.limits": (-3, 4),
     "axes.formatter.use_mathtext": True,
-    "axes.formatter.useoffset": True,
-    "axes.grid": False,
-    "axes.labelsize": 10,
     "axes.titlesize": 10,
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
-    "figure.dpi": 100,
-    "figure.facecolor": "white",
     "figure.titlesize": 11,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
     "legend.fontsize": 9,
     "legend.framealpha": 0.85,
     "legend.handlelength": 2.8,
@@ -48,9 +41,7 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 4.5,
     "mathtext.default": "regular",
     "pdf.fonttype": 42,
-    "savefig.bbox": None,
     "savefig.dpi": 130,
-    "text.usetex": False,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
 }
@@ -59,17 +50,15 @@ STYLE: dict[Any, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Within it, figures are made and written in the style above, whatever the user's own is."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(STYLE, after_reset=True):
         yield
 
 
 def line_style(number: int, *, marker: bool = False) -> dict[str, Any]:
     """Colour, dash and, if asked for, marker of the line of this number."""
-    style = {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": DASHES[number % len(DASHES)],
-    }
-    return style | ({"marker": MARKERS[number % len(MARKERS)]} if marker else {})
+    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    marked = {"marker": MARKERS[number % len(MARKERS)]} if marker else {}
+    return {"color": colour, "linestyle": dash, **marked}
 
 
 def plain(text: str) -> str:
@@ -101,11 +90,8 @@ def divide_ticks(axis: Axis, power: int) -> None:
     """Show the numbers of an axis in units of 10^power; the data stay as they are."""
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if power:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _minus(value / 10.0**power)))
-
-
-def _minus(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
+        shown = FuncFormatter(lambda value, _: f"{value / 10.0**power:.4g}".replace("-", "−"))
+        axis.set_major_formatter(shown)
 
 
 def light_grid(axes: Axes) -> None:

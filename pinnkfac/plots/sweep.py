@@ -13,17 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pinnkfac.plots.style import (
-    BLACK,
-    COLOURS,
-    MARKERS,
-    legend_below,
-    light_grid,
-    line_style,
-    plain,
-    say_empty,
-    styled,
-)
+from pinnkfac.plots.style import legend_below, light_grid, line_style, plain, say_empty, styled
 
 LEGEND = 85
 """Letters in a line of the legend."""
@@ -31,7 +21,6 @@ SEED = "seed"
 DONE = ("finished", "interrupted")
 OPEN: dict[str, Any] = {
     "linestyle": "none",
-    "marker": MARKERS[0],
     "markersize": 6.5,
     "markerfacecolor": "white",
     "zorder": 5,
@@ -71,11 +60,10 @@ class Group:
 def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
     """The error of every job over what was swept, or its loss where no exact solution is known.
 
-    A swept number is the horizontal axis (the one with most values, where there are several),
-    with one line for every combination of the other swept keys; without one, there is a dot for
-    every job above the name that was swept. Seeds are one point: their median, with their range.
-    A job that was interrupted has an open marker. Jobs that failed or have no number are left out,
-    and counted below the picture.
+    A swept number is the horizontal axis (the one with most values), with one line for every
+    combination of the other swept keys; without one, there is a dot for every job above the name
+    that was swept. Seeds are one point: their median, with their range. A job that was interrupted
+    has an open marker; those that failed or have no number are left out, and counted below.
     """
     key = "error" if any(_finite(row.error) for row in rows) else "loss"
     used = [row for row in rows if row.status in DONE and _finite(getattr(row, key))]
@@ -85,17 +73,18 @@ def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
     groups: list[Group] = []
     numbers: list[str] = []
     if used:
-        keys = swept_keys(used)
-        numbers = [k for k in keys if k != SEED and _numbers(used, k)]
-        over = _most_values(used, numbers or [k for k in keys if k != SEED] or [SEED])
-        groups = _groups(used, over, [k for k in keys if k not in (over, SEED)], key)
+        keys = [k for k in swept_keys(used) if k != SEED]
+        texts = {k: {row.overrides.get(k, "") for row in used} for k in (*keys, SEED)}
+        numbers = [k for k in keys if all(_finite(_as_number(text)) for text in texts[k])]
+        over = max(numbers or keys or [SEED], key=lambda k: len(texts[k]))
+        groups = _groups(used, over, [k for k in keys if k != over], key)
         (_number_lines if numbers else _category_dots)(axes, groups, over)
         if all(getattr(row, key) > 0 for row in used):
             axes.set_yscale("log")
         light_grid(axes)
         early = any(group.early for group in groups)
         if early:
-            axes.plot([], [], **OPEN, color=BLACK, label="interrupted")
+            axes.plot([], [], **OPEN, marker="o", color="black", label="interrupted")
         if early or len(groups) > 1:
             legend_below(figure, axes, LEGEND)
     else:
@@ -111,10 +100,8 @@ def draw_sweep(rows: Sequence[SweepRow]) -> Figure:
 
 
 def swept_keys(rows: Sequence[SweepRow]) -> list[str]:
-    """The overrides whose values differ between rows, in the order of their first rows.
-
-    A row that lacks a key says nothing of it: it failed too early to tell.
-    """
+    """The overrides whose values differ between rows, in the order of their first rows. A row that
+    lacks a key says nothing of it: it failed too early to tell."""
     values: dict[str, set[str]] = {}
     for row in rows:
         for key, value in row.overrides.items():
@@ -134,14 +121,6 @@ def _as_number(text: str) -> float:
         return math.nan
 
 
-def _numbers(rows: Sequence[SweepRow], key: str) -> bool:
-    return all(math.isfinite(_as_number(row.overrides.get(key, ""))) for row in rows)
-
-
-def _most_values(rows: Sequence[SweepRow], keys: Sequence[str]) -> str:
-    return max(keys, key=lambda key: len({row.overrides.get(key) for row in rows}))
-
-
 def _groups(
     rows: Sequence[SweepRow], over: str, others: Sequence[str], measure: str
 ) -> list[Group]:
@@ -156,7 +135,6 @@ def _groups(
     return list(groups.values())
 
 
-# -- panels ----------------------------------------------------------------------------------------
 def _number_lines(axes: Axes, groups: Sequence[Group], over: str) -> None:
     # As the user wrote them: 1e-8, not 1e-08.
     texts = {_as_number(text): text for group in groups for text in group.values}
@@ -171,9 +149,8 @@ def _number_lines(axes: Axes, groups: Sequence[Group], over: str) -> None:
         spread = np.stack([middle - low, high - middle]) if several else None
         style, label = line_style(number, marker=True), plain(group.label)
         axes.errorbar(x, middle, yerr=spread, capsize=3, elinewidth=1.0, label=label, **style)
-        same = {"color": style["color"], "marker": style["marker"]}
         for value, error in group.early:
-            axes.plot(_as_number(value), error, **{**OPEN, **same})
+            axes.plot(_as_number(value), error, **(style | OPEN))
     if logarithmic:
         axes.set_xscale("log")
     axes.set_xlabel(plain(over))
@@ -190,34 +167,30 @@ def _category_dots(axes: Axes, groups: Sequence[Group], over: str) -> None:
         shift = (number - (len(groups) - 1) / 2) * width
         places = [names.index(n) + shift for n, errors in group.values.items() for _ in errors]
         errors = [e for errors in group.values.values() for e in errors]
-        colour = COLOURS[number % len(COLOURS)]
-        style = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6.5}
-        axes.plot(places, errors, linestyle="none", label=plain(group.label), **style)  # type: ignore
+        style = line_style(number, marker=True) | {"linestyle": "none", "markersize": 6.5}
+        axes.plot(places, errors, label=plain(group.label), **style)
         for name, error in group.early:
-            axes.plot(names.index(name) + shift, error, **{**OPEN, **style})
+            axes.plot(names.index(name) + shift, error, **(style | OPEN))
         for name, several in group.values.items():
             if len(several) > 1:
                 place, middle = names.index(name) + shift, float(np.median(several))
-                axes.hlines(middle, place - width / 3, place + width / 3, color=colour)
+                axes.hlines(middle, place - width / 3, place + width / 3, color=style["color"])
     tilted = sum(len(name) + 2 for name in names) > 80
     axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=30 * tilted)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xlabel(plain(over))
 
 
-# -- notes -----------------------------------------------------------------------------------------
 def _left_out(rows: Sequence[SweepRow], used: Sequence[SweepRow], key: str) -> list[str]:
     """'2 of 9 jobs left out: 1 failed (step=adam), 1 without an error (step=sgd)'."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
-        if not any(row is one for one in used):
+        if row not in used:
             reason = f"without an {key}" if row.status in DONE else row.status
             reasons.setdefault(reason.replace("an loss", "a loss"), []).append(plain(row.label))
-    if not reasons:
-        return []
     parts = []
     for reason, labels in reasons.items():
         few = "; ".join(labels[:2]) + ("; …" if len(labels) > 2 else "")
         parts.append(f"{len(labels)} {reason} ({few})")
-    number = sum(map(len, reasons.values()))
-    return [f"{number} of {len(rows)} jobs left out: {', '.join(parts)}"]
+    number = len(rows) - len(used)
+    return [f"{number} of {len(rows)} jobs left out: {', '.join(parts)}"] if parts else []

@@ -96,10 +96,8 @@ def seconds_to(history: Sequence[Mapping[str, Any]], goal: float) -> float | Non
 
 
 def columns(runs: Sequence[Compared]) -> tuple[str, list[Column]]:
-    """What is the same for all runs, in words, and the columns of what is not.
-
-    A goal that no run has reached has no column.
-    """
+    """What is the same for all runs, in words, and the columns of what is not; none for a goal that
+    no run has reached."""
     read = [run.row for run in runs]
     described = {
         "pde": [row.pde or "?" for row in read],
@@ -132,16 +130,9 @@ def notes(runs: Sequence[Compared]) -> list[str]:
         )
     for name in names:
         arguments = [run.arguments for run in runs if run.row.pde == name and run.history]
-        if differing := _differing(arguments):
-            result.append(f"note: the runs of {name} differ in {differing}")
+        keys = dict.fromkeys(key for each in arguments for key in each)
+        values = {key: dict.fromkeys(str(each.get(key)) for each in arguments) for key in keys}
+        parts = [f"pde.{key} ({', '.join(v)})" for key, v in values.items() if len(v) > 1]
+        if parts:
+            result.append(f"note: the runs of {name} differ in {', '.join(parts)}")
     return result
-
-
-def _differing(arguments: Sequence[Mapping[str, Any]]) -> str:
-    """'pde.kappa (0.1, 0.25)' for every argument that has several values."""
-    parts = []
-    for key in dict.fromkeys(key for each in arguments for key in each):
-        values = list(dict.fromkeys(str(each.get(key)) for each in arguments))
-        if len(values) > 1:
-            parts.append(f"pde.{key} ({', '.join(values)})")
-    return ", ".join(parts)

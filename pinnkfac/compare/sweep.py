@@ -16,10 +16,8 @@ from pinnkfac.plots.sweep import swept_keys
 
 
 def finish_sweep(folder: str | Path) -> list[Row]:
-    """Print the table of a sweep and write sweep.csv and sweep.png into its folder.
-
-    Returns the rows. Raises UserError where the folder holds no job or the disk refuses.
-    """
+    """Print the table of a sweep, write sweep.csv and sweep.png into its folder, and return the
+    rows; raises UserError where the folder holds no job or the disk refuses."""
     read = rows(folder)
     show(read, asked=asked_for(Path(folder)))
     print(f"written to {write_rows(read, Path(folder) / 'sweep.csv')}")
@@ -28,11 +26,8 @@ def finish_sweep(folder: str | Path) -> list[Row]:
 
 
 def show(read: Sequence[Row], console: Console | None = None, asked: Sequence[str] = ()) -> None:
-    """The table of a sweep: what was swept, status, error, loss, seconds and steps of each job.
-
-    ``asked`` are keys that have a column even where no two jobs differ by them. Below the table
-    stands why jobs did not finish, once for all jobs with the same message.
-    """
+    """The table of a sweep: what was swept (``asked`` even where no two jobs differ by it), status,
+    error, loss, seconds and steps of each job, and, once a message, why jobs did not finish."""
     keys = list(dict.fromkeys((*asked, *swept_keys(read))))
     swept = [
         Column(key.replace(".", ".\n"), [row.overrides.get(key, "?") for row in read], number=False)
@@ -69,10 +64,8 @@ def write_rows(
     path: str | Path,
     more: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Path:
-    """All that rows hold as CSV, one line each: label, folder, overrides, then the other columns.
-
-    ``more`` are further columns. Raises UserError where the disk refuses.
-    """
+    """All that rows hold as CSV, one line each: label, folder, overrides, then the other columns,
+    and ``more``; raises UserError where the disk refuses."""
     more = more or {}
     keys = list(dict.fromkeys(key for row in read for key in row.overrides))
     # step=kfac or seed=1 is the override and what the summary says of it: one column.

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pinnkfac.bench.suites import Suite
+from pinnkfac.common import locks
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.files import Damaged, as_json, read_json, write_text
-from pinnkfac.common.locks import LOCK
-from pinnkfac.common.locks import locked as locked_for
 
 FORMAT = 1
 MARK = "bench.json"
@@ -20,11 +19,9 @@ JOB, MEASURED, OUTPUT = "job.json", "measured.json", "output.txt"
 
 
 def is_new(root: Path, suite: Suite, overrides: Sequence[str]) -> bool:
-    """Whether a folder is free for a benchmark; False where it holds the same one.
-
-    Raises UserError where it holds something else, or jobs with other overrides.
-    """
-    if not root.exists() or (root.is_dir() and all(p.name == LOCK for p in root.iterdir())):
+    """Whether a folder is free for a benchmark; False where it holds the same one. Raises UserError
+    where it holds something else, or jobs with other overrides."""
+    if not root.exists() or (root.is_dir() and all(p.name == locks.LOCK for p in root.iterdir())):
         return True
     earlier = read_mark(root, suite)
     if earlier != list(overrides):
@@ -46,10 +43,8 @@ def make(root: Path, suite: Suite, overrides: Sequence[str]) -> None:
 
 
 def read_mark(root: Path, suite: Suite) -> list[str]:
-    """The overrides of the benchmark in a folder.
-
-    Raises UserError where there is none, or that of another suite or format.
-    """
+    """The overrides of the benchmark in a folder; raises UserError where there is none, or that of
+    another suite or format."""
     path = root / MARK
     if not path.is_file():
         what = "holds no benchmark" if root.exists() else "does not exist"
@@ -70,7 +65,7 @@ def read_mark(root: Path, suite: Suite) -> list[str]:
 
 def locked(root: Path) -> AbstractContextManager[None]:
     """Within it, no other process runs jobs in the folder; raises UserError where one does."""
-    return locked_for(root, f"is running jobs in {root}: wait for it, or choose another --folder")
+    return locks.locked(root, f"is running jobs in {root}: wait for it, or choose another --folder")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The process of one job: ``python -m pinnkfac.bench.job FOLDER PDE OVERRIDE...``
 
-A job has a process of its own, so that its peak memory is its own and its death costs no other.
-Beside the files of a run it writes measured.json: peak memory, and what measuring errors costs.
+With a process of its own, its peak memory is its own and its death costs no other. Beside the files
+of a run it writes measured.json: peak memory, and what measuring errors costs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pinnkfac.common.memory import keep_freed_memory
 from pinnkfac.common.messages import message_of
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import one_thread_in_torch
-from pinnkfac.run.solving import Result, solve
+from pinnkfac.run.solving import solve
 from pinnkfac.run.summary import failure
 from pinnkfac.store.run_folder import RunFolder
 from pinnkfac.store.stored_run import StoredRun
@@ -36,36 +37,30 @@ def main(arguments: Sequence[str]) -> int:
         with RunFolder(folder) as run:
             run.write_summary(failure(pde, message, overrides))
         return 1
-    memory = peak_memory()
+    measured: dict[str, Any] = {"peak_memory": peak_memory()}
+    meter = ErrorMeter(result.problem, StoredRun.open(folder).config.run.error_points)
+    with one_thread_in_torch(torch.device(result.summary["device"])):
+        begin = time.perf_counter()
+        meter.measure(result.solution)
+        measured["seconds_a_measurement"] = time.perf_counter() - begin
+    measured["measurements"] = len(result.history)
     with RunFolder(folder) as run:
-        run.write_json(MEASURED, {"peak_memory": memory, **_cost_of_errors(result, folder)})
+        run.write_json(MEASURED, measured)
     return 0
 
 
 def peak_memory() -> int | None:
     """Bytes of memory that this process has held at most; None where the system does not say."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     try:
         import resource
     except ImportError:  # not on Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _cost_of_errors(result: Result, folder: str) -> dict[str, Any]:
-    """How often errors were measured while training, and the seconds that one takes."""
-    meter = ErrorMeter(result.problem, StoredRun.open(folder).config.run.error_points)
-    with one_thread_in_torch(torch.device(result.summary["device"])):
-        begin = time.perf_counter()
-        meter.measure(result.solution)
-        taken = time.perf_counter() - begin
-    return {"measurements": len(result.history), "seconds_a_measurement": taken}
 
 
 if __name__ == "__main__":

@@ -29,19 +29,15 @@ PANEL = (3.0, 2.3)
 
 def write_pictures(report: Report) -> list[Path]:
     """error_over_seconds.png and error_over_steps.png."""
-    return [
-        save(draw(report, over), report.root / f"error_over_{name}.png")
-        for over, name in OVER.items()
-    ]
+    files = {over: report.root / f"error_over_{name}.png" for over, name in OVER.items()}
+    return [save(draw(report, over), file) for over, file in files.items()]
 
 
 @styled()
 def draw(report: Report, over: str) -> Picture:
-    """The error of every step over ``seconds`` or ``step``, a panel a case.
-
-    The seed whose final error is the median (of two, the larger one) is a thick line, the others
-    are thin ones. Dashed horizontal lines are the best published figure of each source.
-    """
+    """The error of every step over ``seconds`` or ``step``, a panel a case: a thick line for the
+    seed whose final error is the median (of two, the larger one), thin ones for the others, and a
+    dashed one for the best published figure of each source."""
     steps = list(dict.fromkeys(entry.step for entry in report.entries))
     by_case: dict[str, list[Entry]] = {}
     for entry in report.entries:
@@ -64,12 +60,21 @@ def draw(report: Report, over: str) -> Picture:
     for axes in grid[max(0, len(by_case) - columns) : len(by_case)]:
         axes.set_xlabel(OVER[over])
     picture.supylabel(MEASURES[report.suite.measure], fontsize=10)
-    _legend(picture, steps, published=any(map(best_by_source, by_case)))
+    styles = {plain(step): line_style(number) for number, step in enumerate(steps)}
+    if any(map(best_by_source, by_case)):
+        styles["best published"] = {"color": BLACK, "linestyle": DASHED, "linewidth": 1.0}
+    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
+    picture.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
     return picture
 
 
 def _lines(axes: Axes, entry: Entry, over: str, style: dict[str, Any]) -> None:
-    outcomes = sorted(entry.outcomes, key=lambda one: _rank(one, entry))
+    def rank(one: Outcome) -> tuple[bool, float]:
+        """By the final error; jobs that have not ended come last."""
+        error = one.error(entry.measure)
+        return one not in entry.counted, math.inf if error is None else error
+
+    outcomes = sorted(entry.outcomes, key=rank)
     middle = outcomes[len(entry.counted) // 2] if entry.counted else outcomes[0]
     for one in outcomes:
         x, y = series(one.history, over), series(one.history, entry.measure)
@@ -78,12 +83,6 @@ def _lines(axes: Axes, entry: Entry, over: str, style: dict[str, Any]) -> None:
             thin = {} if one is middle else {"linewidth": 0.7, "alpha": 0.5}
             marker = {"marker": "o"} if there.sum() < 3 else {}
             axes.plot(x[there], y[there], **(style | thin | marker))
-
-
-def _rank(one: Outcome, entry: Entry) -> tuple[bool, float]:
-    """By the final error; jobs that have not ended come last."""
-    error = one.error(entry.measure)
-    return one not in entry.counted, math.inf if error is None else error
 
 
 def _finish(axes: Axes, figures: Sequence[Figure]) -> None:
@@ -113,13 +112,3 @@ def _finish(axes: Axes, figures: Sequence[Figure]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelsize=8)
     light_grid(axes)
-
-
-def _legend(picture: Picture, steps: Sequence[str], *, published: bool) -> None:
-    handles = [
-        Line2D([], [], label=plain(step), **line_style(number)) for number, step in enumerate(steps)
-    ]
-    if published:
-        style: dict[str, Any] = {"color": BLACK, "linestyle": DASHED, "linewidth": 1.0}
-        handles.append(Line2D([], [], label="best published", **style))
-    picture.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))

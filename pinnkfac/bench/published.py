@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,10 +24,7 @@ class Source:
 @dataclass(frozen=True)
 class Figure:
     """A published result; what is not published is None or '', and ``net`` '' for the case's own.
-
-    ``error_at_tenth`` is the error after a tenth of ``seconds``, ``error_best`` the lowest on the
-    way, ``error_final`` that at the end.
-    """
+    Errors are those after a tenth of ``seconds``, at the end, and the lowest on the way."""
 
     case: str
     optimizer: str
@@ -56,16 +53,14 @@ def _read() -> tuple[Figure, ...]:
         if line.startswith("# source | "):
             name, *parts = (part.strip() for part in line.split("|")[1:])
             sources[name] = Source(*parts)
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return tuple(_figure(row, sources[row["source"]]) for row in rows)
-
-
-def _figure(row: Mapping[str, str], source: Source) -> Figure:
-    values: dict[str, Any] = {**row, "source": source}
-    for name in ("seconds", "error_at_tenth", "error_final", "error_best"):
-        values[name] = float(row[name]) if row[name] else None
-    values["steps"] = int(row["steps"]) if row["steps"] else None
-    return Figure(**values)
+    figures = []
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        values: dict[str, Any] = {**row, "source": sources[row["source"]]}
+        for name in ("seconds", "steps", "error_at_tenth", "error_final", "error_best"):
+            kind = int if name == "steps" else float
+            values[name] = kind(row[name]) if row[name] else None
+        figures.append(Figure(**values))
+    return tuple(figures)
 
 
 def published(case: str) -> list[Figure]:

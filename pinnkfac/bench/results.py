@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from pinnkfac.store.stored_run import StoredRun, is_run
 THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 COUNTED = ("finished", "diverged", "failed", "unreadable")
 """Statuses of jobs that have ended by themselves; the others say nothing yet."""
+SHOWN = ("status", "message", "parameters", "steps", "seconds", "rms_error")
 CURVES = ("step", "seconds", "rms_error", "relative_l2_error", "loss")
 MIB = 2**20
-
-History = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Outcome:
     """One job: its row, its records, and the rest of what its folder tells."""
 
     row: Row
-    history: History
+    history: Sequence[Mapping[str, Any]]
     settings: tuple[str, ...]
     budget: float
     summary: Mapping[str, Any]
@@ -45,27 +45,23 @@ class Outcome:
     def reached(self, measure: str, threshold: float) -> tuple[float, int] | None:
         """(seconds, steps) of the first record whose error is at most ``threshold``."""
         for record in self.history:
-            error = record.get(measure)
-            if error is not None and error <= threshold:
+            if record.get(measure) is not None and record[measure] <= threshold:
                 return record["seconds"], record["step"]
         return None
 
     @property
     def measuring(self) -> float | None:
         """The share of the seconds of training that measuring errors took."""
-        seconds = self.row.seconds
-        if not seconds or not self.measured:
+        if not self.row.seconds or not self.measured:
             return None
         taken = self.measured["measurements"] * self.measured["seconds_a_measurement"]
-        return float(taken / seconds)
+        return float(taken / self.row.seconds)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A case with a step: the outcomes of all seeds, and what stands beside them.
-
-    Where there are several, numbers are medians; a job that failed counts as infinite.
-    """
+    """A case with a step: the outcomes of all seeds, and what stands beside them. Where there are
+    several, numbers are medians; a job that failed counts as infinite."""
 
     case: Case
     step: str
@@ -160,18 +156,16 @@ class Report:
         return [outcome for entry in self.entries for outcome in entry.outcomes]
 
 
-# -- reading ---------------------------------------------------------------------------------------
 def read_report(suite: Suite, root: Path) -> Report:
-    """All jobs in a folder, in the order of the suite, steps and seeds in their own.
-
-    Raises UserError where it holds no benchmark of the suite, or no job.
-    """
+    """All jobs in a folder, in the order of the suite, steps and seeds in their own; raises
+    UserError where it holds no benchmark of the suite, or no job."""
     overrides = read_mark(root, suite)
     entries = []
     for case in suite.cases:
         by_step: dict[str, list[Outcome]] = {}
-        for path in sorted((root / case.name).glob(f"*/[0-9]*/{JOB}"), key=_order):
-            by_step.setdefault(path.parts[-3], []).append(_outcome(path.parent))
+        folders = [path.parent for path in (root / case.name).glob(f"*/[0-9]*/{JOB}")]
+        for folder in sorted(folders, key=lambda path: (path.parent.name, int(path.name))):
+            by_step.setdefault(folder.parent.name, []).append(_outcome(folder))
         entries += [
             Entry(case, step, suite.measure, tuple(outcomes)) for step, outcomes in by_step.items()
         ]
@@ -180,17 +174,16 @@ def read_report(suite: Suite, root: Path) -> Report:
     return Report(suite, root, tuple(overrides), tuple(entries))
 
 
-def _order(path: Path) -> tuple[str, int]:
-    step, seed = path.parts[-3:-1]
-    return step, int(seed)
-
-
 def _outcome(folder: Path) -> Outcome:
     job = read(folder / JOB)
     row = Row("", folder, "unfinished", "it was stopped, or is still going on")
+    try:
+        history = StoredRun.open(folder).history
+    except UserError:  # it failed before it began, or is damaged: its row says so
+        history = []
     return Outcome(
         row_of(folder) if is_run(folder) else row,
-        _history(folder),
+        history,
         tuple(job.get("settings") or ()),
         float(job.get("seconds") or 0.0),
         summary_of(folder),
@@ -198,18 +191,10 @@ def _outcome(folder: Path) -> Outcome:
     )
 
 
-def _history(folder: Path) -> History:
-    try:
-        return StoredRun.open(folder).history
-    except UserError:  # it failed before it began, or is damaged: its row says so
-        return []
-
-
-# -- writing ---------------------------------------------------------------------------------------
 def write_results(report: Report) -> list[Path]:
     """results.json, with all there is, and results.csv, with one line a case and step."""
     lines = [flat(entry) for entry in report.entries]
-    rows = [list(line.values()) for line in lines]
+    rows = (list(line.values()) for line in lines)
     return [
         write_text(report.root / "results.json", as_json(as_dict(report), indent=1)),
         write_csv(report.root / "results.csv", list(lines[0]), rows),
@@ -240,12 +225,7 @@ def _job(entry: Entry, outcome: Outcome) -> dict[str, Any]:
         "seed": int(row.folder.name),
         "budget": outcome.budget,
         "settings": list(outcome.settings),
-        "status": row.status,
-        "message": row.message,
-        "parameters": row.parameters,
-        "steps": row.steps,
-        "seconds": row.seconds,
-        "rms_error": row.rms_error,
+        **{name: getattr(row, name) for name in SHOWN},
         "relative_l2_error": row.error,
         "peak_memory": outcome.measured.get("peak_memory"),
         "share_measuring": outcome.measuring,
@@ -256,16 +236,13 @@ def _job(entry: Entry, outcome: Outcome) -> dict[str, Any]:
 
 def flat(entry: Entry) -> dict[str, Any]:
     """The numbers of a case and step by name, for JSON and CSV."""
-    figures, lower, errors = entry.published, entry.lower, entry.errors
-    memory = entry.peak_memory
+    errors, memory = entry.errors, entry.peak_memory
     content: dict[str, Any] = {
         "case": entry.case.name,
         "step": entry.step,
         "seeds": len(entry.counted),
         "unfinished": len(entry.outcomes) - len(entry.counted),
-        "parameters": entry.median("parameters"),
-        "steps": entry.median("steps"),
-        "seconds": entry.median("seconds"),
+        **{name: entry.median(name) for name in ("parameters", "steps", "seconds")},
         "error": entry.error,
         "error_lowest": errors[0] if errors else None,
         "error_highest": errors[-1] if errors else None,
@@ -274,14 +251,14 @@ def flat(entry: Entry) -> dict[str, Any]:
         "peak_memory_mib": None if memory is None else round(memory / MIB, 1),
         "share_measuring": entry.measuring,
     }
-    for number, name in enumerate(("published", "newer")):
-        figure = figures[number] if number < len(figures) else None
+    beside = zip_longest(("published", "newer"), entry.published[:2], entry.lower[:2])
+    for name, figure, lower in beside:
         content |= {
-            name: figure.error_best if figure else None,
-            f"{name}_by": figure.optimizer if figure else None,
-            f"{name}_seconds": figure.seconds if figure else None,
-            f"{name}_in": figure.source.where if figure else None,
-            f"lower_than_{name}": lower[number] if figure else None,
+            name: figure and figure.error_best,
+            f"{name}_by": figure and figure.optimizer,
+            f"{name}_seconds": figure and figure.seconds,
+            f"{name}_in": figure and figure.source.where,
+            f"lower_than_{name}": lower,
         }
     for threshold in THRESHOLDS:
         seconds, steps = entry.reached(threshold) or (None, None)

@@ -68,10 +68,8 @@ def jobs_of(
     overrides: Sequence[str] = (),
 ) -> list[Job]:
     """All jobs, case by case; without ``cases`` those of the whole suite, without ``seconds`` each
-    as long as its case says.
-
-    Raises UserError for an unknown case, or an override that would change what is compared.
-    """
+    as long as its case says. Raises UserError for an unknown case, or an override that would change
+    what is compared."""
     chosen = [suite.case(name) for name in dict.fromkeys(cases)] or list(suite.cases)
     for case in chosen:
         _check_overrides(case, overrides)
@@ -114,10 +112,8 @@ def check_settings_of(jobs: Sequence[Job]) -> None:
 
 
 def is_complete(job: Job) -> bool:
-    """Whether the job was run before.
-
-    Raises UserError where it was run for another time: such a result is not thrown away.
-    """
+    """Whether the job was run before; raises UserError where it was run for another time: such a
+    result is not thrown away."""
     if summary_of(job.folder)["status"] not in COMPLETE or not (job.folder / JOB).is_file():
         return False
     earlier = read(job.folder / JOB).get("settings")
@@ -130,13 +126,9 @@ def is_complete(job: Job) -> bool:
     return True
 
 
-# -- running ---------------------------------------------------------------------------------------
 def run_jobs(jobs: Sequence[Job], measure: str) -> str:
-    """Run what was not run before, one after the other, with a line for each.
-
-    Returns who asked for an end ('Ctrl-C', 'SIGTERM'), or ''. The running job is ended then, and
-    begun anew the next time; those before it are kept.
-    """
+    """Run what was not run before, one after the other, with a line for each; returns who asked for
+    an end ('Ctrl-C', 'SIGTERM'), or ''. The running job is ended then, and begun anew next time."""
     complete = [is_complete(job) for job in jobs]  # all are looked at before the first one starts
     with Interruption() as interruption:
         for number, (job, kept) in enumerate(zip(jobs, complete, strict=True), 1):
@@ -152,10 +144,14 @@ def run_jobs(jobs: Sequence[Job], measure: str) -> str:
 def _run(job: Job, interruption: Interruption) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):  # an orphan of an earlier start may still be writing to it
-        _clear(job.folder)
-        told = {"case": job.case.name, "step": job.step, "seed": job.seed}
-        told |= {"seconds": job.seconds, "settings": list(job.settings)}
-        write_text(job.folder / JOB, as_json(told, indent=2))
+        for path in job.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        task = {"case": job.case.name, "step": job.step, "seed": job.seed}
+        task |= {"seconds": job.seconds, "settings": list(job.settings)}
+        write_text(job.folder / JOB, as_json(task, indent=2))
     words = [sys.executable, "-m", "pinnkfac.bench.job", str(job.folder), job.case.pde]
     with open(job.folder / OUTPUT, "w", encoding="utf-8") as output:
         # In a session of its own, a Ctrl-C reaches it once, and from here.
@@ -166,8 +162,14 @@ def _run(job: Job, interruption: Interruption) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        told = False
         try:
-            _wait(process, interruption)
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=POLL)
+                if interruption.by and not told:  # handed on once: it ends after its step
+                    told = True
+                    process.terminate()
         finally:
             if process.poll() is None:
                 process.kill()
@@ -176,41 +178,18 @@ def _run(job: Job, interruption: Interruption) -> None:
         _note_death(job, process.returncode)
 
 
-def _wait(process: subprocess.Popen[bytes], interruption: Interruption) -> None:
-    """Until it has ended; a signal is handed on once, and it ends after its step."""
-    told = False
-    while process.poll() is None:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=POLL)
-        if interruption.by and not told:
-            told = True
-            process.terminate()
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-
-
 def _note_death(job: Job, code: int) -> None:
-    """The summary of a job whose process ended without one."""
     from pinnkfac.run.summary import failure
     from pinnkfac.store.run_folder import RunFolder
 
+    message = f"its process ended with exit code {code}: see {OUTPUT} in its folder"
     if code < 0:
-        name = signal.Signals(-code).name
-        message = f"its process was ended by {name}: memory may have run out"
-    else:
-        message = f"its process ended with exit code {code}: see {OUTPUT} in its folder"
+        message = f"its process was ended by {signal.Signals(-code).name}: memory may have run out"
     with RunFolder(job.folder) as run:
         run.write_summary(failure(job.case.pde, message, job.settings))
 
 
 def _told(job: Job, measure: str) -> str:
-    """A job's end in a line."""
     summary = summary_of(job.folder)
     status = summary["status"]
     if summary.get("steps") is None:

@@ -11,24 +11,19 @@ BIG, HUGE = "256,256,128,128", "768,768,512,512"
 SHORT, LONG = 300.0, 600.0
 """Seconds of training for small and medium nets, and for big and huge ones."""
 
-Goals = tuple[tuple[float, float], ...]
-"""(seconds, error): an error to get below within that time; sorted by seconds."""
-
 
 @dataclass(frozen=True)
 class Case:
-    """A bundled PDE with all that a comparison fixes.
-
-    ``settings`` are overrides of the configuration, ``error_points`` the number of uniform points
-    that errors are measured on, ``seconds`` the time of training.
-    """
+    """A bundled PDE with all that a comparison fixes: overrides (``settings``), the number of
+    uniform points that errors are measured on, the ``seconds`` of training."""
 
     name: str
     pde: str
     seconds: float
     error_points: int
     settings: tuple[str, ...] = ()
-    goals: Goals = ()
+    goals: tuple[tuple[float, float], ...] = ()
+    """(seconds, error): an error to get below within that time; sorted by seconds."""
 
     def goal(self, seconds: float) -> float | None:
         """The goal of the shortest time that is no less than ``seconds``, else the last one."""
@@ -56,8 +51,7 @@ class Suite:
 
 
 def _paper(name: str, pde: str, widths: str, interior: int, *goals: tuple[float, float]) -> Case:
-    """A case of arXiv:2405.15603: its net, with torch's first weights as there; errors are measured
-    on 10 times the interior points."""
+    """A case of arXiv:2405.15603 with its first weights; errors on 10 times the interior points."""
     seconds = LONG if widths in (BIG, HUGE) else SHORT
     net = (f"net.widths=[{widths}]", "net.initialisation=torch")
     return Case(name, pde, seconds, 10 * interior, net, goals)
@@ -83,24 +77,17 @@ PAPER = (
 )
 
 
-def _problem(name: str, goal: float) -> Case:
-    return Case(name, name, SHORT, 10_000, goals=((SHORT, goal),))
-
-
-PROBLEMS = (
-    _problem("helmholtz", 1e-8),
-    _problem("burgers", 1e-7),
-    _problem("kovasznay", 1e-8),
-    _problem("wave", 1e-6),
-    _problem("kdv", 1e-5),
-    _problem("biharmonic", 1e-7),
-    _problem("allen_cahn", 1e-5),
+PROBLEMS = tuple(
+    Case(name, name, SHORT, 10_000, goals=((SHORT, goal),))
+    for name, goal in {
+        **{"helmholtz": 1e-8, "burgers": 1e-7, "kovasznay": 1e-8, "wave": 1e-6},
+        **{"kdv": 1e-5, "biharmonic": 1e-7, "allen_cahn": 1e-5},
+    }.items()
 )
 
 _TINY = ("net.widths=[16]", "points.scale=0.1")
-SMOKE = (
-    Case("poisson2d_tiny", "poisson2d", 2.0, 1000, _TINY, ((2.0, 1e-1),)),
-    Case("heat1d_tiny", "heat1d", 2.0, 1000, _TINY, ((2.0, 1e-1),)),
+SMOKE = tuple(
+    Case(f"{pde}_tiny", pde, 2.0, 1000, _TINY, ((2.0, 1e-1),)) for pde in ("poisson2d", "heat1d")
 )
 
 SUITES = {

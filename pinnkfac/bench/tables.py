@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,20 +18,19 @@ MEASURES = {"rms_error": "RMS error", "relative_l2_error": "relative L2 error"}
 ANSWERS = {True: "yes", False: "no", None: "-"}
 
 
-# -- columns ---------------------------------------------------------------------------------------
 def main_columns(entries: Sequence[Entry]) -> list[Column]:
     """What came out, beside the best published figure and the goal; empty columns are left out."""
     columns = [
-        _column("para-\nmeters", entries, lambda entry: _count(entry.median("parameters"))),
-        _column("steps", entries, lambda entry: _count(entry.median("steps"))),
-        _column("seconds", entries, lambda entry: in_seconds(entry.median("seconds"))),
-        _column("MiB", entries, lambda entry: _count(entry.peak_memory, MIB)),
-        _column("error", entries, lambda entry: in_digits(entry.error)),
-        _column("lowest –\nhighest", entries, _spread),
+        Column("para-\nmeters", [_count(entry.median("parameters")) for entry in entries]),
+        Column("steps", [_count(entry.median("steps")) for entry in entries]),
+        Column("seconds", [in_seconds(entry.median("seconds")) for entry in entries]),
+        Column("MiB", [_count(entry.peak_memory, MIB) for entry in entries]),
+        Column("error", [in_digits(entry.error) for entry in entries]),
+        Column("lowest –\nhighest", [_spread(entry) for entry in entries]),
         *_beside("published", entries, 0),
         *_beside("newer", entries, 1),
-        _column("goal", entries, lambda entry: in_digits(entry.goal)),
-        _column("met", entries, lambda entry: ANSWERS[entry.goal_met], number=False),
+        Column("goal", [in_digits(entry.goal) for entry in entries]),
+        Column("met", [ANSWERS[entry.goal_met] for entry in entries], number=False),
     ]
     told = [column for column in columns if any(cell not in ("-", "") for cell in column.cells)]
     return [*_names(entries), *told]
@@ -43,51 +41,42 @@ def threshold_columns(entries: Sequence[Entry]) -> list[Column]:
     columns = _names(entries)
     for threshold in THRESHOLDS:
         reached = [entry.reached(threshold) for entry in entries]
+        cells = [f"{in_seconds(one[0])} ({one[1]:.0f})" if one else "-" for one in reached]
         if any(reached):
-            columns.append(_column(f"{threshold:.0e}", reached, _reached))
+            columns.append(Column(f"{threshold:.0e}", cells))
     return columns
 
 
 def published_columns(figures: Sequence[Figure]) -> list[Column]:
     return [
-        _column("case", figures, lambda figure: figure.case, number=False),
-        _column("optimizer", figures, lambda figure: figure.optimizer or "-", number=False),
-        _column("seconds", figures, lambda figure: _count(figure.seconds)),
-        _column("steps", figures, lambda figure: _count(figure.steps)),
-        _column("after a tenth", figures, lambda figure: in_digits(figure.error_at_tenth)),
-        _column("at the end", figures, lambda figure: in_digits(figure.error_final)),
-        _column("best", figures, lambda figure: in_digits(figure.error_best)),
-        _column("in", figures, lambda figure: figure.source.where, number=False),
-        _column("note", figures, lambda figure: figure.note, number=False),
+        Column("case", [figure.case for figure in figures], number=False),
+        Column("optimizer", [figure.optimizer or "-" for figure in figures], number=False),
+        Column("seconds", [_count(figure.seconds) for figure in figures]),
+        Column("steps", [_count(figure.steps) for figure in figures]),
+        Column("after a tenth", [in_digits(figure.error_at_tenth) for figure in figures]),
+        Column("at the end", [in_digits(figure.error_final) for figure in figures]),
+        Column("best", [in_digits(figure.error_best) for figure in figures]),
+        Column("in", [figure.source.where for figure in figures], number=False),
+        Column("note", [figure.note for figure in figures], number=False),
     ]
-
-
-def _column(
-    header: str, things: Sequence[Any], cell: Callable[[Any], str], *, number: bool = True
-) -> Column:
-    return Column(header, [cell(thing) for thing in things], number)
 
 
 def _names(entries: Sequence[Entry]) -> list[Column]:
     return [
-        _column("case", entries, lambda entry: entry.case.name, number=False),
-        _column("step", entries, lambda entry: entry.step, number=False),
+        Column("case", [entry.case.name for entry in entries], number=False),
+        Column("step", [entry.step for entry in entries], number=False),
     ]
 
 
 def _beside(header: str, entries: Sequence[Entry], source: int) -> list[Column]:
     """The best published error of a source, whose it is, and whether an entry is lower."""
     figures = [dict(enumerate(entry.published)).get(source) for entry in entries]
+    lower = [dict(enumerate(entry.lower)).get(source) for entry in entries]
     return [
-        _column(header, figures, lambda figure: in_digits(figure and figure.error_best)),
-        _column("by", figures, lambda figure: figure.by if figure else "", number=False),
-        _column("lower", entries, lambda e: ANSWERS[_lower(e, source)], number=False),
+        Column(header, [in_digits(f.error_best if f else None) for f in figures]),
+        Column("by", [figure.by if figure else "" for figure in figures], number=False),
+        Column("lower", [ANSWERS[answer] for answer in lower], number=False),
     ]
-
-
-def _lower(entry: Entry, source: int) -> bool | None:
-    """Whether the error is lower than the best one of a source; None where nothing says so."""
-    return dict(enumerate(entry.lower)).get(source)
 
 
 def _count(value: float | None, unit: float = 1) -> str:
@@ -96,34 +85,27 @@ def _count(value: float | None, unit: float = 1) -> str:
 
 def _spread(entry: Entry) -> str:
     """Of several seeds; how many of them have no error is said too."""
-    errors, number = entry.errors, len(entry.counted)
-    if number < 2 or not errors:
+    errors, failed = entry.errors, len(entry.counted) - len(entry.errors)
+    if len(entry.counted) < 2 or not errors:
         return "-"
-    failed = number - len(errors)
     told = f", {failed} failed" if failed else ""
     return f"{in_digits(errors[0])} – {in_digits(errors[-1])}{told}"
 
 
-def _reached(one: tuple[float, float] | None) -> str:
-    return "-" if one is None else f"{in_seconds(one[0])} ({one[1]:.0f})"
-
-
-# -- in words --------------------------------------------------------------------------------------
 def verdicts(report: Report) -> list[str]:
     """For each step, on how many cases it is lower than what is published, and which it misses."""
     lines = []
     for step in dict.fromkeys(entry.step for entry in report.entries):
         entries = [entry for entry in report.entries if entry.step == step]
-        answers: dict[str, dict[str, bool | None]] = {
-            "lower than the best published error": {
-                e.case.name: e.lower[0] for e in entries if e.lower
-            },
-            "lower than newer ones": {e.case.name: e.lower[1] for e in entries if len(e.lower) > 1},
-            "goal met": {e.case.name: e.goal_met for e in entries},
+        answers: dict[str, list[bool | None]] = {
+            "lower than the best published error": [next(iter(e.lower), None) for e in entries],
+            "lower than newer ones": [next(iter(e.lower[1:]), None) for e in entries],
+            "goal met": [e.goal_met for e in entries],
         }
-        for text, by_case in answers.items():
-            yes = [case for case, answer in by_case.items() if answer]
-            no = [case for case, answer in by_case.items() if answer is False]
+        for text, by_entry in answers.items():
+            pairs = [*zip((e.case.name for e in entries), by_entry, strict=True)]
+            yes = [case for case, answer in pairs if answer]
+            no = [case for case, answer in pairs if answer is False]
             behind = f"; not on {', '.join(no)}" if no else ""
             if yes or no:
                 cases = counted(len(yes) + len(no), "case")
@@ -157,20 +139,16 @@ def _differing(report: Report) -> dict[str, list[str]]:
     """Machines, threads and versions of the jobs, each once."""
     summaries = [outcome.summary for outcome in report.outcomes]
     told = [s for s in summaries if s.get("machine") and s.get("versions")]
+    processors = [s["machine"].get("gpu") or s["machine"]["processor"] for s in told]
+    kinds = [f"{s.get('device')}, {s.get('dtype')}" for s in told]
     values = {
-        "machine": [_machine(s) for s in told],
+        "machine": [", ".join(pair) for pair in zip(processors, kinds, strict=True)],
         "threads": [str(s.get("threads")) for s in told],
         "versions": [", ".join(f"{k} {v}" for k, v in s["versions"].items()) for s in told],
     }
     return {what: list(dict.fromkeys(each)) for what, each in values.items()}
 
 
-def _machine(summary: Mapping[str, Any]) -> str:
-    processor = summary["machine"].get("gpu") or summary["machine"]["processor"]
-    return f"{processor}, {summary.get('device')}, {summary.get('dtype')}"
-
-
-# -- out -------------------------------------------------------------------------------------------
 def show(report: Report, console: Console | None = None) -> None:
     """The tables and what there is to say of them, on the terminal."""
     measure = MEASURES[report.suite.measure]
@@ -209,13 +187,14 @@ def as_markdown(report: Report) -> str:
         lines = [f"* {s.where}: {s.hardware}; {s.text}." for s in sources(figures)]
         table = markdown(published_columns(figures))
         parts += ["## Published figures", "\n".join(lines), table]
-    pictures = [name for name in PICTURES if (report.root / name).is_file()]
+    pictures = [
+        n
+        for n in ("error_over_seconds", "error_over_steps")
+        if (report.root / f"{n}.png").is_file()
+    ]
     if pictures:
-        parts += ["## Pictures", *(f"![{Path(name).stem}]({name})" for name in pictures)]
+        parts += ["## Pictures", *(f"![{name}]({name}.png)" for name in pictures)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-PICTURES = ("error_over_seconds.png", "error_over_steps.png")
 
 
 def markdown(columns: Sequence[Column]) -> str:

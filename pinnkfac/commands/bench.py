@@ -17,7 +17,7 @@ from pinnkfac.run.interruption import EXIT_CODES
 
 def main(arguments: list[str]) -> int:
     overrides = [word for word in arguments if is_override(word)]
-    options = _parser().read([word for word in arguments if not is_override(word)])
+    options = _parser().parse_args([word for word in arguments if not is_override(word)])
     suite = suite_of(options.suite)
     if options.overrides:
         raise UserError(

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         "check heat1d pde.kappa=0.1",
     )
     parser.add_pde()
-    options = parser.read(arguments)
+    options = parser.parse_args(arguments)
 
     from pinnkfac.inspection.checks import examine
     from pinnkfac.inspection.finding import Verdict

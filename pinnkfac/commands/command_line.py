@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import NoReturn
 
 from pinnkfac.common.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with an example in its help, and a mistake that ends in one line.
+    """argparse with an example in its help, and a mistake that ends in one line: a UserError.
 
-        parser = Parser("plot", "Draw the pictures of a run.", "plot outputs/heat1d/run --animate")
-
-    Raises UserError for a wrong command line.
+    parser = Parser("plot", "Draw the pictures of a run.", "plot outputs/heat1d/run --animate")
     """
 
     def __init__(self, command: str, text: str, *examples: str) -> None:
@@ -31,23 +28,14 @@ class Parser(argparse.ArgumentParser):
     def add_pde(self) -> None:
         """``pde`` and the ``overrides`` of its configuration."""
         self.add_argument("pde", metavar="PDE", help="FILE.py, FILE.py:function or NAME")
-        self.add_argument(
-            "overrides", metavar="KEY=VALUE", nargs="*", help="settings, as for solve"
-        )
+        settings = "settings, as for solve"
+        self.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=settings)
 
     def add_checkpoint(self) -> None:
-        self.add_argument(
-            "--checkpoint",
-            choices=("last", "best"),
-            default="last",
-            help="the last state of the run (default), or that of the lowest loss",
-        )
+        which = "the last state of the run (default), or that of the lowest loss"
+        self.add_argument("--checkpoint", choices=("last", "best"), default="last", help=which)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(
             f"{self.command}: {message}. 'python -m pinnkfac {self.command} --help' shows its use"
         )
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The arguments; SystemExit where only the help was asked for (and is printed)."""
-        return self.parse_args(list(arguments))

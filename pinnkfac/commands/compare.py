@@ -16,14 +16,10 @@ def main(arguments: list[str]) -> int:
         "compare outputs/heat1d/sweep --csv table.csv",
     )
     parser.add_argument("folders", metavar="RUN_FOLDER", nargs="+")
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        default="compare.png",
-        help="the picture: .png, .pdf or .svg (default: compare.png)",
-    )
+    picture = "the picture: .png, .pdf or .svg (default: compare.png)"
+    parser.add_argument("--output", metavar="FILE", default="compare.png", help=picture)
     parser.add_argument("--csv", metavar="FILE", help="write the table as CSV too")
-    options = parser.read(arguments)
+    options = parser.parse_args(arguments)
 
     from pinnkfac.compare.rows import rows
     from pinnkfac.compare.runs import GOALS, columns, compared, notes, seconds_to

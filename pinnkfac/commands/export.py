@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from textwrap import fill
 from typing import Any
 
@@ -12,7 +13,15 @@ from pinnkfac.export.formats import listed, texts
 
 
 def main(arguments: list[str]) -> int:
-    formats = [_entry(ending, text) for ending, text in texts().items()]
+    formats = [
+        fill(
+            text[0].lower() + text[1:].rstrip("."),
+            96,
+            initial_indent=f"  {ending}  ",
+            subsequent_indent=" " * 8,
+        )
+        for ending, text in texts().items()
+    ]
     parser = Parser(
         "export",
         "Write the solution of a run to a file of the kind that its ending says:\n\n"
@@ -25,20 +34,15 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN_FOLDER", help="a folder that solve wrote")
     parser.add_argument("file", metavar="FILE", help=f"the file to write: {listed()}")
-    parser.add_argument(
-        "--grid",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="x=100: a hundred points over the range of x; x=0.5: x is fixed at 0.5; "
+    axes = (
+        "x=100: a hundred points over the range of x; x=0.5: x is fixed at 0.5; "
         "x=0.0,0.5,1.0: these values. What is left out: with up to three coordinates, an axis "
-        "over the whole range; with more, the middle of the range",
+        "over the whole range; with more, the middle of the range"
     )
+    parser.add_argument("--grid", nargs="+", default=[], metavar="NAME=VALUE", help=axes)
     parser.add_checkpoint()
-    options = parser.read(arguments)
+    options = parser.parse_args(arguments)
     grid = _grid(options.grid)
-
-    import warnings
 
     from pinnkfac.solution import Solution
 
@@ -55,20 +59,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _entry(ending: str, text: str) -> str:
-    """'.npz  axes and fields on a grid', folded."""
-    text = f"{text[0].lower()}{text[1:].rstrip('.')}"
-    return fill(text, 96, initial_indent=f"  {ending}  ", subsequent_indent=" " * 8)
-
-
 def _grid(items: list[str]) -> dict[str, Any]:
     """NAME=VALUE as the arguments of ``Solution.on_grid``."""
     grid: dict[str, Any] = {}
     for item in items:
         name, equals, text = item.partition("=")
-        parts = text.split(",")
         try:
-            numbers = [float(part) for part in parts]
+            numbers = [float(part) for part in text.split(",")]
         except ValueError:
             numbers = []
         if not equals or not name or not numbers:
@@ -78,6 +75,6 @@ def _grid(items: list[str]) -> dict[str, Any]:
             )
         if name in grid:
             raise UserError(f"--grid {item}: '{name}' is given twice")
-        whole = len(parts) == 1 and text.strip().lstrip("+-").isdigit()
-        grid[name] = int(text) if whole else numbers[0] if len(parts) == 1 else numbers
+        whole = text.strip().lstrip("+-").isdigit()
+        grid[name] = int(text) if whole else numbers[0] if len(numbers) == 1 else numbers
     return grid

@@ -22,10 +22,8 @@ def main(arguments: list[str]) -> int:
         "list steps",
     )
     parser.add_argument("group", metavar="GROUP", nargs="?", help="a group (all: an overview)")
-    options = parser.read(arguments)
-    if options is None:
-        return 0
-    say(details(options.group, width()) if options.group else overview(width()))
+    group = parser.parse_args(arguments).group
+    say(details(group, width()) if group else overview(width()))
     return 0
 
 
@@ -43,42 +41,34 @@ def overview(columns: int) -> list[str]:
     lines += table(rows, columns)
     for name, folder in catalog.groups().items():
         lines += ["", bold(name) + f"  ({folder.name}=NAME)"]
-        rows = [(o.name, o.text + _default(o)) for o in catalog.options(folder)]
-        lines += table(rows, columns)
+        options = catalog.options(folder)
+        lines += table([(o.name, o.text + " (default)" * o.is_default) for o in options], columns)
     names = ", ".join(_groups())
     return [*lines, "", *paragraph(f"All settings of a group: list GROUP, one of {names}", columns)]
 
 
-def _default(option: catalog.Option) -> str:
-    return " (default)" if option.is_default else ""
-
-
 def details(group: str, columns: int) -> list[str]:
-    """Every setting of a group's options, with its default and what it means.
-
-    Raises UserError for an unknown group.
-    """
+    """Every setting of a group's options, with its default and what it means; raises UserError for
+    an unknown group."""
     if group in ("pde", "pdes"):
         return [line for option in catalog.pdes() for line in _option(option, columns)][:-1]
     if group == SETTINGS:
         return [bold("Settings of every run: KEY=VALUE"), *_settings(catalog.general(), columns)]
     for name, folder in catalog.groups().items():
         if group in (name, folder.name, f"{folder.name}s"):
-            lines = [
-                line for o in catalog.options(folder) for line in _option(o, columns, folder.name)
-            ]
-            return lines[:-1]
+            blocks = [_option(option, columns, folder.name) for option in catalog.options(folder)]
+            return [line for block in blocks for line in block][:-1]
     raise UserError(f"list {group}: there is no such group. {suggest(group, _groups())}")
 
 
 def _option(option: catalog.Option, columns: int, group: str = "") -> list[str]:
-    head = f"{group}={option.name}" if group else option.name
-    lines = [bold(head) + _default(option), *paragraph(option.text, columns, "  ")]
-    if option.source:
-        lines += paragraph(f"Source: {option.source}", columns, "  ")
-    if option.brings:
-        lines += paragraph(f"Chooses too: {', '.join(option.brings)}", columns, "  ")
-    return [*lines, *_settings(option.settings(), columns), ""]
+    head = bold(f"{group}={option.name}" if group else option.name)
+    texts = [option.text]
+    texts += [f"Source: {option.source}"] if option.source else []
+    texts += [f"Chooses too: {', '.join(option.brings)}"] if option.brings else []
+    about = [line for text in texts for line in paragraph(text, columns, "  ")]
+    settings = _settings(option.settings(), columns)
+    return [head + " (default)" * option.is_default, *about, *settings, ""]
 
 
 def _settings(settings: Sequence[catalog.Setting], columns: int) -> list[str]:

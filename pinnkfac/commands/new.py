@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         "new my_pde.py",
     )
     parser.add_argument("file", metavar="FILE.py", help="the file to write")
-    options = parser.read(arguments)
+    options = parser.parse_args(arguments)
     path = Path(options.file).expanduser()
     _check(path)
     text = written(TEMPLATE.read_text(encoding="utf-8"), path)
@@ -37,14 +37,8 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     name = shlex.quote(str(path))
-    say(
-        [
-            f"{path} is written. What to do next:",
-            f"  python -m pinnkfac check {name}",
-            f"  python -m pinnkfac show {name}",
-            f"  python -m pinnkfac solve {name} stop.seconds=20",
-        ]
-    )
+    commands = (f"check {name}", f"show {name}", f"solve {name} stop.seconds=20")
+    say([f"{path} is written. What to do next:", *(f"  python -m pinnkfac {c}" for c in commands)])
     return 0
 
 
@@ -65,16 +59,18 @@ def written(template: str, path: Path) -> str:
 
 def _check(path: Path) -> None:
     """Raise UserError for what cannot be the name of a Python file that is imported."""
+    stem = path.stem
+    name = re.sub(r"\W+", "_", stem.removeprefix(".py")).strip("_") or "my_pde"
+    name = f"pde_{name}" if name[0].isdigit() else name
+    proposal = path.with_name(f"{name}_problem.py" if keyword.iskeyword(name) else f"{name}.py")
     if path.suffix != ".py":
-        proposal = path.with_name(f"{_identifier(path.stem.removeprefix('.py'))}.py")
         raise UserError(
             f"{path} is no Python file: give a name that ends in .py, such as {proposal}"
         )
-    stem = path.stem
     if not stem.isidentifier() or keyword.iskeyword(stem) or not stem.strip("_"):
         raise UserError(
             f"{path}: '{stem}' is no name of a Python module: use letters, digits and _, such as "
-            f"{path.with_name(_identifier(stem) + '.py')}"
+            f"{proposal}"
         )
     if stem in sys.stdlib_module_names or _is_installed(stem, path):
         raise UserError(
@@ -83,14 +79,6 @@ def _check(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}: make it first")
-
-
-def _identifier(text: str) -> str:
-    """The nearest name of a module."""
-    name = re.sub(r"\W+", "_", text).strip("_") or "my_pde"
-    if name[0].isdigit():
-        name = f"pde_{name}"
-    return f"{name}_problem" if keyword.iskeyword(name) else name
 
 
 def _is_installed(name: str, path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,25 +33,31 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", metavar="RUN_FOLDER", help="the folder that solve printed")
     parser.add_argument("--output", metavar="FOLDER", help="where to write (default: RUN_FOLDER)")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
-    parser.add_argument(
-        "--animate",
-        nargs="?",
-        const="gif",
-        choices=ANIMATIONS,
-        help="write an animation over time too (default: gif; mp4 needs ffmpeg)",
-    )
+    animation = "write an animation over time too (default: gif; mp4 needs ffmpeg)"
+    parser.add_argument("--animate", nargs="?", const="gif", choices=ANIMATIONS, help=animation)
     parser.add_checkpoint()
-    options = parser.read(_with_kind(arguments))
+    options = parser.parse_args(_with_kind(arguments))
 
     from pinnkfac.store.stored_run import StoredRun, jobs
 
     folder = Path(options.folder)
-    output = _made(Path(options.output or folder)) if folder.is_dir() else folder
+    output = Path(options.output or folder)
+    try:
+        if folder.is_dir():
+            output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {output} cannot be made ({error.strerror}): choose another folder"
+        ) from error
     if jobs(folder) and not (folder / "problem.json").exists():
         if options.animate:
             raise UserError(f"{folder} is a sweep: give one of its runs to animate")
-        return _plot_sweep(folder, output / f"sweep.{options.format}")
-    _plot_run(StoredRun.open(folder), output, options)
+        from pinnkfac.compare.rows import rows
+        from pinnkfac.plots import draw_sweep, save
+
+        print(save(draw_sweep(rows(folder)), output / f"sweep.{options.format}"))
+    else:
+        _plot_run(StoredRun.open(folder), output, options)
     return 0
 
 
@@ -61,24 +68,6 @@ def _with_kind(arguments: Sequence[str]) -> list[str]:
         if word == "--animate" and words[i + 1] not in ANIMATIONS and Path(words[i + 1]).is_dir():
             words[i] = f"--animate={ANIMATIONS[0]}"
     return words
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output {folder} cannot be made ({error.strerror}): choose another folder"
-        ) from error
-    return folder
-
-
-def _plot_sweep(folder: Path, file: Path) -> int:
-    from pinnkfac.compare.rows import rows
-    from pinnkfac.plots import draw_sweep, save
-
-    print(save(draw_sweep(rows(folder)), file))
-    return 0
 
 
 def _plot_run(run: StoredRun, output: Path, options: Namespace) -> None:
@@ -101,8 +90,6 @@ def _plot_run(run: StoredRun, output: Path, options: Namespace) -> None:
 def _exact(run: StoredRun) -> Callable[[Tensor], Tensor] | None:
     """The exact solution that the PDE file of a run states; None where it states none or is gone,
     which is said."""
-    from functools import partial
-
     from pinnkfac.config.pde_file import stored_pde, stored_problem
     from pinnkfac.residual import exact_solution
 

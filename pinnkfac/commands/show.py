@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     parser.add_pde()
     parser.add_argument("--full", action="store_true", help="abbreviate nothing")
     # Options may stand anywhere, also between the overrides.
-    options = parser.read(sorted(arguments, key=lambda word: not word.startswith("-")))
+    options = parser.parse_args(sorted(arguments, key=lambda word: not word.startswith("-")))
 
     from pinnkfac.inspection.configured import configured
     from pinnkfac.inspection.description import describe

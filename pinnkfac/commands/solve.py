@@ -45,9 +45,11 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 0
     pde, overrides, flags = _sorted_words(arguments)
-    named = [o for o in overrides if _is_folder(o)]  # a path is no value in Hydra's grammar
-    overrides = [o for o in overrides if not _is_folder(o)]
+    # A path is no value in Hydra's grammar.
+    named = [o for o in overrides if o.lstrip("+").startswith("run.dir=")]
+    overrides = [o for o in overrides if o not in named]
 
+    from pinnkfac.common.locks import LOCK
     from pinnkfac.common.memory import keep_freed_memory
     from pinnkfac.config.compose import quoted, register
     from pinnkfac.config.pde_file import find
@@ -69,17 +71,16 @@ def main(arguments: list[str]) -> int:
     try:
         _call_hydra(lambda job: codes.append(_solve(job, source, swept)), words, flags, folder)
     finally:
-        if chosen is None:  # another start may be about to write to a folder that the user named
-            _drop_if_unused(folder)
+        # Another start may be about to write to a folder that the user named.
+        if chosen is None and {path.name for path in folder.glob("*")} <= {LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
         failed = sweep and folder.is_dir() and not _finish_sweep(folder)
     return 1 if failed else max(codes)
 
 
 def _swept(overrides: Sequence[str], *, sweep: bool) -> list[str]:
-    """The keys that have several values.
-
-    Raises UserError where they have without -m, and for a value that cannot be, before any job.
-    """
+    """The keys that have several values; raises UserError where they have without -m, and for a
+    value that cannot be, before any job."""
     from pinnkfac.config.compose import check_sweep, parse
     from pinnkfac.run.assembly import check_settings
 
@@ -213,28 +214,11 @@ def _new_folder(name: str) -> Path:
     raise UserError(f"{base} and a thousand like it exist: choose a folder with run.dir=...")
 
 
-def _drop_if_unused(folder: Path) -> None:
-    """Drop a folder in which nothing was written but its lock."""
-    from pinnkfac.common.locks import LOCK
-
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_folder(override: str) -> bool:
-    return override.lstrip("+").partition("=")[0] == "run.dir"
-
-
 def exit_code(result: Result) -> int:
     """0 for a run that finished, 1 for one that diverged, else that of the signal."""
-    if result.status == "interrupted":
-        return EXIT_CODES[_signal_of(result)]
+    if result.status == "interrupted":  # by 'Ctrl-C …'
+        return EXIT_CODES[result.stop_reason.partition(" ")[0]]
     return 0 if result.status == "finished" else 1
-
-
-def _signal_of(result: Result) -> str:
-    """Who asked for the end of an interrupted run, such as 'Ctrl-C'."""
-    return result.stop_reason.partition(" ")[0]
 
 
 def _solve(config: DictConfig, source: PdeFile, swept: Sequence[str]) -> int:
@@ -264,7 +248,7 @@ def _solve(config: DictConfig, source: PdeFile, swept: Sequence[str]) -> int:
         _note_failure(folder, source.name, error, overrides)
         return 1
     if sweep and result.status == "interrupted":
-        raise Stopped(_signal_of(result))
+        raise Stopped(result.stop_reason.partition(" ")[0])
     return exit_code(result)
 
 

@@ -257,6 +257,8 @@ class LayerKernels(Solver):
     as many equations as there are residuals, however wide the layer.
     """
 
+    curvature = "gramian.ExactGramian with few residuals"
+
     def __init__(self, situation: Situation, solver: Factorisation, state: GramianState) -> None:
         super().__init__(situation, state)
         self.jacobi = solver == "jacobi"

@@ -2,7 +2,8 @@
 
 A step has five parts: what C is (``curvature``), what momentum and the quadratic model make of δ
 (``lengths``), the path that begins along it (``path``), how far to go on that (``search``), and the
-next λ (``damping``). Every combination is a step; those with names are in methods.py.
+next λ (``damping``). Every combination is a step, but projections, geodesic paths and corrections
+need the curvature ``Exact``; those with names are in methods.py.
 """
 
 from __future__ import annotations

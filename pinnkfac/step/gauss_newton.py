@@ -26,7 +26,7 @@ from pinnkfac.step.damping import Damping, NoDamping
 from pinnkfac.step.guard import Guard, Watch
 from pinnkfac.step.lengths import Combined, Lengths, Momentum, Taken
 from pinnkfac.step.path import Bend, Curved, Line, Path
-from pinnkfac.step.search import Accepted, Fixed, NoSearch, Search
+from pinnkfac.step.search import Accepted, NoSearch, Search
 
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
@@ -96,7 +96,7 @@ class GaussNewtonStepper(Stepper):
     generator: Generator
 
     def __post_init__(self) -> None:
-        self.guarded = not isinstance(self.search, Fixed)
+        self.guarded = getattr(self.search, "evaluates", True)
         curvature = self.method.curvature.start(self.objective)
         self.memory = Memory(curvature, self.method.lengths.start(), self.damping.start)
 

@@ -474,6 +474,9 @@ def test_what_cannot_fit_is_said_before_it_is_tried(overrides, culprits):
 def test_a_message_is_one_line_whatever_went_wrong():
     assert message_of(UserError("a\n  b")) == "a b"
     assert "points.scale" in message_of(MemoryError("no room"))
+    assert "GiB are free" in message_of(MemoryError("no room"))
+    cuda = message_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert "points.scale" in cuda and "are free" not in cuda  # those of the host
     assert "unexpected KeyError" in message_of(KeyError("x")) and "debug=true" in message_of(
         KeyError("x")
     )

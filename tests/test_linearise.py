@@ -270,6 +270,20 @@ def test_blocks_that_are_not_kept_give_the_same(name):
         assert_close(flat(again.gradient()), flat(one.gradient()), 1e-12)
 
 
+def test_what_a_linearisation_keeps_of_a_point_is_counted():
+    system = System(poisson(), net_for(poisson()))
+    points = points_for(system, 6, 5)
+    for term, block in zip(system.terms, system.linearise(points), strict=True):
+        kept = [block.residual, *(layer.inputs for layer in block.layers)]
+        # of derivatives, those by rows that no equation reads are counted too
+        kept += [
+            g.new_empty(term.rows, *g.shape[1:]) for layer in block.layers for g in layer.gradients
+        ]
+        assert term.bytes_per_point(0) * block.batch == sum(
+            v.numel() * v.element_size() for v in kept
+        )
+
+
 @pytest.mark.parametrize("memory", [0.0, 1e9])
 @every_problem
 def test_threads_give_the_same_and_always_the_same(name, memory):

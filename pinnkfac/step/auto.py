@@ -159,8 +159,8 @@ class AutoStepper(Stepper):
         cost = costs[standing.current]
         if note:
             batch = replace(batch, same_loss=False)
+        self.contest = replace(self.contest, standing=standing)  # of which recover is to know
         report = replace(self.methods[standing.current].update(parameters, batch), cost=cost)
-        self.contest = replace(self.contest, standing=standing)
         if not all(map(math.isfinite, report.losses)):  # a divergence, which the loop deals with
             return replace(report, request=Request(note=note))
         referee = self.settings.referee

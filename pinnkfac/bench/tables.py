@@ -71,9 +71,10 @@ def _names(entries: Sequence[Entry]) -> list[Column]:
 def _beside(header: str, entries: Sequence[Entry], source: int) -> list[Column]:
     """The best published error of a source, whose it is, and whether an entry is lower."""
     figures = [dict(enumerate(entry.published)).get(source) for entry in entries]
+    errors = [figure.error_best if figure else None for figure in figures]
     lower = [dict(enumerate(entry.lower)).get(source) for entry in entries]
     return [
-        Column(header, [in_digits(figure and figure.error_best) for figure in figures]),
+        Column(header, [in_digits(error) for error in errors]),
         Column("by", [figure.by if figure else "" for figure in figures], number=False),
         Column("lower", [ANSWERS[answer] for answer in lower], number=False),
     ]

@@ -51,7 +51,8 @@ def _home(target: str) -> str:
     '' where there is none in the modules that the options name."""
     texts = [text_of(group, option) for group in GROUPS for option in names(group)]
     modules = sorted(set(re.findall(r"_target_: (\S+)\.", "\n".join(texts))))
-    paths = [f"{module}.{target.rpartition('.')[2]}" for module in modules]
-    things = [located(path) for path in paths if target.startswith("pinnkfac.") and exists(path)]
-    classes = [kind for kind in things if dataclasses.is_dataclass(kind)]
-    return f"{classes[0].__module__}.{classes[0].__qualname__}" if classes else ""
+    name = target.rpartition(".")[2]
+    paths = [f"{module}.{name}" for module in modules if target.startswith("pinnkfac.")]
+    things = [located(path) for path in paths if exists(path)]
+    homes = [thing.__module__ for thing in things if dataclasses.is_dataclass(thing)]
+    return f"{homes[0]}.{name}" if homes else ""

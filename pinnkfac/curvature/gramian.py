@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged, check_choice
 from pinnkfac.common.memory import check_fits, making
+from pinnkfac.common.parallel import write
 from pinnkfac.common.settings import Range
 from pinnkfac.curvature.averaging import Average, Start, equal
 from pinnkfac.curvature.base import Curvature, Situation, Solver
@@ -74,23 +75,25 @@ def gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tensor
     layout = linearisation.layout
     totals = [linearisation.residual.new_zeros(n, n) for n in widths]
     starts = [0, *accumulate(widths)]
-    panels = [
+    places = [
         (total, start, low, min(low + PANEL, len(total)))
         for total, start in zip(totals, starts, strict=False)
         for low in range(0, len(total), PANEL)
+    ]
+    panels = [
+        ([total[low:high, :high]], slice(start, start + high)) for total, start, low, high in places
     ]
 
     for block in linearisation:
         for piece in block.pieces(layout.number):
             rows = piece.jacobian(layout)
 
-            def add(panel: tuple[Tensor, int, int, int], rows: Tensor = rows) -> None:
-                total, start, low, high = panel
-                left = rows[:, start + low : start + high]
-                total[low:high, :high].addmm_(left.T, rows[:, start : start + high])
+            def add(panel: Sequence[Tensor], columns: slice, rows: Tensor = rows) -> None:
+                right = rows[:, columns]
+                panel[0].addmm_(right[:, -len(panel[0]) :].T, right)
 
-            linearisation.workers.map(add, reversed(panels))
-    for total, _, low, high in panels:
+            write(linearisation.workers, add, reversed(panels))
+    for total, _, low, high in places:
         corner = total[low:high, low:high]
         corner.copy_(corner.tril() + corner.tril(-1).T)  # symmetric to the last bit
         total[:low, low:high] = total[low:high, :low].T

@@ -30,8 +30,9 @@ class System:
 
     Methods move the net to the parameters ``at`` which they evaluate, and leave it there. Above
     ``memory`` bytes, or half of what is free at the start, blocks are computed anew each time they
-    are needed. ``planner`` chooses the rows of Taylor mode; ``workers`` threads share the chunks of
-    points (of at most ``chunk_bytes`` a layer).
+    are needed. ``planner`` chooses the rows of Taylor mode; ``workers``, a number of threads or
+    what shares the work in another way, share the chunks of points (of at most ``chunk_bytes`` a
+    layer).
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """
@@ -44,11 +45,11 @@ class System:
         planner: Planner = make_plan,
         memory: float = 4 * 2**30,
         chunk_bytes: int | None = None,
-        workers: int = 1,
+        workers: int | Workers = 1,
     ) -> None:
         self.problem = problem
         self.net = net
-        self.workers = Workers(workers)
+        self.workers = Workers(workers) if isinstance(workers, int) else workers
         self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
         reference = next(net.parameters())
         self.device, self.dtype = reference.device, reference.dtype

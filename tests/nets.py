@@ -222,6 +222,15 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
         s=Scale(4, 0.8),
         t=Scale(2, 1.1),
     ),
+    "Scales behind several axes of features": lambda d: nn.Sequential(
+        linear(d, 6),
+        nn.Unflatten(1, (2, 3)),
+        Scale(initial=1.2),
+        nn.Tanh(),
+        Scale(3, 0.8),
+        nn.Flatten(),
+        linear(6, 2),
+    ),
     "Scale of the input": lambda d: Net(
         lambda net, x: net.b(torch.tanh(net.a(net.s(x)))),
         a=linear(d, 4),

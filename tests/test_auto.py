@@ -15,6 +15,7 @@ from problems import points_for, poisson
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Term, lap, resume, solve
+from pinnkfac.common.errors import Diverged
 from pinnkfac.config.build import build
 from pinnkfac.config.compose import compose
 from pinnkfac.curvature import cost
@@ -612,6 +613,21 @@ def test_recover_makes_the_present_method_more_careful():
     assert exact.memory.damping > before and "damping" in changed
     assert factored.memory.damping == resting
     assert run.standing.window == Window() and run.standing.current == EXACT
+
+
+def test_recover_changes_the_method_whose_first_step_diverged(monkeypatch):
+    run = Run(Auto())
+    run.stepper.fresh = False  # as in a run that was resumed with this step
+    exact = run.stepper.methods[EXACT]
+    before = exact.memory.damping
+
+    def diverge(*_):
+        raise Diverged("the gradient is NaN")
+
+    monkeypatch.setattr(exact, "update", diverge)
+    with pytest.raises(Diverged):
+        run.step()
+    assert "damping" in run.stepper.recover() and exact.memory.damping > before
 
 
 def test_a_divergence_ends_a_trial():

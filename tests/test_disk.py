@@ -17,6 +17,8 @@ from pinnkfac import Box, Problem, Term, UserError, lap, solve
 from pinnkfac.commands import plot
 from pinnkfac.domain import Even, Grid, Image, PointSet, Sobol, Uniform
 from pinnkfac.domain.sampling import Clustered
+from pinnkfac.inspection.checks import examine_problem
+from pinnkfac.nets import Mlp
 from pinnkfac.plots import draw_solution
 from pinnkfac.points.selection import ImportanceSampling
 from pinnkfac.residual import exact_solution
@@ -189,6 +191,26 @@ def test_a_grid_is_empty_outside_and_places_there_are_warned_of(solved):
         solved.solution.u(x=[1.0, 2.4], y=[-2.0, -0.6])
     with pytest.warns(UserWarning, match=r"u: x = 3 is 0\.5 outside \(-0\.5, 2\.5\)"):
         solved.solution.u(x=3.0, y=-2.0)
+
+
+# -- what check sees -------------------------------------------------------------------------------
+def test_a_solution_that_ends_with_the_disk_is_checked_in_it():
+    """Differences and the faces of the box lie outside, where it is NaN."""
+
+    def solution(at):
+        rho = (at.x - DISK.x) ** 2 + (at.y - DISK.y) ** 2
+        return torch.where(rho > 2.25 + 1e-9, math.nan, torch.exp(at.x).detach() * at.y)
+
+    terms = [
+        Term("inside", DISK.interior, lambda u, at: u.x),
+        Term("rim", DISK.boundary, lambda u, at: u),
+    ]
+    problem = Problem(fields=("u",), terms=terms, solution=solution, periodic=["y"])
+    lines = [str(finding) for finding in examine_problem(problem, Mlp(2, 1, [4]))]
+    assert "✓ term 'rim': 64 points in the domain" in lines
+    assert "✓ solution: finite in the domain and at the points of all terms" in lines
+    assert any("torch cannot differentiate it: at " in line for line in lines)
+    assert not any("periodic in" in line for line in lines)
 
 
 # -- stored runs -----------------------------------------------------------------------------------

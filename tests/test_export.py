@@ -231,7 +231,7 @@ def test_a_net_that_torch_cannot_export_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "culprits"),
     [
-        ("u.h5", {}, [".h5", ".npz, .csv, .vtu, .pt2"]),
+        ("u.h5", {}, [".h5", ".csv, .npz, .pt2, .vtu"]),
         ("u", {}, ["no ending", ".npz"]),
         ("u.npx", {}, ["Did you mean '.npz'"]),
         ("u.pt2", {"x": 3}, ["no grid", "x"]),
@@ -311,7 +311,7 @@ def test_the_command_says_what_it_wrote_of_several_times(run, capsys, meshio):
     [
         (["run"], "FILE"),
         (["nowhere", "u.csv"], "nowhere: there is no such folder"),
-        (["run", "u.xyz"], ".npz, .csv, .vtu, .pt2"),
+        (["run", "u.xyz"], ".csv, .npz, .pt2, .vtu"),
         (["run", "u.csv", "--grid", "x"], "--grid x: give NAME=100"),
         (["run", "u.csv", "--grid", "x=a"], "--grid x=a"),
         (["run", "u.csv", "--grid", "=3"], "--grid =3"),

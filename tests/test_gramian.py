@@ -29,6 +29,7 @@ from pinnkfac.curvature import gramian as gramian_module
 from pinnkfac.curvature.gramian import (
     ExactGramian,
     GramianSettings,
+    GramianSolver,
     GramianState,
     LayerKernels,
     diagonal_gramian,
@@ -205,6 +206,27 @@ def test_an_average_begins_anew_with_new_scales():
     equal = system.linearise(with_scales(points, [s.clone() for s in scales]))
     solver = ExactGramian(settings).at(situation(equal, step=2), other)
     assert solver.state.average.updates == 2
+
+
+@pytest.mark.parametrize("solver", ["jacobi", "least-squares"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bias_of_an_average_is_divided_out_without_a_copy(kind, solver, monkeypatch):
+    system, points = with_coefficients()
+    linearisation = system.linearise(points)
+    gradient, matrices = linearisation.gradient(), []
+    solve = GramianSolver.solve
+    monkeypatch.setattr(
+        GramianSolver, "solve", lambda self, m, v: (matrices.append(m), solve(self, m, v))[1]
+    )
+    plain, averaged = (
+        solver_at(system, linearisation, 0.1, kind=kind, decay=decay, solver=solver)
+        for decay in (0.0, 0.5)
+    )
+    expected = flat(plain.direction(gradient))
+    matrices.clear()
+    assert_close(flat(averaged.direction(gradient)), expected, 1e-9)
+    for matrix in matrices:
+        assert any(matrix is kept for kept in averaged.state.average.total)
 
 
 # -- damped solves -------------------------------------------------------------------------------

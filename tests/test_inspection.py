@@ -14,6 +14,7 @@ from torch import nn
 from pinnkfac import Box, Parameter, Points, Problem, Term, Uniform, dot, grad, lap
 from pinnkfac.common.errors import UserError
 from pinnkfac.config.pde_file import bundled, find
+from pinnkfac.domain import Image, PointSet
 from pinnkfac.inspection import autodiff, notation, text
 from pinnkfac.inspection.checks import examine, examine_problem
 from pinnkfac.inspection.configured import configured
@@ -605,7 +606,7 @@ def test_both_ends_of_a_line_are_looked_at():
     ]
     problem = Problem(fields=("u",), terms=terms, solution=lambda at: 0.0 * at.x)
     lines = [str(f) for f in check_problem(problem)]
-    assert "✓ term 'ends': 2 points in the box" in lines
+    assert "✓ term 'ends': 2 points in the domain" in lines
     assert any("most at x = 1 (residual -3)" in line for line in lines)
 
 
@@ -628,6 +629,10 @@ def test_periodic_nets_and_second_time_derivatives_have_their_own_hints(tmp_path
     (line,) = missing(terms)
     assert "differentiated 2 times by t, and has only 1 condition" in line
     terms[2] = Term("start", box.at(t=0), lambda u, at: (u, u.t))
+    assert missing(terms) == []
+    curve = Box(s=(0, 1)).interior
+    start = Image("start", box, curve, lambda s: PointSet(torch.cat([0 * s, s**2], dim=1)))
+    terms[2] = Term("start", start, lambda u, at: (u, u.t))
     assert missing(terms) == []
     places = {"t": [0.1, 0.5], "x": [0.2, 0.6]}
     terms[2] = Term("data", Points(places, seen=[1.0, 0.5]), lambda u, at: u - at.seen)

@@ -38,6 +38,7 @@ from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.direction import combine, inner, norm
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp, Scale
+from pinnkfac.taylor.graph import input_jet
 from pinnkfac.taylor.published import published_plan
 
 RTOL = 1e-11
@@ -263,6 +264,35 @@ def test_blocks_that_are_not_kept_give_the_same(name):
         assert_close(again.residual, one.residual, 1e-13)
         assert_close(again.jvp(v), one.jvp(v), 1e-13)
         assert_close(flat(again.gradient()), flat(one.gradient()), 1e-12)
+
+
+def test_chunks_share_what_does_not_depend_on_their_points():
+    system = System(poisson(), net_for(poisson()))
+    chunks = [points_for(system, number)[0] for number in (4, 7)]
+    term = system.terms[0]
+    for dtype in (torch.float64, torch.float32):
+        shared = []
+        for chunk in chunks:
+            x = chunk.points.coordinates.to(dtype)
+            z = x.new_ones(len(x), len(term.residual.slots))
+            _, by_slot, _ = term.residual.derivative(z, z, chunk.points, x.new_zeros(len(x), 1))
+            shared.append([by_slot, input_jet(x, term.plans[0]).rows])
+        for one, other in zip(*shared, strict=True):
+            assert one.data_ptr() == other.data_ptr() and one.dtype == dtype
+
+
+def test_what_a_linearisation_keeps_of_a_point_is_counted():
+    system = System(poisson(), net_for(poisson()))
+    points = points_for(system, 6, 5)
+    for term, block in zip(system.terms, system.linearise(points), strict=True):
+        kept = [block.residual, *(layer.inputs for layer in block.layers)]
+        # of derivatives, those by rows that no equation reads are counted too
+        kept += [
+            g.new_empty(term.rows, *g.shape[1:]) for layer in block.layers for g in layer.gradients
+        ]
+        assert term.bytes_per_point(0) * block.batch == sum(
+            v.numel() * v.element_size() for v in kept
+        )
 
 
 @pytest.mark.parametrize("memory", [0.0, 1e9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,3 +139,37 @@ def test_none_is_an_object():
     for node in ({}, {"start": 1.0}, None, 3):
         with pytest.raises(UserError, match="choose one of its options"):
             build(node, "damping")
+
+
+@pytest.mark.parametrize(
+    ("target", "home"),
+    [
+        ("adaptive.ImportanceSampling", "points.selection.ImportanceSampling"),
+        ("allocation.Allocation", "points.numbers.Allocation"),
+        ("balance.Balance", "linearisation.balance.Balance"),
+        ("curvature.preconditioner.InverseSettings", "curvature.kfac.InverseSettings"),
+        ("curvature.preconditioner.KroneckerFactors", "curvature.kfac.KroneckerFactors"),
+        ("sources.Growth", "points.settings.Growth"),
+        ("sources.PointSettings", "points.settings.PointSettings"),
+        ("step.gauss_newton.Automatic", "step.lengths.Automatic"),
+        ("step.gauss_newton_cg.GaussNewtonCg", "step.methods.GaussNewtonCg"),
+        ("step.kfac.Kfac", "step.methods.Kfac"),
+        ("step.spring.Published", "step.lengths.Published"),
+        ("step.spring.Spring", "step.methods.Spring"),
+    ],
+)
+def test_the_earlier_path_of_a_class_ends_in_the_one_of_today(target, home):
+    with pytest.raises(UserError, match=rf"no such class.*: give pinnkfac\.{re.escape(home)}$"):
+        build({"_target_": f"pinnkfac.{target}"}, "step")
+
+
+@pytest.mark.parametrize("target", ["my.Kfac", "pinnkfac.step.kfac.Nothing", "pinnkfac.x.math"])
+def test_a_class_that_is_nowhere_has_no_other_path(target):
+    with pytest.raises(UserError, match=r"no such class \([^)]*\)$"):
+        build({"_target_": target}, "step")
+
+
+def test_files_name_a_class_where_it_is_written():
+    texts = [path.read_text() for path in options.folder().rglob("*.yaml")]
+    for target in re.findall(r"_(?:target|settings)_: (\S+)", "\n".join(texts)):
+        assert options.located(target).__module__.startswith(target.rpartition(".")[0]), target

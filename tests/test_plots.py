@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from regions import Quarter
 
 from pinnkfac import Box, UserError
+from pinnkfac.domain.domain import around
 from pinnkfac.plots import animate, animation, draw_solution, save, saving
 from pinnkfac.plots.panels import thinned
 from pinnkfac.plots.style import COLOURS, exponent, line_style, styled
@@ -301,6 +303,11 @@ def test_drawing_leaves_no_trace_in_matplotlib():
     assert done.stdout.strip() == "False"
 
 
+def test_the_box_around_a_region_of_a_users_own_is_no_makeshift():
+    known = Known(Signature(("u",), around([Quarter()])), lambda x, y: x * y)
+    assert draw_solution(known).get_suptitle() == ""
+
+
 # -- files -----------------------------------------------------------------------------------------
 def test_pictures_are_small_and_keep_their_colours(tmp_path):
     path = save(draw_solution(flow(), flow().exact), tmp_path / "u.png")
@@ -308,7 +315,7 @@ def test_pictures_are_small_and_keep_their_colours(tmp_path):
     stored = np.asarray(Image.open(path).convert("RGB")).astype(int)
     with styled():  # a figure of its own: panels move a little where one is drawn again
         figure = draw_solution(flow(), flow().exact)
-        full = np.asarray(saving.drawn_image(figure, saving._dots(figure))).astype(int)
+        full = np.asarray(saving.drawn_image(figure, saving.dots_per_inch(figure))).astype(int)
     difference = np.abs(stored - full).max(-1)
     assert np.percentile(difference, 90) <= 6 and difference.max() <= 16
     assert stored[0].tolist() == [[255, 255, 255]] * stored.shape[1]
@@ -370,8 +377,8 @@ def test_an_animation_has_one_frame_for_each_time(tmp_path):
 def test_frames_show_the_fields_of_their_time_on_one_scale():
     known = flow(Box(t=(0, 1), x=(0, 2), y=(0, 1)))
     moving = Known(known.signature, *[lambda f=f, **at: at["t"] * f(**at) for f in known.functions])
-    sliced = animation._over_time(moving, moving.exact, 3)
-    figure, update = animation._first_frame(sliced)
+    sliced = animation.slice_over_time(moving, moving.exact, 3)
+    figure, update = animation.first_frame(sliced)
     magnitude = panels(figure)[9]
     limits = [image_of(axes).get_clim() for axes in panels(figure)]
     x, y = sliced.axes["x"], sliced.axes["y"]

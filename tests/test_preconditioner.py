@@ -9,18 +9,27 @@ import torch
 from nets import linear
 from oracles import assert_close, deviation
 from problems import PROBLEMS, inverse, points_for
-from stepping import situation
-from torch import nn
+from stepping import situation, take
+from torch import Generator, nn
 
 from pinnkfac import UserError
 from pinnkfac.common.state import restore, state_of
 from pinnkfac.curvature import kronecker
 from pinnkfac.curvature.averaging import Average
+from pinnkfac.curvature.conjugate_gradients import Truncated, TruncatedState
 from pinnkfac.curvature.factors import Factors
+from pinnkfac.curvature.gramian import ExactGramian
 from pinnkfac.curvature.kfac import InverseSettings, KfacState, KroneckerFactors
+from pinnkfac.curvature.least_squares import Exact
+from pinnkfac.curvature.nystrom import SketchedKernel
 from pinnkfac.linearisation.compiled import with_scales
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import Mlp, Scale
+from pinnkfac.step.damping import Constant
+from pinnkfac.step.gauss_newton import GaussNewton
+from pinnkfac.step.lengths import Projection
+from pinnkfac.step.path import Curved
+from pinnkfac.step.search import Fixed
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,28 @@ def test_unknown_options_are_refused_with_the_known_ones(make, words):
         make()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "name"),
+    [(Exact(), "Exact"), (ExactGramian(), "ExactGramian"), (SketchedKernel(), "SketchedKernel")],
+)
+def test_what_gives_directions_alone_is_refused_as_a_preconditioner(curvature, name):
+    system, points, _ = parts()
+    few = [part[:1] for part in points]
+    here = situation(system.linearise(few))
+    solver = Truncated(curvature).at(here, TruncatedState(curvature.start(system)))
+    with pytest.raises(UserError, match=rf"{name}\b.*choose another.*KroneckerFactors"):
+        solver.direction(here.linearisation.gradient())
+
+
+@pytest.mark.parametrize("combined", [{"lengths": Projection()}, {"path": Curved(geodesic=True)}])
+def test_what_solves_no_least_squares_is_refused_where_they_are_needed(combined):
+    system, points, _ = parts()
+    step = GaussNewton(KroneckerFactors(), **combined)
+    stepper = step.start(system, Fixed(), Constant(), Generator())
+    with pytest.raises(UserError, match=r"no least squares .*least_squares\.Exact"):
+        take(stepper, system, points)
 
 
 def test_a_sum_of_more_than_two_terms_is_refused_at_the_start():

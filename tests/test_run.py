@@ -487,6 +487,9 @@ def test_what_cannot_fit_is_said_before_it_is_tried(overrides, culprits):
 def test_a_message_is_one_line_whatever_went_wrong():
     assert message_of(UserError("a\n  b")) == "a b"
     assert "points.scale" in message_of(MemoryError("no room"))
+    assert "GiB are free" in message_of(MemoryError("no room"))
+    cuda = message_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert "points.scale" in cuda and "are free" not in cuda  # those of the host
     assert "unexpected KeyError" in message_of(KeyError("x")) and "debug=true" in message_of(
         KeyError("x")
     )
@@ -590,7 +593,9 @@ def test_an_ending_without_advice_has_none():
 
 def test_the_memory_of_a_gpu_is_not_that_of_its_host(monkeypatch):
     gpu = torch.device("cuda", 1)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (device.index * 3 * 2**30, 2**40))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (device.index * 2**30, 2**40))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: device.index * 7 * 2**30)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: device.index * 5 * 2**30)
     assert available(gpu) == 3 * 2**30
     with pytest.raises(UserError, match=r"4 GiB, but 3 GiB are free: lower net\.widths"):
         check_fits(2**32, "a matrix", "net.widths", gpu)

@@ -36,7 +36,7 @@ from pinnkfac.step.damping import Constant, Exponential, LevenbergMarquardt, Ste
 from pinnkfac.step.lengths import Automatic, Past
 from pinnkfac.step.methods import Kfac
 from pinnkfac.step.model import minimise
-from pinnkfac.step.search import Backtracking, Fixed, Grid, Quadratic
+from pinnkfac.step.search import Accepted, Backtracking, Fixed, Grid, Quadratic
 
 SEARCHES = [Grid(), Backtracking(), Quadratic()]
 each_search = pytest.mark.parametrize("search", SEARCHES, ids=lambda s: type(s).__name__)
@@ -76,6 +76,19 @@ def test_grid_takes_the_best_power(best, expected):
     assert accepted.length == expected and accepted.loss == loss.function(expected)
     assert accepted.trials == len(loss.lengths) == 31
     assert sorted(loss.lengths) == [2.0**k for k in range(-30, 1)]
+
+
+def test_steps_are_guarded_where_their_search_evaluates_losses():
+    class Silent:
+        def run(self, loss, loss_0, slope, last):
+            return Accepted(1.0, math.nan, 0)
+
+    class Blind(Silent):
+        evaluates = False
+
+    for search, guarded in ((Fixed(), False), (Blind(), False), (Grid(), True), (Silent(), True)):
+        method = Kfac().start(System(poisson(), net_for(poisson())), search, Constant(), None)
+        assert method.guarded == guarded
 
 
 def test_grid_of_other_powers():
@@ -360,7 +373,7 @@ def test_a_few_steps_lower_the_loss(build, lengths, device):
     for _ in range(8):
         report = take(stepper, system, points)
         losses.append(system.loss(points))
-        assert system.weighted(report.losses) == pytest.approx(losses[-2], rel=1e-10)
+        assert system.weighted(report.losses.written) == pytest.approx(losses[-2], rel=1e-10)
         assert losses[-1] <= losses[-2] * (1 + 1e-12)
     assert losses[-1] < 0.5 * start
 

@@ -73,7 +73,7 @@ def _beside(header: str, entries: Sequence[Entry], source: int) -> list[Column]:
     figures = [dict(enumerate(entry.published)).get(source) for entry in entries]
     lower = [dict(enumerate(entry.lower)).get(source) for entry in entries]
     return [
-        Column(header, [in_digits(figure and figure.error_best) for figure in figures]),
+        Column(header, [in_digits(f.error_best if f else None) for f in figures]),
         Column("by", [figure.by if figure else "" for figure in figures], number=False),
         Column("lower", [ANSWERS[answer] for answer in lower], number=False),
     ]

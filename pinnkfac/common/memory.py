@@ -38,9 +38,10 @@ def keep_freed_memory() -> None:
 def available(device: torch.device | None = None) -> float:
     """Bytes that a device could still give, or the system; infinite where it does not say."""
     if device is not None and device.type == "cuda":
-        from torch.cuda import mem_get_info
+        from torch.cuda import mem_get_info, memory_allocated, memory_reserved
 
-        return float(mem_get_info(device)[0])
+        # what torch has taken and does not use, it gives again
+        return float(mem_get_info(device)[0] + memory_reserved(device) - memory_allocated(device))
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

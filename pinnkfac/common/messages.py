@@ -14,10 +14,8 @@ def message_of(error: Exception) -> str:
     if type(error).__module__.partition(".")[0] in ("omegaconf", "hydra"):
         return f"a setting cannot be read: {text[:300]}"
     if is_shortage(error):
-        return (
-            f"memory has run out ({available() / GIB:.3g} GiB are free): lower points.scale, "
-            f"net.widths or memory ({text[:160]})"
-        )
+        free = "" if "CUDA" in text else f" ({available() / GIB:.3g} GiB are free)"
+        return f"memory has run out{free}: lower points.scale, net.widths or memory ({text[:160]})"
     return (
         f"unexpected {type(error).__name__}: {text[:300]}. This is a mistake in pinnkfac or in the "
         "PDE file; debug=true shows where it happened"

@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 class Workers:
     """A fixed number of threads; results come in the order of the items.
 
-    ``sum`` and ``cat`` are where parts become one: another class with these three methods shares
-    the items in another way, among processes for instance.
+    All that is shared comes back from ``map``, ``sum`` or ``cat``: another class with these three
+    methods and ``number`` shares the items in another way, among processes for instance.
     """
 
     def __init__(self, number: int = 1) -> None:
@@ -59,3 +59,22 @@ class Workers:
     ) -> Tensor:
         """``function(item)`` of all items, one behind the other along an axis."""
         return torch.cat(self.map(function, items), dim)
+
+
+def write(
+    workers: Workers,
+    function: Callable[[Sequence[Tensor], Item], None],
+    tasks: Iterable[tuple[Sequence[Tensor], Item]],
+) -> None:
+    """``function(parts, item)`` changes the parts of an array that each task has for itself, also
+    where ``map`` runs it in another process."""
+    every = list(tasks)
+
+    def written(task: tuple[Sequence[Tensor], Item]) -> Sequence[Tensor]:
+        function(*task)
+        return task[0]
+
+    for (parts, _), others in zip(every, workers.map(written, every), strict=True):
+        if others is not parts:
+            for part, other in zip(parts, others, strict=True):
+                part.copy_(other)

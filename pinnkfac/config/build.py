@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.settings import check
-from pinnkfac.config.options import located
+from pinnkfac.config.options import GROUPS, exists, located, names, text_of
 
 
 def build(node: Any, key: str) -> Any:
@@ -34,8 +35,24 @@ def _build(values: dict[str, Any], key: str) -> Any:
     try:
         settings = located(str(target))
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}._target_={target}: there is no such class ({error})") from error
+        home = _home(str(target))
+        instead = f": give {home}" if home else ""
+        raise UserError(
+            f"{key}._target_={target}: there is no such class ({error}){instead}"
+        ) from error
     if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
         raise UserError(f"{key}._target_={target} is no class of settings (a dataclass)")
     check(key, settings, made)
     return settings(**made)
+
+
+def _home(target: str) -> str:
+    """The path of a class of ours that was named by another one, as by that of an earlier version;
+    '' where there is none in the modules that the options name."""
+    texts = [text_of(group, option) for group in GROUPS for option in names(group)]
+    modules = sorted(set(re.findall(r"_target_: (\S+)\.", "\n".join(texts))))
+    name = target.rpartition(".")[2]
+    paths = [f"{module}.{name}" for module in modules if target.startswith("pinnkfac.")]
+    things = [located(path) for path in paths if exists(path)]
+    homes = [thing.__module__ for thing in things if dataclasses.is_dataclass(thing)]
+    return f"{homes[0]}.{name}" if homes else ""

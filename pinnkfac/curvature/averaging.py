@@ -40,10 +40,12 @@ class Average:
 
     def values(self, decay: float, start: Start = "bias-corrected") -> list[Tensor]:
         """The averages, the bias of a start at zero divided out where that is wanted."""
-        if not decay or start != "bias-corrected":
-            return self.total
-        correction = 1.0 - decay**self.updates
-        return [value / correction for value in self.total]
+        bias = self.bias(decay, start)
+        return self.total if bias == 1.0 else [value / bias for value in self.total]
+
+    def bias(self, decay: float, start: Start = "bias-corrected") -> float:
+        """What ``values`` divides by."""
+        return 1.0 - decay**self.updates if decay and start == "bias-corrected" else 1.0
 
 
 def equal(a: Sequence[Tensor] | None, b: Sequence[Tensor] | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Generator, Tensor
 
+from pinnkfac.common.errors import UserError
 from pinnkfac.linearisation.direction import Direction
 from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
@@ -30,9 +31,12 @@ class Situation:
 class Solver:
     """(C + λ)⁻¹ at one linearisation, for C the Gramian JᵀJ or an approximation to it.
 
-    A new one overrides ``apply``, or, where it knows only (C + λ)⁻¹ Jᵀ, ``direction``.
+    A new one overrides ``apply``, or, where it knows only (C + λ)⁻¹ Jᵀ, ``direction``; what it does
+    not override raises UserError.
     """
 
+    curvature: str = "this curvature"
+    """Its name where the solver has no ``apply``."""
     unit: float = 1.0
     """What a damping of 1 in the settings is; solvers have absolute dampings."""
     least_damping: float = 0.0
@@ -49,7 +53,10 @@ class Solver:
 
     def apply(self, v: Direction) -> Direction:
         """(C + λ)⁻¹ v: symmetric and positive definite."""
-        raise NotImplementedError
+        raise UserError(
+            f"{self.curvature} gives the direction of a step alone, and is no preconditioner or "
+            "smoother: choose another one, such as kfac.KroneckerFactors"
+        )
 
     def direction(self, gradient: Direction) -> Direction:
         """δ = −(C + λ)⁻¹ gradient, for the gradient Jᵀr of the linearisation."""
@@ -61,7 +68,11 @@ class Solver:
 
         Only exact curvatures have one.
         """
-        raise NotImplementedError
+        raise UserError(
+            f"{self.curvature} has no least squares with J, which lengths=Projection, a "
+            "geodesic path and corrections need: choose the curvature least_squares.Exact, or "
+            "lengths=Momentum and a path without these"
+        )
 
 
 class Applied(Solver):

@@ -20,7 +20,7 @@ from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.objective import Objective
 from pinnkfac.linearisation.products import gramian_products
 
-Map = Callable[[Direction], Direction]
+Operator = Callable[[Direction], Direction]
 """A linear map of directions, or of lists with one residual-space vector."""
 
 SPACING = 1.3
@@ -40,13 +40,13 @@ class Iterate:
     model: float
 
 
-def damped_gramian(linearisation: Linearisation, damping: float) -> Map:
+def damped_gramian(linearisation: Linearisation, damping: float) -> Operator:
     """v ↦ (JᵀJ + λ) v."""
     return lambda v: combine((1.0, gramian_products(linearisation, [v])[0]), (damping, v))
 
 
 def iterates(
-    product: Map, right: Direction, precondition: Map, start: Direction | None = None
+    product: Operator, right: Direction, precondition: Operator, start: Direction | None = None
 ) -> Iterator[Iterate]:
     """x_0, x_1, … of preconditioned conjugate gradients for A x = right, one product each.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pinnkfac.common.errors import Diverged, check_choice
 from pinnkfac.common.memory import check_fits, making
+from pinnkfac.common.parallel import write
 from pinnkfac.common.settings import Range
 from pinnkfac.curvature.averaging import Average, Start, equal
 from pinnkfac.curvature.base import Curvature, Situation, Solver
@@ -74,23 +75,25 @@ def gramians(linearisation: Linearisation, widths: Sequence[int]) -> list[Tensor
     layout = linearisation.layout
     totals = [linearisation.residual.new_zeros(n, n) for n in widths]
     starts = [0, *accumulate(widths)]
-    panels = [
+    places = [
         (total, start, low, min(low + PANEL, len(total)))
         for total, start in zip(totals, starts, strict=False)
         for low in range(0, len(total), PANEL)
+    ]
+    panels = [
+        ([total[low:high, :high]], slice(start, start + high)) for total, start, low, high in places
     ]
 
     for block in linearisation:
         for piece in block.pieces(layout.number):
             rows = piece.jacobian(layout)
 
-            def add(panel: tuple[Tensor, int, int, int], rows: Tensor = rows) -> None:
-                total, start, low, high = panel
-                left = rows[:, start + low : start + high]
-                total[low:high, :high].addmm_(left.T, rows[:, start : start + high])
+            def add(panel: Sequence[Tensor], columns: slice, rows: Tensor = rows) -> None:
+                right = rows[:, columns]
+                panel[0].addmm_(right[:, -len(panel[0]) :].T, right)
 
-            linearisation.workers.map(add, reversed(panels))
-    for total, _, low, high in panels:
+            write(linearisation.workers, add, reversed(panels))
+    for total, _, low, high in places:
         corner = total[low:high, low:high]
         corner.copy_(corner.tril() + corner.tril(-1).T)  # symmetric to the last bit
         total[:low, low:high] = total[low:high, :low].T
@@ -111,7 +114,7 @@ class Full:
         return gramians(linearisation, self.widths(linearisation.layout))
 
     def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
-        """(G + λ)⁻¹ v."""
+        """(G + bλ)⁻¹ v."""
         return solver.linearisation.layout.unflat(solver.solve(matrices[0], flat(v)))
 
 
@@ -142,7 +145,7 @@ class OnlyDiagonal(Full):
     def solve(self, matrices: list[Tensor], v: Direction, solver: GramianSolver) -> Direction:
         for pair in zip(matrices, v, strict=True):
             _check_finite(*pair)
-        sums = [d + solver.damping for d in matrices]
+        sums = [d + solver.shift for d in matrices]
         return [g / floored(s, torch.finfo(s.dtype).eps) for g, s in zip(v, sums, strict=True)]
 
 
@@ -223,7 +226,10 @@ class ExactGramian(Curvature[GramianState]):
 
 
 class GramianSolver(Solver):
-    """Solves with averaged matrices; raises Diverged where they or the gradient are not finite."""
+    """Solves with averaged matrices; raises Diverged where they or the gradient are not finite.
+
+    With the bias b of an average G, (G/b + λ)⁻¹ v = (G + bλ)⁻¹ bv: no copy of G is corrected.
+    """
 
     def __init__(
         self, situation: Situation, settings: ExactGramian, average: Average, state: GramianState
@@ -231,19 +237,20 @@ class GramianSolver(Solver):
         super().__init__(situation, state)
         self.settings = settings
         self.average = average
+        self.bias = average.bias(settings.gramian.decay, settings.gramian.start)
+        self.shift = self.bias * self.damping
 
     def apply(self, v: Direction) -> Direction:
-        settings = self.settings.gramian
-        matrices = self.average.values(settings.decay, settings.start)
+        approximation = APPROXIMATIONS[self.settings.gramian.approximation]
         with making("the factor of the Gramian", "net.widths"):
-            return APPROXIMATIONS[settings.approximation].solve(matrices, v, self)
+            return approximation.solve(self.average.total, [self.bias * part for part in v], self)
 
     def solve(self, matrix: Tensor, v: Tensor) -> Tensor:
-        """(matrix + λ)⁻¹ v, in the form of v."""
+        """(matrix + bλ)⁻¹ v, in the form of v."""
         right, solver = v.reshape(-1), self.settings.solver
         if solver == "least-squares":
-            return _minimum_norm(matrix, right, self.damping).view_as(v)
-        return solve_damped(matrix, right, self.damping, jacobi=solver == "jacobi").view_as(v)
+            return _minimum_norm(matrix, right, self.shift).view_as(v)
+        return solve_damped(matrix, right, self.shift, jacobi=solver == "jacobi").view_as(v)
 
 
 class LayerKernels(Solver):
@@ -252,6 +259,8 @@ class LayerKernels(Solver):
     With J_l the columns of a layer, (J_lᵀJ_l + λ)⁻¹ J_lᵀ r = J_lᵀ (J_l J_lᵀ + λ)⁻¹ r: a system of
     as many equations as there are residuals, however wide the layer.
     """
+
+    curvature = "gramian.ExactGramian with few residuals"
 
     def __init__(self, situation: Situation, solver: Factorisation, state: GramianState) -> None:
         super().__init__(situation, state)

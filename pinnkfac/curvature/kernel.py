@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
 
 from pinnkfac.common.memory import check_fits, making
-from pinnkfac.common.parallel import Workers
+from pinnkfac.common.parallel import Workers, write
 from pinnkfac.linearisation.block import Block
 from pinnkfac.linearisation.linearisation import Linearisation
 from pinnkfac.linearisation.workload import Workload
@@ -136,6 +136,9 @@ class _Piece:
         return self.points.stop - self.points.start
 
 
+_Pair = tuple[Sequence[_Piece], Sequence[_Piece]]
+
+
 def _starts(linearisation: Linearisation) -> list[int]:
     """The place of the first residual of every block."""
     lengths = [batch * equations for batch, equations in linearisation.sizes]
@@ -162,23 +165,27 @@ def _pieces(linearisation: Linearisation) -> list[_Piece]:
 def _add_by_rows(
     result: Tensor, linearisation: Linearisation, layers: Sequence[int], dense: bool
 ) -> None:
-    """Layers by rows, and dense blocks, into the upper tiles."""
+    """Layers by rows, and dense blocks, into the tiles and their mirror images."""
 
-    def add(task: tuple[Sequence[_Piece], Sequence[_Piece]]) -> None:
+    def fill(tiles: Sequence[Tensor], task: _Pair) -> None:
         left, right = task
         made_left = left[0].make()
         made_right = made_left if left is right else right[0].make()
-        for a in left:
-            for b in right:
-                values = _tile(a, made_left, b, made_right, layers, dense)
-                result[a.where, b.where] = values
-                result[b.where, a.where] = values.T
+        for (a, b), tile, image in zip(product(left, right), tiles[::2], tiles[1::2], strict=True):
+            values = _tile(a, made_left, b, made_right, layers, dense)
+            tile.copy_(values)
+            image.copy_(values.T)
+
+    def tiles(task: _Pair) -> list[Tensor]:
+        sides = [(a.where, b.where) for a, b in product(*task)]
+        return [result[place] for a, b in sides for place in ((a, b), (b, a))]
 
     linearisation.place()
-    linearisation.workers.map(add, _tasks(_pieces(linearisation), linearisation.kept))
+    tasks = _tasks(_pieces(linearisation), linearisation.kept)
+    write(linearisation.workers, fill, ((tiles(task), task) for task in tasks))
 
 
-def _tasks(pieces: list[_Piece], kept: bool) -> Iterator[tuple[Sequence[_Piece], Sequence[_Piece]]]:
+def _tasks(pieces: list[_Piece], kept: bool) -> Iterator[_Pair]:
     """Pairs of groups that cover every pair of pieces: single pieces, or, where blocks are
     computed anew for every task, all pieces of a block."""
     groups: list[list[_Piece]] = []
@@ -243,13 +250,11 @@ def fill_jacobian(
 ) -> None:
     """Dense rows of J [residual, outputs · (in + bias)] of one layer for some outputs."""
 
-    def fill(task: tuple[int, Callable[[], Block]]) -> None:
-        begin, make = task
+    def fill(parts: Sequence[Tensor], make: Callable[[], Block]) -> None:
         block = make()
         layer, root = block.layers[number], math.sqrt(block.weight)
-        stop = begin + block.batch * block.equations
         for e in range(block.equations):
-            rows = jacobian[begin + e : stop : block.equations]
+            rows = parts[0][e :: block.equations]
             z, g = layer.rows(e)
             if not len(g):
                 rows.zero_()
@@ -259,8 +264,9 @@ def fill_jacobian(
             torch.bmm(left, z.transpose(0, 1), out=entries)
 
     linearisation.place()
-    tasks = zip(_starts(linearisation), linearisation.blocks, strict=True)
-    linearisation.workers.map(fill, tasks)
+    parts = jacobian.split([batch * equations for batch, equations in linearisation.sizes])
+    tasks = (([part], make) for part, make in zip(parts, linearisation.blocks, strict=True))
+    write(linearisation.workers, fill, tasks)
 
 
 def _add_gram(result: Tensor, jacobian: Tensor, workers: Workers) -> None:
@@ -268,9 +274,9 @@ def _add_gram(result: Tensor, jacobian: Tensor, workers: Workers) -> None:
     size = len(result)
     step = max(TILE_ROWS, math.ceil(size / 8))
 
-    def add(corner: tuple[int, int]) -> None:
-        i, j = corner
-        tile = result[i : i + step, j : j + step]
-        tile.addmm_(jacobian[i : i + step], jacobian[j : j + step].T)
+    def add(tiles: Sequence[Tensor], corner: tuple[int, int]) -> None:
+        left, right = (jacobian[start : start + step] for start in corner)
+        tiles[0].addmm_(left, right.T)
 
-    workers.map(add, [(i, j) for i in range(0, size, step) for j in range(i, size, step)])
+    corners = [(i, j) for i in range(0, size, step) for j in range(i, size, step)]
+    write(workers, add, (([result[i : i + step, j : j + step]], (i, j)) for i, j in corners))

@@ -170,6 +170,8 @@ class Exact(Curvature[None]):
 
 
 class ExactSolver(Solver):
+    curvature = "least_squares.Exact"
+
     def __init__(self, situation: Situation, *, relative: bool) -> None:
         super().__init__(situation)
         linearisation = situation.linearisation

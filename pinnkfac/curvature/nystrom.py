@@ -136,6 +136,8 @@ class SketchedKernel(Curvature[None]):
 
 
 class KernelSolver(Solver):
+    curvature = "nystrom.SketchedKernel"
+
     def __init__(self, settings: SketchedKernel, situation: Situation) -> None:
         super().__init__(situation)
         self.settings = settings

@@ -14,7 +14,7 @@ from pinnkfac.common.errors import UserError, suggest
 from pinnkfac.domain.patches import Patch, Patches
 from pinnkfac.field import ELEMENTWISE, At, Coordinates, Form
 
-Range = tuple[float, float]
+Interval = tuple[float, float]
 OPPOSITE = "opposite"
 TAKEN = frozenset((*dir(Form), *ELEMENTWISE, *dir(At), OPPOSITE)) | {
     name for name in dir(Tensor) if not callable(getattr(Tensor, name))
@@ -38,7 +38,11 @@ class Box:
     """
 
     def __init__(
-        self, ranges: Mapping[str, Range] | None = None, *, time: str | None = "t", **named: Range
+        self,
+        ranges: Mapping[str, Interval] | None = None,
+        *,
+        time: str | None = "t",
+        **named: Interval,
     ) -> None:
         self.ranges = {k: _range(k, v) for k, v in {**(ranges or {}), **named}.items()}
         if not self.ranges:
@@ -64,12 +68,12 @@ class Box:
 
     @classmethod
     def cube(
-        cls, dimension: int, low: float = 0.0, high: float = 1.0, *, t: Range | None = None
+        cls, dimension: int, low: float = 0.0, high: float = 1.0, *, t: Interval | None = None
     ) -> Box:
         """[low, high]^dimension with coordinates x1 … xd (and time t, if given, first)."""
         if dimension < 1:
             raise UserError(f"Box.cube: the dimension is {dimension}; it must be at least 1")
-        ranges: dict[str, Range] = {} if t is None else {"t": t}
+        ranges: dict[str, Interval] = {} if t is None else {"t": t}
         ranges |= {f"x{i + 1}": (low, high) for i in range(dimension)}
         return cls(ranges)
 
@@ -188,7 +192,7 @@ class Box:
         return f"Box({inside})"
 
 
-def _range(name: str, value: object) -> Range:
+def _range(name: str, value: object) -> Interval:
     try:
         low, high = (float(v) for v in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):

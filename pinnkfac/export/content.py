@@ -18,7 +18,7 @@ from pinnkfac.version import __version__
 Array = NDArray[Any]
 
 
-class Grid(Protocol):
+class GridValues(Protocol):
     """Fields on a grid: ``values`` {field: array [axis, axis, …]} over the ``axes`` that vary, with
     the other coordinates ``fixed``; ``coordinates`` are all of them, [axis, axis, …] each."""
 
@@ -43,7 +43,7 @@ class Content:
     net: nn.Module
     coefficients: Mapping[str, float]
     chosen: Callable[[Mapping[str, Any]], Any]
-    on_grid: Callable[..., Grid]
+    on_grid: Callable[..., GridValues]
     at: Callable[[Mapping[str, Any]], Array]
     axes: Mapping[str, Any]
     points: Mapping[str, Any] | None = None

@@ -1,8 +1,7 @@
 """The formats that a solution can be written in.
 
 A format is a module of this folder: its name is the ending of its files, its text says what they
-hold, ``write(content, path)`` makes them and returns their paths. A new one is such a module, and
-its name in FORMATS.
+hold, ``write(content, path)`` makes them and returns their paths. A new one is such a module.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ from pinnkfac.common.errors import UserError, suggest
 if TYPE_CHECKING:
     from pinnkfac.export.content import Content
 
-FORMATS = ("npz", "csv", "vtu", "pt2")
+OTHERS = ("__init__", "content", "formats")
+FORMATS = tuple(
+    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in OTHERS)
+)
 ENDINGS = tuple(f".{name}" for name in FORMATS)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.common.files import whole, write_text
-from pinnkfac.export.content import Array, Content, Grid
+from pinnkfac.export.content import Array, Content, GridValues
 from pinnkfac.problem.signature import Signature
 
 TIMES = 21
@@ -81,7 +81,7 @@ def _in_space(signature: Signature, axes: Mapping[str, Array]) -> dict[str, Arra
 
 
 def _write(
-    meshio: Any, path: Path, signature: Signature, grid: Grid, values: Mapping[str, Array]
+    meshio: Any, path: Path, signature: Signature, grid: GridValues, values: Mapping[str, Array]
 ) -> Path:
     """One mesh; ``values`` are the fields [axis, …] on the axes of space."""
     axes = _in_space(signature, grid.axes)

@@ -155,7 +155,7 @@ def _inside(sample: _Sample, problem: Problem) -> Finding:
                 f"such as {place(problem, x[outside][0])}: are the columns in order, the units the "
                 "same?",
             )
-    return passed(sample.subject, f"{counted(len(sample.points), 'point')} in the box")
+    return passed(sample.subject, f"{counted(len(sample.points), 'point')} in the domain")
 
 
 def _start(sample: _Sample, problem: Problem, net: nn.Module, theta: Tensor) -> Finding:
@@ -214,11 +214,12 @@ def _jumps(problem: Problem, system: System, samples: Sequence[_Sample]) -> Iter
 
 
 def _periods(problem: Problem) -> Iterator[Finding]:
-    """The exact solution at both ends of the coordinates that the problem is periodic in."""
-    for name in problem.signature.periodic:
+    """The exact solution at both ends of the coordinates that a box is periodic in."""
+    box = problem.domain.bounds
+    for name in problem.signature.periodic if box is problem.domain else ():
         ends = []
-        for value in problem.domain.bounds.ranges[name]:
-            region = problem.domain.bounds.at(**{name: value})
+        for value in box.ranges[name]:
+            region = box.at(**{name: value})
             points = region.draw(NUMBER, Uniform(), Generator().manual_seed(0))
             ends.append(exact_solution(problem, points.coordinates))
         away = float((ends[0] - ends[1]).abs().max())
@@ -239,11 +240,12 @@ def _solution(
     try:
         for points in (inside, *(s.points for s in samples)):
             exact_solution(problem, points.coordinates)
+        periods = list(_periods(problem))
     except UserError as error:
         yield failed("solution", str(error).removeprefix("solution").lstrip(": "))
         return
-    yield passed("solution", "finite in the box and at the points of all terms")
-    yield from _periods(problem)
+    yield passed("solution", "finite in the domain and at the points of all terms")
+    yield from periods
     exact = ExactSolution(problem, residuals)
     if exact.trouble:
         yield not_checked("solution against the terms", exact.trouble)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from torch import Generator
+
 from pinnkfac.common.errors import abbreviated, counted
-from pinnkfac.domain import Patches, Points
+from pinnkfac.domain import Patches, Points, Uniform
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection.finding import Finding, hint
 from pinnkfac.problem import Problem, Term
 from pinnkfac.residual import Residual
+
+NUMBER = 64
+"""Points of a region that is no patches, by which it is seen where it lies."""
 
 
 def hints(
@@ -44,11 +49,17 @@ def derivatives_read(residuals: Iterable[Residual]) -> set[tuple[int, MultiIndex
 
 
 def _fixed(term: Term) -> list[dict[int, float]]:
-    """Of every patch of a region, and those linked to it, the fixed coordinates with values."""
-    patches = term.where.patches if isinstance(term.where, Patches) else []
+    """The fixed coordinates with values of every patch of a region, and of those linked to it; of
+    another region those that its points share."""
+    if isinstance(term.where, Points):
+        return []
+    if not isinstance(term.where, Patches):
+        x = term.where.draw(NUMBER, Uniform(), Generator().manual_seed(0)).coordinates
+        shared = (x == x[:1]).all(0).tolist()
+        return [{i: value for i, value in enumerate(x[0].tolist()) if shared[i]}]
     return [
         {i: low + shift[i] for i, low in enumerate(patch.low) if i not in patch.free}
-        for patch in patches
+        for patch in term.where.patches
         for shift in ((0.0,) * len(patch.low), *patch.shift.values())
     ]
 

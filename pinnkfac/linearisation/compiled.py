@@ -91,7 +91,7 @@ class CompiledTerm:
     def bytes_per_point(self, dense: int) -> int:
         """What a linearisation keeps of a point; ``dense`` parameters are outside linear layers."""
         per_row = sum(
-            uses * (m.in_features + self.equations * m.out_features)
+            uses * (m.in_features + (m.bias is not None) + self.equations * m.out_features)
             for m, uses in zip(self.graph.linears, self.graph.uses, strict=True)
         )
         numbers = self.rows * per_row + self.equations * (1 + dense)

@@ -31,10 +31,11 @@ class System:
 
     Methods move the net to the parameters ``at`` which they evaluate, and leave it there. Above
     ``memory`` bytes, or half of what is free at the start, blocks are computed anew each time they
-    are needed. ``planner`` chooses the rows of Taylor mode; ``workers`` threads share the chunks of
-    points (of at most ``chunk_bytes`` a layer). Coefficients are trained in units of their first
-    values (of 1 where that is 0). ``equation_sizes`` [equation] of all terms are what residuals are
-    judged by (None: all 1), on points that are prepared from then on.
+    are needed. ``planner`` chooses the rows of Taylor mode; ``workers``, a number of threads or
+    what shares the work in another way, share the chunks of points (of at most ``chunk_bytes`` a
+    layer). Coefficients are trained in units of their first values (of 1 where that is 0).
+    ``equation_sizes`` [equation] of all terms are what residuals are judged by (None: all 1), on
+    points that are prepared from then on.
 
     Raises UserError where a residual is wrong or the net has a layer without a rule.
     """
@@ -47,11 +48,11 @@ class System:
         planner: Planner = make_plan,
         memory: float = 4 * 2**30,
         chunk_bytes: int | None = None,
-        workers: int = 1,
+        workers: int | Workers = 1,
     ) -> None:
         self.problem = problem
         self.net = net
-        self.workers = Workers(workers)
+        self.workers = Workers(workers) if isinstance(workers, int) else workers
         self.graph = Graph(net, len(problem.coordinates.names), len(problem.fields))
         reference = next(net.parameters())
         self.device, self.dtype = reference.device, reference.dtype

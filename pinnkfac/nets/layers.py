@@ -62,7 +62,7 @@ class ScaleRule(Linearly):
             total = torch.zeros_like(adjoint.tensor[0])
             for g, s in zip(adjoint.tensor, adjoint.rows, strict=True):
                 total += g * z.row(s)
-            sink.dense(scale, total.sum(-1, keepdim=True) if scale.numel() == 1 else total)
+            sink.dense(scale, total.reshape(len(total), -1, scale.numel()).sum(1))
         return super().backward(adjoint, features, sink, wanted)
 
 

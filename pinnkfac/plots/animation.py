@@ -71,10 +71,10 @@ def animate(
     """
     ending = check_animation(solution.signature, path, frames)
     try:
-        sliced = _over_time(solution, exact, frames)
+        sliced = slice_over_time(solution, exact, frames)
     except NoExact:
-        sliced = _over_time(solution, None, frames)
-    figure, update = _first_frame(sliced)
+        sliced = slice_over_time(solution, None, frames)
+    figure, update = first_frame(sliced)
     write = _write_gif if ending == "gif" else _write_mp4
     return whole(Path(path), partial(write, figure, update, frames))
 
@@ -102,7 +102,8 @@ def _write_mp4(figure: Figure, update: Update, frames: int, path: Path) -> None:
         raise UserError(f"ffmpeg could not write the animation ({error}): write a .gif") from error
 
 
-def _over_time(solution: Solution, exact: Exact | None, frames: int) -> Slice:
+def slice_over_time(solution: Solution, exact: Exact | None, frames: int) -> Slice:
+    """The fields at so many times, on the plane that maps of the solution show, or on a line."""
     signature = solution.signature
     time = signature.coordinates.time
     assert time is not None
@@ -111,7 +112,7 @@ def _over_time(solution: Solution, exact: Exact | None, frames: int) -> Slice:
     return cut(solution, exact, {time: frames, **dict.fromkeys(space, number)})
 
 
-def _first_frame(sliced: Slice) -> tuple[Figure, Update]:
+def first_frame(sliced: Slice) -> tuple[Figure, Update]:
     """The figure at the first time, and what sets it to the others."""
     quantities = sliced.quantities()
     lines = len(sliced.axes) == 2

@@ -88,7 +88,7 @@ def error_line(
 
 
 @dataclass(frozen=True)
-class Map:
+class MapPanel:
     """A map on a plane: its values, the arrows of a vector on it, its title, and the ``label`` at
     its colour bar, whose numbers are in units of a power of ten."""
 
@@ -117,21 +117,21 @@ class Map:
         return image, quiver
 
 
-def maps(quantity: Quantity, over_time: Quantity | None = None, moment: str = "") -> list[Map]:
+def maps(quantity: Quantity, over_time: Quantity | None = None, moment: str = "") -> list[MapPanel]:
     """The solution and, where the exact one is there, that and the error. ``over_time`` is the
     quantity at all times, where the scales are those of all; ``moment`` says which is shown."""
     whole, label = over_time or quantity, value_label(quantity)
     behind, before = (f", {moment}", f"{moment}: ") if moment else ("", "")
     limits = whole.limits
-    result = [Map(quantity.values, VALUES, limits, f"{label}{behind}", quantity.arrows)]
+    result = [MapPanel(quantity.values, VALUES, limits, f"{label}{behind}", quantity.arrows)]
     if quantity.exact is not None and quantity.error is not None:
         title, arrows = f"exact {label}{behind}", quantity.exact_arrows
-        result.append(Map(quantity.exact, VALUES, limits, title, arrows))
+        result.append(MapPanel(quantity.exact, VALUES, limits, title, arrows))
         limits, title = error_limits(whole), f"{before}{error_title(quantity)}"
         # A signed error has zero in the middle, a magnitude at the low end.
         colours = DIFFERENCES if quantity.signed else MAGNITUDES
         label = error_label(quantity, exponent(limits[1]))
-        result.append(Map(quantity.error, colours, limits, title, label=label))
+        result.append(MapPanel(quantity.error, colours, limits, title, label=label))
     return result
 
 

@@ -32,7 +32,7 @@ def save(figure: Figure, path: str | Path) -> Path:
         if ending != "png":
             figure.savefig(aside, format=ending)
             return
-        dots = _dots(figure)
+        dots = dots_per_inch(figure)
         drawn = drawn_image(figure, dots)
         for image in (drawn, in_few_colours(drawn, palette_of([drawn]))):
             image.save(aside, "PNG", optimize=True, dpi=(dots, dots))
@@ -71,8 +71,8 @@ def in_few_colours(drawn: Image.Image, palette: Image.Image) -> Image.Image:
     return drawn.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
-def _dots(figure: Figure) -> float:
-    """Dots per inch: fewer where a figure of many panels would be too large a file."""
+def dots_per_inch(figure: Figure) -> float:
+    """DOTS, but fewer where a figure of many panels would be too large a file."""
     width, height = figure.get_size_inches()
     return min(DOTS, math.sqrt(MOST_PIXELS / (width * height)))
 

@@ -43,7 +43,7 @@ def draw_solution(solution: Solution, exact: Exact | None = None) -> Figure:
     """
     notes = []
     domain = solution.signature.domain
-    if isinstance(domain, Outline):
+    if isinstance(domain, Outline) and domain.region is None:
         notes.append(f"the shape of {domain.kind} is not at hand: this is the box around it")
     try:
         return _draw(solution, exact, notes)

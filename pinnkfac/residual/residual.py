@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class Residual:
     def value(self, z: Tensor, theta: Tensor, points: PointSet, remainder: Tensor | None) -> Tensor:
         """r = F(z, at) [batch, equation] from slots z [batch, slot] and parameters θ [param]."""
         if remainder is not None:
-            return remainder + z @ self._matrix(z).T
+            return remainder + z @ _matrix(self.constant, z.dtype, z.device).T
         return self._checked(self._function(points)(z, theta.expand(len(points), -1)), points)
 
     def derivative(
@@ -148,7 +149,7 @@ class Residual:
         The batch axis of ∂F/∂z is 1 where F is affine; ∂F/∂θ is None where no parameter enters.
         """
         if remainder is not None:
-            matrix = self._matrix(z)
+            matrix = _matrix(self.constant, z.dtype, z.device)
             return remainder + z @ matrix.T, matrix[:, None, :], None
         # Reverse mode, since chunks of points run in threads, and the nesting level of torch's
         # forward mode is global to the process.
@@ -186,10 +187,11 @@ class Residual:
             parameters.update(i - len(self.slots) for i in reached if i >= len(self.slots))
         return replace(self, reads=tuple(reads), reads_parameters=tuple(sorted(parameters)))
 
-    def _matrix(self, z: Tensor) -> Tensor:
-        return torch.tensor(self.constant, dtype=z.dtype, device=z.device).reshape(
-            self.equations, len(self.slots)
-        )
+
+@lru_cache
+def _matrix(constant: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """C of an affine F: the same for every chunk of points, and so made once."""
+    return torch.tensor(constant, dtype=dtype, device=device)
 
 
 def arguments_of(points: PointSet) -> dict[str, Any]:

@@ -159,20 +159,19 @@ class AutoStepper(Stepper):
         cost = costs[standing.current]
         if note:
             batch = replace(batch, same_loss=False)
+        self.contest = replace(self.contest, standing=standing)  # of which recover is to know
         report = replace(self.methods[standing.current].update(parameters, batch), cost=cost)
-        self.contest = replace(self.contest, standing=standing)
-        if not all(
-            map(math.isfinite, report.losses.relative)
-        ):  # a divergence, which the loop deals with
+        losses = report.losses.relative
+        if not all(map(math.isfinite, losses)):  # a divergence, which the loop deals with
             return replace(report, request=Request(note=note))
         referee = self.settings.referee
         window = standing.window.after(
-            report.losses.relative,
+            losses,
             cost,
             guarded=batch.unseen is not None,
             fitted=report.unseen > referee.fitted * report.reached,  # never where one is not known
         )
-        first = standing.first or (level(report.losses.relative), total(report.losses.relative))
+        first = standing.first or (level(losses), total(losses))
         self.contest = replace(self.contest, standing=replace(standing, window=window, first=first))
         if note:
             return replace(report, request=Request(note=note))

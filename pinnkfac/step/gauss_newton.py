@@ -2,7 +2,8 @@
 
 A step has five parts: what C is (``curvature``), what momentum and the quadratic model make of δ
 (``lengths``), the path that begins along it (``path``), how far to go on that (``search``), and the
-next λ (``damping``). Every combination is a step; those with names are in methods.py.
+next λ (``damping``). Every combination is a step, but projections, geodesic paths and corrections
+need the curvature ``Exact``; those with names are in methods.py.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pinnkfac.step.damping import Damping, NoDamping
 from pinnkfac.step.guard import Guard, Watch
 from pinnkfac.step.lengths import Combined, Lengths, Momentum, Taken
 from pinnkfac.step.path import Bend, Curved, Line, Path
-from pinnkfac.step.search import Accepted, Fixed, NoSearch, Search
+from pinnkfac.step.search import Accepted, NoSearch, Search
 
 CAUTION = 100.0
 """Factor on the damping after a divergence, from at least SMALLEST."""
@@ -95,7 +96,7 @@ class GaussNewtonStepper(Stepper):
     generator: Generator
 
     def __post_init__(self) -> None:
-        self.guarded = not isinstance(self.search, Fixed)
+        self.guarded = getattr(self.search, "evaluates", True)
         curvature = self.method.curvature.start(self.objective)
         self.memory = Memory(curvature, self.method.lengths.start(), self.damping.start)
 

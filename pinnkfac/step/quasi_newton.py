@@ -36,11 +36,11 @@ from pinnkfac.step.wolfe import Wolfe
 Scaling = Literal["al-baali", "oren-luenberger", "none"]
 
 
-Rule = Callable[[float, float, int], tuple[float, float]]
+UpdateRule = Callable[[float, float, int], tuple[float, float]]
 """(τ, φ) of the formula in the module's text, for b, h and the number of parameters."""
 
 
-def bfgs_rule(scaling: Scaling = "al-baali") -> Rule:
+def bfgs_rule(scaling: Scaling = "al-baali") -> UpdateRule:
     """φ = 1; τ = min(1, 1/b) (Al-Baali 1998), 1/b (Oren & Luenberger 1974) or 1 (plain BFGS)."""
 
     def rule(b: float, h: float, size: int) -> tuple[float, float]:
@@ -141,7 +141,9 @@ class QuasiNewtonStepper(Stepper):
     Raises UserError where H does not fit in memory.
     """
 
-    def __init__(self, objective: Objective, rule: Rule, search: Wolfe, iterations: int) -> None:
+    def __init__(
+        self, objective: Objective, rule: UpdateRule, search: Wolfe, iterations: int
+    ) -> None:
         self.objective = objective
         self.rule = rule
         self.search = search

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from pinnkfac.common.settings import Count, Fraction, NonNegative, Positive, Range, check_order
 
@@ -28,13 +28,16 @@ class Accepted:
 class Search(Protocol):
     """``run(loss, loss_0, slope, last)``: ``loss(α)`` is the loss at θ + α·direction, ``slope``
     its derivative at 0, ``last`` the last accepted length (None at the start), or, where the norm
-    of the direction has changed, what leads about as far."""
+    of the direction has changed, what leads about as far. ``evaluates``: whether it looks at losses
+    (one that does not say so does)."""
+
+    evaluates: ClassVar[bool] = True
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted: ...
 
 
 @dataclass(frozen=True)
-class NoSearch:
+class NoSearch(Search):
     """For steps that choose their own length."""
 
     def run(self, loss: Loss, loss_0: float, slope: float, last: float | None) -> Accepted:
@@ -50,9 +53,10 @@ def _falls_enough(value: float, loss_0: float, allowed: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Search):
     """Always the same length; the loss is not evaluated."""
 
+    evaluates: ClassVar[bool] = False
     length: Positive = 1.0
     """of every step"""
 
@@ -61,7 +65,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Search):
     """The best of base^low … base^high, as in arXiv:2405.15603 (2^-30 … 2^0)."""
 
     base: Annotated[float, Range(above=1)] = 2.0
@@ -84,7 +88,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Backtracking:
+class Backtracking(Search):
     """Shrink from ``grow`` times the last accepted length until the loss falls enough.
 
     Enough is loss(α) ≤ loss(0) + sufficient·α·slope (Armijo). The first length tried is at most
@@ -113,7 +117,7 @@ class Backtracking:
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Search):
     """Backtracking along parabolas: each next trial is the minimum of the parabola through
     loss(0), slope and the last trial, kept between 0.1 and 0.5 of it (Nocedal & Wright 2006,
     eq. 3.57)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from pinnkfac.common.errors import UserError
 from pinnkfac.taylor.jet import Adjoint, Jet, Sink
 from pinnkfac.taylor.linear import Linear
-from pinnkfac.taylor.plan import Plan
+from pinnkfac.taylor.plan import Operator, Plan
 from pinnkfac.taylor.tracing import Node, Tracing
 
 
@@ -156,12 +157,20 @@ def slot_values(plan: Plan, output: Jet, z: Tensor | None = None) -> Tensor:
 
 def input_jet(x: Tensor, plan: Plan) -> Jet:
     """The coordinates themselves as a jet: constant first-derivative rows, no higher ones."""
-    rows = x.new_zeros(len(plan.rows) - 1, 1, x.shape[1])
-    for row, operator in zip(rows, plan.rows[1:], strict=True):
+    return Jet(x, _input_rows(plan.rows[1:], x.shape[1], x.dtype, x.device))
+
+
+@lru_cache
+def _input_rows(
+    operators: tuple[Operator, ...], dimension: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The same for every chunk of points, and so made once."""
+    rows = torch.zeros(len(operators), 1, dimension, dtype=dtype)
+    for row, operator in zip(rows, operators, strict=True):
         for alpha, c in operator:
             if sum(alpha) == 1:
                 row[0, alpha.index(1)] = c
-    return Jet(x, rows)
+    return rows.to(device)
 
 
 def _position(item: Any, items: list[Any]) -> int:

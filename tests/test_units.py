@@ -13,10 +13,11 @@ from torch import Generator
 
 from pinnkfac import Box, Parameter, Points, Problem, Solution, Term, UserError, lap, solve
 from pinnkfac.config.compose import compose
-from pinnkfac.linearisation.balance import Balance
+from pinnkfac.linearisation.balance import Balance, mean_square_norms
 from pinnkfac.linearisation.field_scales import field_scales
-from pinnkfac.linearisation.parts import MOST, Parts, equation_sizes
+from pinnkfac.linearisation.parts import MOST, Parts
 from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import MlpSettings, OutputScaling
 from pinnkfac.run.assembly import assemble
 
@@ -277,15 +278,28 @@ def test_a_net_without_output_scaling_gives_what_it_gives():
     assert not [m for m in parts.system.net.modules() if isinstance(m, OutputScaling)]
 
 
-def test_the_balance_keeps_equations_of_other_units_in_the_same_relation():
+def test_equations_of_other_units_are_balanced_alike():
     """s_e times the size of an equation does not depend on its unit, however large that is."""
     results = []
     for unit in (1.0, 1e15):
         problem = poisson(conductivity=unit)
         system = System(problem, MlpSettings(widths=[8]).make(problem.signature, 0))
+        choose_units(system)
+        assert system.equation_sizes is not None
         points = points_for(system, 30, 10)
-        system.equation_sizes = equation_sizes([Parts(t) for t in system.terms], points)
         scales = Balance().scales(system.linearise(points))
         results.append([s * size for s, size in zip(scales, system.equation_sizes, strict=True)])
     for one, other in zip(*results, strict=True):
         assert_close(other, one, 1e-10)
+
+
+def test_the_size_of_an_equation_is_that_of_the_rows_of_its_jacobian():
+    problem = poisson(conductivity=7.0)
+    system = System(problem, MlpSettings(widths=[8]).make(problem.signature, 0))
+    choose_units(system, equations=False)
+    assert system.equation_sizes is None
+    choose_units(system)
+    points = points_for(system, 4000)
+    expected = mean_square_norms(system.linearise(points))
+    for size, norms in zip(system.equation_sizes, expected, strict=True):
+        assert_close(size, norms.sqrt(), 0.1)  # of a few points

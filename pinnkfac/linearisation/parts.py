@@ -10,7 +10,7 @@ small solution from one in large units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,18 +127,3 @@ def size(values: Tensor, dim: int = -1) -> Tensor:
     """Root mean square over points, leaving out what is not finite."""
     squares = values.square()
     return torch.where(squares.isfinite(), squares, torch.nan).nanmean(dim).nan_to_num(0.0).sqrt()
-
-
-def sizes(affine: Affine, monomials: Tensor) -> Tensor:
-    """The size of the largest part of every equation, [equation], the rest among them."""
-    parts = size(affine.slopes * monomials, dim=1)
-    return torch.cat([parts, size(affine.rest)[:, None]], dim=1).amax(1)
-
-
-def equation_sizes(parts: Sequence[Parts], points: Sequence[TermPoints]) -> list[Tensor]:
-    """Those of all terms, with the net as it is."""
-    result = []
-    for part, drawn in zip(parts, points, strict=True):
-        monomials = part.monomials(drawn)
-        result.append(sizes(part.at(monomials, drawn), monomials))
-    return result

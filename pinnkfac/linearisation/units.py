@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Generator
 
 from pinnkfac.domain import Uniform
+from pinnkfac.linearisation.balance import mean_square_norms
 from pinnkfac.linearisation.field_scales import field_scales
-from pinnkfac.linearisation.parts import Parts, equation_sizes
+from pinnkfac.linearisation.parts import Parts
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import OutputScaling
 
@@ -16,8 +17,8 @@ POINTS = 256
 
 def choose_units(system: System, *, equations: bool = True) -> None:
     """Scale the fields of a net that has an OutputScaling, by Problem(scales=...) or as
-    field_scales.py does, and, where ``equations`` is wanted, measure the sizes of the largest parts
-    of these with that net."""
+    field_scales.py does, and, where ``equations`` is wanted, measure how sensitive these are to the
+    parameters with that net: their sizes."""
     problem = system.problem
     generator = Generator().manual_seed(0)
     drawn = [t.where.draw(POINTS, Uniform(), generator) for t in problem.terms]
@@ -32,5 +33,5 @@ def choose_units(system: System, *, equations: bool = True) -> None:
         ]
         outputs[-1].choose([scale for scale, _ in pairs], [offset for _, offset in pairs])
     if equations:
-        sizes = equation_sizes(parts, points)
+        sizes = [norms.sqrt() for norms in mean_square_norms(system.linearise(points))]
         system.equation_sizes = [size.where(size > 0, 1.0) for size in sizes]

@@ -96,10 +96,7 @@ class System:
     @torch.no_grad()
     def get_parameters(self) -> Direction:
         """A copy of all trained numbers, as a list of tensors (see direction.py)."""
-        result = []
-        for linear in self.graph.linears:
-            bias = [] if linear.bias is None else [linear.bias[:, None]]
-            result.append(torch.cat([linear.weight, *bias], dim=1))
+        result = self.graph.weights()
         if self.layout.dense:
             result.append(torch.cat([p.reshape(-1) for p in self._dense]))
         return result
@@ -107,10 +104,7 @@ class System:
     @torch.no_grad()
     def set_parameters(self, values: Direction) -> None:
         """Move the net, and the coefficients."""
-        for linear, value in zip(self.graph.linears, values, strict=False):
-            linear.weight.copy_(value[:, : linear.in_features])
-            if linear.bias is not None:
-                linear.bias.copy_(value[:, linear.in_features])
+        self.graph.set_weights(values)
         if self.layout.dense:
             pieces = values[-1].split([p.numel() for p in self._dense])
             for p, piece in zip(self.graph.dense, pieces, strict=False):

@@ -25,7 +25,6 @@ from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.loop import run, settled
 from pinnkfac.run.progress import Ending, Progress
 from pinnkfac.run.summary import failure, summarise
-from pinnkfac.run.verdict import warnings_of
 from pinnkfac.run.watching import Watcher
 from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable
@@ -267,23 +266,11 @@ class Run:
         coefficients = self.watcher.coefficients()
         solution = Solution(task.problem.signature, system.net, coefficients)
         errors = self.watcher.meter.measure(solution)
-        with one_thread_in_torch(system.device):
-            residuals = self.watcher.residuals.measure()
-            on_given_points = self.watcher.residuals.on_given_points()
-        warnings = warnings_of(
-            task.problem,
-            self.watcher.history,
-            residuals,
-            on_given_points,
-            coefficients,
-            self.watcher.residuals.jumps(),
-        )
         summary = summarise(task.config, task.name, system, progress, ending, errors)
         summary |= {
             "overrides": list(task.overrides),
             **({"net": type(task.net).__name__} if task.net is not None else {}),
-            "relative_residuals": residuals,
-            "warnings": warnings,
+            **self.watcher.told(coefficients),
             "loss": loss,
             "losses": dict(zip(names, losses.written, strict=True)),
             "coefficients": coefficients,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any
 
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
 from pinnkfac.run.accuracy import ErrorMeter
+from pinnkfac.run.assembly import one_thread_in_torch
 from pinnkfac.run.display import Display, Pace
 from pinnkfac.run.progress import Ending, Progress, Stop
 from pinnkfac.run.residuals import ResidualMeter
+from pinnkfac.run.verdict import warnings_of
 from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
@@ -124,6 +127,15 @@ class Watcher:
             self._write(self.folder, record)
         self.display.show(record, pace)
         return errors.relative_l2 if errors else None
+
+    def told(self, coefficients: Mapping[str, float]) -> dict[str, Any]:
+        """What the relative residuals of the terms are at the end, and what they warn of."""
+        meter, problem = self.residuals, self.system.problem
+        with one_thread_in_torch(self.system.device):
+            residuals, given = meter.measure(), meter.on_given_points()
+            jumps = meter.jumps()
+        warnings = warnings_of(problem, self.history, residuals, given, coefficients, jumps)
+        return {"relative_residuals": residuals, "warnings": warnings}
 
     def _write(self, folder: RunFolder, record: dict[str, Any]) -> None:
         """A disk that refuses costs records, not the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -113,6 +114,23 @@ class Graph:
                 "and changes in place (z += y) are not seen: subclass pinnkfac.nets.Activation, "
                 "or write them as operations in forward (z = z + y)"
             )
+
+    @torch.no_grad()
+    def weights(self) -> list[Tensor]:
+        """A copy of [W | b] of every linear layer."""
+        result = []
+        for linear in self.linears:
+            bias = [] if linear.bias is None else [linear.bias[:, None]]
+            result.append(torch.cat([linear.weight, *bias], dim=1))
+        return result
+
+    @torch.no_grad()
+    def set_weights(self, values: Sequence[Tensor]) -> None:
+        """Give the linear layers these [W | b], the first of the values."""
+        for linear, value in zip(self.linears, values, strict=False):
+            linear.weight.copy_(value[:, : linear.in_features])
+            if linear.bias is not None:
+                linear.bias.copy_(value[:, linear.in_features])
 
     def forward(self, x: Tensor, plan: Plan, *, keep: bool = False) -> tuple[Jet, Tape | None]:
         """Rows of the output at points x [batch, coord]; with ``keep`` also the tape."""

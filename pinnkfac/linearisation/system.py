@@ -65,8 +65,7 @@ class System:
         ]
         check_parameters(problem, [term.residual for term in self.terms])
         self.equation_sizes: list[Tensor] | None = None
-        self.coefficient_sizes = self.coefficients.abs()
-        self.coefficient_sizes[self.coefficient_sizes == 0] = 1.0
+        self.coefficient_sizes = self.coefficients.abs().where(self.coefficients != 0, 1.0)
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
     @cached_property
@@ -81,9 +80,7 @@ class System:
 
     @cached_property
     def layout(self) -> Layout:
-        layers = tuple(
-            (m.out_features, m.in_features + (m.bias is not None)) for m in self.graph.linears
-        )
+        layers = tuple((len(w), w.shape[1]) for w in self.graph.weights())
         return Layout(layers, sum(p.numel() for p in self._dense), self.dtype, self.device)
 
     @property
@@ -120,10 +117,8 @@ class System:
         """Move drawn points to the net's device and dtype, and evaluate what needs them alone."""
         names = self.problem.coordinates.names
         sizes: Sequence[Tensor | None] = self.equation_sizes or [None] * len(self.terms)
-        return [
-            replace(term.prepare(drawn, names), size=size)
-            for term, drawn, size in zip(self.terms, points, sizes, strict=True)
-        ]
+        triples = zip(self.terms, points, sizes, strict=True)
+        return [replace(t.prepare(drawn, names), size=size) for t, drawn, size in triples]
 
     def numbers(self, points: Sequence[TermPoints]) -> list[int]:
         """How many points every term has."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from pinnkfac import Box, Points, Problem, Term, dot, grad, lap
+from pinnkfac import Box, Points, Problem, Term, Uniform, dot, grad, lap
 from pinnkfac.curvature.factors import Factors
 from pinnkfac.curvature.gramian import GramianSettings
 from pinnkfac.curvature.kfac import InverseSettings
@@ -156,7 +156,7 @@ def replay(path: Path) -> Deviation:
     system = System(problem_of(meta, data), net, planner=published_plan)
     ours = published_parameters(system, data, 0)
     points = system.prepare(
-        [t.where.draw(0, None, Generator()) for t in system.problem.terms]  # type: ignore[arg-type]
+        [t.where.draw(t.where.number, Uniform(), Generator()) for t in system.problem.terms]
     )
     stepper = stepper_of(meta, system)
     worst_parameters = worst_factors = 0.0

@@ -126,7 +126,6 @@ def stored_settings(values: Any) -> NetSettings:
     module, _, name = values["_target_"].rpartition(".")
     if f"{module}.".startswith("pinnkfac.nets.") and name in kinds:
         settings = {str(key): value for key, value in values.items() if key != "_target_"}
-        settings.setdefault("output_scaling", False)  # nets of older runs have none
         check("net", kinds[name], settings)
         return kinds[name](**settings)
     raise UserError(

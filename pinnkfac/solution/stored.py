@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import UserError, first_line
+from pinnkfac.nets import OutputScaling
 from pinnkfac.nets.settings import stored_settings
 from pinnkfac.store.run_folder import CHECKPOINTS, Which
 from pinnkfac.store.stored_run import StoredRun
@@ -48,6 +49,8 @@ def _net(
     made = _configured(run, config.get("net")) if net is None else net
     made = made.to(device="cpu", dtype=dtype)
     whose = "the net in config.yaml" if net is None else f"the given net ({type(net).__name__})"
+    if net is None and "output_scaling" not in (config.get("net") or {}):
+        state = _with_outputs(made, state)
     problem = _mismatch(made.state_dict(), state)
     if problem:
         given = "Give the net that was trained, built as it was then"
@@ -77,6 +80,17 @@ def _configured(run: StoredRun, values: Any) -> nn.Module:
             f"{config}: the net that it describes cannot be made ({type(error).__name__}: "
             f"{first_line(error)})"
         ) from error
+
+
+def _with_outputs(net: nn.Module, state: Any) -> Any:
+    """The stored weights of an earlier version, which had no scales of fields, with fields as they
+    are."""
+    if not isinstance(state, Mapping):
+        return state
+    names = [name for name, module in net.named_modules() if isinstance(module, OutputScaling)]
+    fresh = net.state_dict()
+    missing = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+    return {**{key: fresh[key] for key in sorted(missing)}, **state}
 
 
 def _mismatch(weights: Mapping[str, Tensor], stored: Any) -> str:

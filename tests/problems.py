@@ -162,15 +162,15 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def points_for(system: System, *numbers: int) -> list[TermPoints]:
-    """Uniform points, as many a term as given (the last number repeats); 7 by default."""
+    """Uniform points, as many a term as given (the last number repeats), 7 by default; all of
+    given ones."""
     numbers = numbers or (7,)
     generator = Generator().manual_seed(3)
-    return system.prepare(
-        [
-            term.where.draw(numbers[min(i, len(numbers) - 1)], Uniform(), generator)
-            for i, term in enumerate(system.problem.terms)
-        ]
-    )
+    drawn = []
+    for i, term in enumerate(system.problem.terms):
+        number = getattr(term.where, "number", numbers[min(i, len(numbers) - 1)])
+        drawn.append(term.where.draw(number, Uniform(), generator))
+    return system.prepare(drawn)
 
 
 def everything(d: int) -> Problem:

@@ -223,8 +223,12 @@ def test_given_points_that_are_many_for_the_parameters_leave_others_a_fair_share
     assert share == 0.5 * alike
 
 
-@pytest.mark.parametrize(("given", "others"), [(100, 228), (200, 129), (400, 400), (3000, 400)])
-def test_a_run_with_given_points_begins_with_a_fair_share_of_all_others(given, others):
+@pytest.mark.parametrize(
+    ("given", "taken", "others"),
+    [(100, 100, 228), (200, 200, 129), (400, 200, 129), (3000, 226, 90)],
+)
+def test_given_points_are_thinned_like_others_where_they_are_many(given, taken, others):
+    """Where they stand for a region."""
     box, g = Box(x=(0, 1), y=(0, 1)), Generator().manual_seed(0)
     x, y = torch.rand(2, given, generator=g)
     terms = [
@@ -233,7 +237,23 @@ def test_a_run_with_given_points_begins_with_a_fair_share_of_all_others(given, o
     ]
     settings = ("step.multiplications=2e8", "net.widths=[16,16]", "threads=1")
     parts = assemble(compose("thin", {}, settings), Problem(fields=("u",), terms=terms))
-    assert parts.source.numbers() == {"plate": given, "edge": others}
+    assert parts.source.asked() == {"plate": (taken, given), "edge": (others, 400)}
+    batch = Batch(parts.source.at(0))
+    note = parts.stepper.update(parts.system.get_parameters(), batch).request.note
+    assert note.startswith("exact steps:")
+
+
+@pytest.mark.parametrize(("given", "others"), [(100, 228), (200, 129), (400, 400), (3000, 400)])
+def test_a_run_with_measurements_begins_with_a_fair_share_of_all_others(given, others):
+    box, g = Box(x=(0, 1), y=(0, 1)), Generator().manual_seed(0)
+    x, y = torch.rand(2, given, generator=g)
+    terms = [
+        Term("data", Points({"x": x, "y": y}, m=x), lambda u, at: lap(u) + at.m),
+        Term("edge", box.boundary, lambda u, at: u, points=400),
+    ]
+    settings = ("step.multiplications=2e8", "net.widths=[16,16]", "threads=1")
+    parts = assemble(compose("thin", {}, settings), Problem(fields=("u",), terms=terms))
+    assert parts.source.numbers() == {"data": given, "edge": others}
     batch = Batch(parts.source.at(0))
     note = parts.stepper.update(parts.system.get_parameters(), batch).request.note
     assert note.startswith("exact steps:" if others < 400 else "KFAC with conjugate gradients:")

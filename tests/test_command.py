@@ -103,8 +103,8 @@ def test_a_sweep_over_steps_and_seeds_ends_with_a_table_of_all_jobs(tmp_path):
     assert [r["status"] for r in rows] == ["finished"] * 4 + ["failed"] * 2
     assert all(float(r["error"]) > 0 and r["steps"] == "2" for r in rows[:4])
     assert "at most two terms" in rows[5]["message"]
-    table = done.stdout[done.stdout.rindex("job ") :]
-    assert table.count("finished") == 4 and "at most two terms" in table
+    table = done.stdout[done.stdout.rindex("status") :]
+    assert table.count("finished") == 4 and "warned: term" in table and "at most two terms" in table
     assert (tmp_path / "sweep/sweep.png").stat().st_size > 5000
 
 

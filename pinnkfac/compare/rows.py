@@ -164,10 +164,9 @@ def reasons(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], 
 
 
 def warned(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], str]]:
-    """What rows were warned of, as 'finished with a warning: …', with the names of all those."""
+    """What rows were warned of, as 'warned: …', with the names of all those."""
     whose: dict[str, list[str]] = {}
     for row, name in zip(read, names, strict=True):
         for warning in row.warnings:
-            text = f"{row.status} with a warning: {shortened(warning, 140)}"
-            whose.setdefault(text, []).append(name)
+            whose.setdefault(f"warned: {shortened(warning, 140)}", []).append(name)
     return [(named, warning) for warning, named in whose.items()]

@@ -79,7 +79,7 @@ class Mlp(nn.Module):
                     linear.weight.mul_(math.sqrt(3.0))
         self.layers = nn.ModuleList(layers)
         self.activations = nn.ModuleList(activation(activation_name) for _ in widths)
-        self.output = output or nn.Identity()
+        self.output = output
 
     def forward(self, x: Tensor) -> Tensor:
         for module in self.embedding:
@@ -87,4 +87,5 @@ class Mlp(nn.Module):
         for linear, act in zip(self.layers, self.activations, strict=False):  # all but the last
             y = act(linear(x))
             x = x + y if self.residual and linear.in_features == linear.out_features else y
-        return self.output(self.layers[-1](x))
+        y = self.layers[-1](x)
+        return y if self.output is None else self.output(y)

@@ -52,10 +52,13 @@ class StoredRun:
         for name in ("config.yaml", "problem.json"):
             if not (folder / name).is_file():
                 inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
-                what = f"no run of pinnkfac ({name} is missing): give the folder solve printed"
+                what = (
+                    f"holds no run of pinnkfac ({name} is missing): give the folder solve printed"
+                )
                 if inside:
-                    what = f"a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
-                raise UserError(f"{folder} holds {what}")
+                    runs = f"holds a sweep of {len(inside)} runs"
+                    what = f"{runs}: give one of them, such as {inside[0]}"
+                raise UserError(f"{folder} {what}")
         problem = read_json(folder / "problem.json")
         _check_format(folder / "problem.json", problem)
         try:

@@ -14,9 +14,11 @@ from regions import Quarter
 from torch import Generator
 
 from pinnkfac import Box, Points, Problem, Sobol, Term, Uniform, UserError, resume, solve
+from pinnkfac.common.errors import Diverged
 from pinnkfac.config.compose import compose
 from pinnkfac.domain import Even, Grid, PointSet
 from pinnkfac.domain.sampling import Clustered, subset
+from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.functions import functions_of
 from pinnkfac.points.selection import (
@@ -30,6 +32,9 @@ from pinnkfac.points.selection import (
 from pinnkfac.points.settings import Growth, PointSettings
 from pinnkfac.points.source import PointSource
 from pinnkfac.run.assembly import check_settings
+from pinnkfac.run.loop import run
+from pinnkfac.run.progress import Stop
+from pinnkfac.step.base import Report, Stepper
 
 
 def generator(seed=0):
@@ -345,6 +350,27 @@ def test_a_step_that_is_guarded_looks_at_points_that_may_come_next():
     (unseen,) = source.unseen()
     assert len(unseen) == 60 < system.layout.number
     assert float(unseen.points.weights.std()) > 0.1
+
+
+def test_what_a_step_cost_that_failed_says_nothing_of_the_next_one():
+    box = Box(x=(0, 1), y=(0, 1))
+    problem = Problem(fields=("u",), terms=[Term("x", box.interior, lambda u, at: u - at.x**4)])
+    system = System(problem, net_for(problem))
+    source, costs = source_of(system, ImportanceSampling(), interior=60), []
+
+    class FailsOnce(Stepper):
+        def update(self, parameters, batch):
+            costs.append(source.cost)
+            if len(costs) == 3:
+                raise Diverged("training diverged")
+            losses = system.evaluate(batch.points, parameters)
+            return Report(parameters, losses.terms, losses.trained, 1.0, cost=7.0)
+
+        def recover(self):
+            return "nothing was changed"
+
+    run(system, FailsOnce(), source, Stop(steps=4), Balance(every=0), lambda progress: None)
+    assert [None if math.isnan(cost) else cost for cost in costs] == [None, 7.0, 7.0, None, 7.0]
 
 
 @pytest.mark.parametrize(("dimension", "chosen"), [(6, [10, 10]), (7, [1, 10]), (8, [1, 1])])

@@ -51,11 +51,7 @@ class StoredRun:
         folder = existing(path)
         for name in ("config.yaml", "problem.json"):
             if not (folder / name).is_file():
-                inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
-                what = f"no run of pinnkfac ({name} is missing): give the folder solve printed"
-                if inside:
-                    what = f"a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
-                raise UserError(f"{folder} holds {what}")
+                raise UserError(_no_run(folder, name))
         problem = read_json(folder / "problem.json")
         _check_format(folder / "problem.json", problem)
         try:
@@ -156,6 +152,15 @@ def jobs(path: str | Path) -> list[Path]:
         return []
     numbered = [p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()]
     return sorted(numbered, key=lambda p: int(p.name))
+
+
+def _no_run(folder: Path, name: str) -> str:
+    inside = [p for p in jobs(folder) if (p / "problem.json").is_file()]
+    if inside:
+        return (
+            f"{folder} holds a sweep of {len(inside)} runs: give one of them, such as {inside[0]}"
+        )
+    return f"{folder} holds no run of pinnkfac ({name} is missing): give the folder solve printed"
 
 
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:

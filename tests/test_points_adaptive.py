@@ -363,8 +363,9 @@ def test_what_a_step_cost_that_failed_says_nothing_of_the_next_one():
             costs.append(source.cost)
             if len(costs) == 3:
                 raise Diverged("training diverged")
-            losses = system.evaluate(batch.points, parameters)
-            return Report(parameters, losses.terms, losses.trained, 1.0, cost=7.0)
+            losses = system.losses(batch.points, parameters)
+            loss = system.loss(batch.points, parameters)
+            return Report(parameters, losses, loss, 1.0, cost=7.0)
 
         def recover(self):
             return "nothing was changed"

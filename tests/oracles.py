@@ -100,9 +100,8 @@ def residuals(system: System, vector: Tensor, points: Sequence[TermPoints]) -> l
     def fields(point: Tensor) -> Tensor:
         return functional_call(system.net, parameters, (point[None],))[0]
 
-    firsts = [abs(parameter.initial) or 1.0 for parameter in system.problem.parameters]
-    values = [c * first for c, first in zip(coefficients, firsts, strict=True)]
-    with bind(system.problem.parameters, values):
+    values = coefficients * system.coefficient_sizes
+    with bind(system.problem.parameters, list(values.unbind())):
         return [
             references.residual(term, system.problem, own.points, fields)
             for term, own in zip(system.problem.terms, points, strict=True)

@@ -492,6 +492,29 @@ def test_the_only_region_of_full_dimension_says_what_is_inside_of_the_domain():
     assert inside.tolist() == [False, True, False]
 
 
+def test_conditions_one_after_the_other_all_hold_after_points_are_moved():
+    upper = HOLED.where(lambda at: at.y > 0)
+    moved = draw(upper, number=500).spread(torch.arange(500), torch.Generator().manual_seed(2))
+    assert bool((moved.coordinates.norm(dim=1) > 0.5).all() & (moved.coordinates[:, 1] > 0).all())
+
+
+def test_faces_keep_their_share_of_a_part():
+    box = Box(x=(-1, 1), y=(-1, 1))
+    region = box.boundary.where(lambda at: at.x + at.y + 10 * at.normal[0] * at.normal[1] > -3)
+    half = box.boundary.where(lambda at: torch.sin(20 * at.x) + torch.sin(20 * at.y) > -9)
+    normals = draw(half, number=4000).normals
+    shares = [float((normals == torch.tensor(n, dtype=FLOAT)).all(1).double().mean())
+              for n in ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))]  # fmt: skip
+    assert shares == pytest.approx([0.25] * 4, abs=0.03) and len(draw(region, number=9)) == 9
+
+
+def test_single_points_of_a_part_are_all_drawn():
+    ends = Box(x=(0, 1)).boundary.where(lambda at: at.x > -1)
+    assert len(draw(ends, number=1)) == 2
+    with pytest.raises(UserError, match="points fulfils the condition"):
+        draw(Box(x=(0, 1)).boundary.where(lambda at: at.x > 2), number=1)
+
+
 @pytest.mark.parametrize(
     ("condition", "words"),
     [

@@ -372,7 +372,7 @@ def test_parameters_are_layers_in_order_of_call_then_scales_then_coefficients():
     first, last, others = system.get_parameters()
     assert_close(first, torch.cat([net.first.weight, net.first.bias[:, None]], 1).detach(), 0.0)
     assert_close(last, net.last.weight.detach(), 0.0)
-    assert others.tolist() == [0.9, 0.9, 0.9, 1.0, -1.0]  # 0.4 and -0.7 in units of 0.4 and 0.7
+    assert others.tolist() == [0.9, 0.9, 0.9, 0.8, -1.4]  # 0.4 and -0.7 in units of 1/2
     assert system.layout.number == 9 + 3 + 5
     check(system, points_for(system, 4), [4, 7])
 

@@ -15,7 +15,7 @@ from pinnkfac.field import At
 
 Condition = Callable[[Any], Any]
 """``lambda at: at.x**2 + at.y**2 > 1``, with tensors [batch] behind coordinates."""
-TRIED = 1000
+TRIED = 1_000_000
 """Candidates for a point after which a condition that none fulfils is refused."""
 
 
@@ -44,7 +44,7 @@ class Part:
 
     def where(self, condition: Condition) -> Part:
         """The points at which that holds too."""
-        return Part(self, condition)
+        return Part(self.region, lambda at: self.condition(at) & condition(at))
 
     def holds(self, points: PointSet) -> Tensor:
         """Whether the condition holds, bool [batch]."""
@@ -77,19 +77,26 @@ class Part:
         while taken < number:
             # as many as will be enough by what has been taken so far, and somewhat more
             more = number if not tried else int(1.2 * (number - taken) * tried / max(taken, 1)) + 8
-            drawn = self.region.draw(min(more, TRIED * number), sampling, generator)
+            drawn = self.region.draw(min(more, TRIED), sampling, generator)
             kept = drawn[self.holds(drawn)]
             parts.append(kept)
             tried, taken = tried + len(drawn), taken + len(kept)
-            if not taken and tried >= TRIED:
+            once = self.dimension == 0 or sampling.regular
+            if not taken and (once or tried >= TRIED):
                 raise UserError(
                     f"{self}: none of {tried} points fulfils the condition; check it, or make the "
                     "region smaller"
                 )
-            if self.dimension == 0 or sampling.regular:
+            if once:
                 break
         points = PointSet.concatenate([part for part in parts if len(part)])
-        return points.within(self.holds) if sampling.regular else points[:number].within(self.holds)
+        if self.dimension and not sampling.regular:  # any of them, those of one box together
+            points = points[torch.randperm(len(points), generator=generator)[:number].sort().values]
+            ranges = points.ranges if points.chart is None else points.chart.origin.ranges
+            if ranges is not None:
+                _, box = ranges.unique(return_inverse=True, dim=0)
+                points = points[box.argsort(stable=True)]
+        return points.within(self.holds)
 
     def __str__(self) -> str:
         name = getattr(self.condition, "__name__", "…")

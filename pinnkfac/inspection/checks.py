@@ -17,7 +17,7 @@ from pinnkfac.domain.domain import left_out
 from pinnkfac.inspection import autodiff
 from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.exact import ExactSolution, size
-from pinnkfac.inspection.finding import Finding, failed, not_checked, passed, place
+from pinnkfac.inspection.finding import Finding, Verdict, failed, not_checked, passed, place
 from pinnkfac.inspection.hints import fields_read, hints
 from pinnkfac.linearisation.jumps import find_jumps
 from pinnkfac.linearisation.parts import Parts
@@ -210,7 +210,9 @@ def _jumps(problem: Problem, system: System, samples: Sequence[_Sample]) -> Iter
     subjects = {sample.term.name: sample.subject for sample in samples}
     for jump in find_jumps([Parts(term) for term in system.terms], points):
         subject = subjects[jump.term]
-        yield failed(subject, jump_warning(problem, jump))
+        yield Finding(
+            Verdict.HINT, subject, jump_warning(problem, jump).removeprefix(f"{subject}: ")
+        )
 
 
 def _periods(problem: Problem) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pinnkfac.domain import PointSet
+from pinnkfac.domain import Points, PointSet
 from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.parts import Parts
 
@@ -46,21 +46,36 @@ def find_jumps(parts: Sequence[Parts], points: Sequence[TermPoints]) -> list[Jum
 
 
 def _in_term(parts: Parts, drawn: TermPoints) -> Jump | None:
-    points = drawn.points
-    columns = [
-        j
-        for j, column in enumerate(parts.columns)
-        if any(sum(alpha) > 1 for (_, _, alpha), _ in column.operator)
-    ]
+    points, coordinates = drawn.points, parts.term.residual.coordinates
     apart = points.values or points.links or points.normals is not None
-    if not columns or apart or parts.term.residual.constant is not None or len(points) < 2:
+    given = isinstance(parts.term.residual.term.where, Points)
+    if apart or given or parts.term.residual.constant is not None or len(points) < 2:
         return None
+    for i, name in enumerate(coordinates.names):
+        # across a jump in x, it is derivatives by x whose flux is not determined
+        columns = [
+            j
+            for j, column in enumerate(parts.columns)
+            if any(sum(alpha) > 1 and alpha[i] for (_, _, alpha), _ in column.operator)
+        ]
+        if columns and name != coordinates.time:
+            jump = _along(parts, points, i, columns)
+            if jump is not None:
+                return jump
+    return None
+
+
+def _along(parts: Parts, points: PointSet, i: int, columns: list[int]) -> Jump | None:
+    """A jump on segments between points that differ in coordinate i only."""
     half = min(PAIRS, len(points) // 2)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
-    low, high = points.coordinates[order[:half]], points.coordinates[order[-half:]]
+    low = points.coordinates[order[:half]]
+    high = low.clone()
+    high[:, i] = points.coordinates[order[-half:], i]
     at_low, at_high = _slopes(parts, low, columns), _slopes(parts, high, columns)
     largest = torch.maximum(at_low.abs(), at_high.abs()).amax(1, keepdim=True)
-    for _ in range(HALVINGS):
+    earlier = at_low
+    for halving in range(HALVINGS):
         middle = 0.5 * (low + high)
         at_middle = _slopes(parts, middle, columns)
         left = (_apart(at_low, at_middle) >= _apart(at_middle, at_high)).view(-1, 1)
@@ -69,8 +84,12 @@ def _in_term(parts: Parts, drawn: TermPoints) -> Jump | None:
             torch.where(left[None], at_low, at_middle),
             torch.where(left[None], at_middle, at_high),
         )
+        if halving == HALVINGS // 2:
+            earlier = (at_low - at_high).abs()
+    now = (at_low - at_high).abs()
     sizes = torch.maximum(largest, torch.maximum(at_low.abs(), at_high.abs()))
-    jumps = (at_low - at_high).abs() > LARGE * sizes.clamp_min(torch.finfo(low.dtype).tiny)
+    jumps = now > LARGE * sizes.clamp_min(torch.finfo(low.dtype).tiny)
+    jumps &= now <= 2.0 * earlier  # what grows as the segment shrinks is a pole
     if not bool(jumps.any()):
         return None
     e, n, j = jumps.nonzero()[0].tolist()

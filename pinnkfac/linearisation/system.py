@@ -65,7 +65,8 @@ class System:
         ]
         check_parameters(problem, [term.residual for term in self.terms])
         self.equation_sizes: list[Tensor] | None = None
-        self.coefficient_sizes = self.coefficients.abs().where(self.coefficients != 0, 1.0)
+        nonzero = self.coefficients.abs().where(self.coefficients != 0, 1.0)
+        self.coefficient_sizes = torch.exp2(torch.log2(nonzero).round())  # divides without rounding
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
     @cached_property

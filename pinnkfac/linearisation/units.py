@@ -25,7 +25,7 @@ def choose_units(system: System, *, equations: bool = True) -> None:
     points = system.prepare(drawn)
     parts = [Parts(term) for term in system.terms]
     outputs = [module for module in system.net.modules() if isinstance(module, OutputScaling)]
-    if outputs:
+    if outputs and outputs[-1].identity:  # a net that was trained has its scales
         chosen = field_scales(system.net, parts, points)
         pairs = [
             problem.scales.get(name, (scale.scale, scale.offset))

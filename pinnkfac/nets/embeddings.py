@@ -39,6 +39,13 @@ class OutputScaling(FixedLinear):
     def __init__(self, fields: int) -> None:
         super().__init__(torch.eye(fields, dtype=torch.float64))
 
+    @property
+    def identity(self) -> bool:
+        """Whether nothing was chosen yet."""
+        return torch.equal(self.weight, torch.eye(len(self.weight)).to(self.weight)) and not bool(
+            self.bias.any()
+        )
+
     @torch.no_grad()
     def choose(self, scales: Sequence[float], offsets: Sequence[float]) -> None:
         """Take these scales and offsets, one a field."""

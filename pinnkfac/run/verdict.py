@@ -6,12 +6,14 @@ what to try; none says that a result is right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pinnkfac.linearisation.jumps import Jump
 from pinnkfac.problem import Problem
 
+KEY = "relative_residuals"
 SOLVED = 1e-2
 """Relative residual above which a term does not hold."""
 LEARNT = 0.3
@@ -54,8 +56,11 @@ def warnings_of(
         if residuals[name] > SOLVED and residuals[name] > FITTED * rho
     ]
     found += _coefficients(problem, coefficients)
-    records = [record for record in history if "relative_residuals" in record]
-    trace = [record["relative_residuals"] for record in records]
+    records = [record for record in history if KEY in record]
+    trace = [
+        {name: math.inf if rho is None else rho for name, rho in record[KEY].items()}
+        for record in records
+    ]
     early = bool(records) and records[-1]["step"] < EARLY
     return found + _residuals(trace, residuals, early=early)
 
@@ -80,7 +85,8 @@ def _coefficients(problem: Problem, coefficients: Mapping[str, float]) -> list[s
     for parameter in problem.parameters:
         value = coefficients[parameter.name]
         first = abs(parameter.initial) or 1.0
-        if not first / AWAY <= abs(value) <= first * AWAY:
+        collapsed = parameter.initial != 0 and abs(value) < first / AWAY**2
+        if collapsed or abs(value) > first * AWAY:
             found.append(
                 f"the coefficient {parameter.name} went from {parameter.initial:g} to {value:.3g}: "
                 "the data may not determine it; give a first value closer to it, or more data"

@@ -65,8 +65,7 @@ class System:
         ]
         check_parameters(problem, [term.residual for term in self.terms])
         self.equation_sizes: list[Tensor] | None = None
-        nonzero = self.coefficients.abs().where(self.coefficients != 0, 1.0)
-        self.coefficient_sizes = torch.exp2(torch.log2(nonzero).round())  # divides without rounding
+        self.coefficient_sizes = _powers_of_two(self.coefficients)
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
     @cached_property
@@ -223,6 +222,13 @@ class System:
             equation_sizes=self.equation_sizes,
             place=place,
         )
+
+
+def _powers_of_two(values: Tensor) -> Tensor:
+    """The closest ones to the sizes of values, by which they are divided without rounding; 1 for
+    0."""
+    powers = values.abs().log2().round().exp2()
+    return powers.where(powers > 0, 1.0)
 
 
 def _losses(points: Sequence[TermPoints], residuals: Sequence[Tensor]) -> TermLosses:

@@ -11,7 +11,7 @@ from oracles import assert_close, derivatives
 from problems import PROBLEMS, points_for
 from torch import Generator
 
-from pinnkfac import Box, Parameter, Points, Problem, Solution, Term, UserError, lap, solve
+from pinnkfac import Box, Parameter, Points, Problem, Solution, Term, Uniform, UserError, lap, solve
 from pinnkfac.config.compose import compose
 from pinnkfac.linearisation.balance import Balance, mean_square_norms
 from pinnkfac.linearisation.field_scales import field_scales
@@ -94,19 +94,11 @@ def test_many_derivatives_of_a_slot_are_one_part():
 def scales_of(problem, seed=0):
     net = MlpSettings(widths=[16, 16]).make(problem.signature, seed)
     system = System(problem, net)
-    drawn = [t.where.draw(200, SOBOL, Generator().manual_seed(1)) for t in problem.terms]
+    drawn = [t.where.draw(200, Uniform(), Generator().manual_seed(1)) for t in problem.terms]
     points = system.prepare(drawn)
     return field_scales(system.net, [Parts(term) for term in system.terms], points)
 
 
-class _Uniform:
-    regular = False
-
-    def unit(self, number, dimension, generator):
-        return torch.rand(number, dimension, dtype=FLOAT, generator=generator)
-
-
-SOBOL = _Uniform()
 BOX = Box(x=(0, 2), y=(0, 1))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from nets import FLOAT
 
-from pinnkfac import Box, Parameter, Points, Problem, Term, dot, grad, lap, solve
+from pinnkfac import Box, Parameter, Points, Problem, Term, Uniform, dot, grad, lap, solve
 from pinnkfac.inspection.checks import examine_problem
 from pinnkfac.inspection.finding import Verdict
 from pinnkfac.linearisation.jumps import find_jumps
@@ -110,18 +110,8 @@ def test_a_record_has_the_relative_residuals_of_all_terms():
 def jumps_of(residual):
     problem = problem_of((BOX.interior, residual))
     system = system_of(problem)
-    drawn = [problem.terms[0].where.draw(200, UNIFORM, torch.Generator().manual_seed(0))]
+    drawn = [problem.terms[0].where.draw(200, Uniform(), torch.Generator().manual_seed(0))]
     return find_jumps([Parts(t) for t in system.terms], system.prepare(drawn))
-
-
-class _Uniform:
-    regular = False
-
-    def unit(self, number, dimension, generator):
-        return torch.rand(number, dimension, dtype=FLOAT, generator=generator)
-
-
-UNIFORM = _Uniform()
 
 
 def test_a_coefficient_that_jumps_under_a_second_derivative_is_found():

@@ -33,7 +33,7 @@ class System:
     ``memory`` bytes, or half of what is free at the start, blocks are computed anew each time they
     are needed. ``planner`` chooses the rows of Taylor mode; ``workers``, a number of threads or
     what shares the work in another way, share the chunks of points (of at most ``chunk_bytes`` a
-    layer). Coefficients are trained in units of their first values (of 1 where that is 0).
+    layer). Coefficients are trained in units of the power of two next to their first values.
     ``equation_sizes`` [equation] of all terms are what residuals are judged by (None: all 1), on
     points that are prepared from then on.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,18 +155,27 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 def reasons(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], str]]:
     """Why rows have not finished, as 'failed: …', with the names of all those with that reason."""
-    whose: dict[str, list[str]] = {}
-    for row, name in zip(read, names, strict=True):
-        if row.status != "finished":
-            message = f": {shortened(row.message, 140)}" if row.message else ""
-            whose.setdefault(f"{row.status}{message}", []).append(name)
-    return [(named, reason) for reason, named in whose.items()]
+    pairs = zip(read, names, strict=True)
+    return _together(
+        (f"{row.status}: {shortened(row.message, 140)}" if row.message else row.status, name)
+        for row, name in pairs
+        if row.status != "finished"
+    )
 
 
 def warned(read: Sequence[Row], names: Sequence[str]) -> list[tuple[list[str], str]]:
     """What rows were warned of, as 'warned: …', with the names of all those."""
+    pairs = zip(read, names, strict=True)
+    return _together(
+        (f"warned: {shortened(warning, 140)}", name)
+        for row, name in pairs
+        for warning in row.warnings
+    )
+
+
+def _together(told: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Each text once, with the names of all that it was told of."""
     whose: dict[str, list[str]] = {}
-    for row, name in zip(read, names, strict=True):
-        for warning in row.warnings:
-            whose.setdefault(f"warned: {shortened(warning, 140)}", []).append(name)
-    return [(named, warning) for warning, named in whose.items()]
+    for text, name in told:
+        whose.setdefault(text, []).append(name)
+    return [(named, text) for text, named in whose.items()]

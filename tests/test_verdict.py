@@ -15,7 +15,7 @@ from pinnkfac.linearisation.jumps import find_jumps
 from pinnkfac.linearisation.parts import Parts
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import MlpSettings
-from pinnkfac.run.residuals import ResidualMeter
+from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.run.verdict import warnings_of
 
 BOX = Box(x=(0, 2), y=(0, 1))

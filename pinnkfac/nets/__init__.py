@@ -1,6 +1,7 @@
 """Networks made of operations that Taylor mode has rules for."""
 
 from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, OutputScaling, PeriodicEmbedding
+from pinnkfac.nets.features import FeatureSettings, RandomFeatures
 from pinnkfac.nets.layers import FixedLinear, Scale
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.nets.settings import MlpSettings, NetSettings
@@ -9,6 +10,7 @@ from pinnkfac.taylor.linear import affine_layer
 
 __all__ = [
     "Activation",
+    "FeatureSettings",
     "FixedLinear",
     "FourierFeatures",
     "InputScaling",
@@ -17,6 +19,7 @@ __all__ = [
     "NetSettings",
     "OutputScaling",
     "PeriodicEmbedding",
+    "RandomFeatures",
     "Scale",
     "affine_layer",
 ]

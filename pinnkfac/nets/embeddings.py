@@ -38,19 +38,24 @@ class OutputScaling(FixedLinear):
 
     def __init__(self, fields: int) -> None:
         super().__init__(torch.eye(fields, dtype=torch.float64))
+        self.chosen = False
 
     @property
     def identity(self) -> bool:
         """Whether nothing was chosen yet."""
-        return torch.equal(self.weight, torch.eye(len(self.weight)).to(self.weight)) and not bool(
-            self.bias.any()
-        )
+        one = torch.eye(len(self.weight)).to(self.weight)
+        return not self.chosen and torch.equal(self.weight, one) and not bool(self.bias.any())
 
     @torch.no_grad()
     def choose(self, scales: Sequence[float], offsets: Sequence[float]) -> None:
         """Take these scales and offsets, one a field."""
+        self.chosen = True
         self.weight.copy_(torch.diag(self.weight.new_tensor(scales)))
         self.bias.copy_(self.bias.new_tensor(offsets))
+
+    def take_over(self, other: OutputScaling) -> None:
+        """Those of another one."""
+        self.choose(other.weight.diag().tolist(), other.bias.tolist())
 
 
 class FourierFeatures(nn.Module):

@@ -34,12 +34,20 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def embedded(inputs: int, embedding: Sequence[nn.Module]) -> int:
+    """How many features so many coordinates are behind these modules."""
+    for module in embedding:
+        inputs = getattr(module, "features", inputs)
+    return inputs
+
+
 class Mlp(nn.Module):
     """Linear layers of the given widths with an activation between them.
 
     ``embedding`` modules map the coordinates first (input scaling, Fourier features, periodic
     embedding), ``output`` what the last layer gives. With ``residual``, a hidden layer of the same
-    width adds its input to its output.
+    width adds its input to its output. Where there are ``features`` of the same inputs, they are
+    added to ``rest`` times the last layer.
     Weights start as torch's ``nn.Linear`` does, in float64; with ``initialisation="lecun"``, those
     of hidden layers have three times that variance, 1/inputs (LeCun, Bottou, Orr & Müller 1998,
     Efficient BackProp, eq. 16). "auto" is "lecun" for at most FEW inputs, as layers that are almost
@@ -58,6 +66,8 @@ class Mlp(nn.Module):
         residual: bool = False,
         initialisation: str = "torch",
         output: nn.Module | None = None,
+        features: nn.Module | None = None,
+        rest: float = 1.0,
     ) -> None:
         super().__init__()
         widths = list(widths)
@@ -65,10 +75,7 @@ class Mlp(nn.Module):
             raise UserError(f"net.widths={widths}: every width must be a positive whole number")
         self.embedding = nn.ModuleList(embedding)
         self.residual = residual
-        features = inputs
-        for module in embedding:
-            features = getattr(module, "features", features)
-        sizes = [features, *(int(w) for w in widths), outputs]
+        sizes = [embedded(inputs, embedding), *(int(w) for w in widths), outputs]
         if initialisation not in INITIALISATIONS:
             known = suggest(initialisation, INITIALISATIONS)
             raise UserError(f"net.initialisation={initialisation} is unknown. {known}")
@@ -80,12 +87,17 @@ class Mlp(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.activations = nn.ModuleList(activation(activation_name) for _ in widths)
         self.output = output
+        self.features = features
+        self.rest = rest
 
     def forward(self, x: Tensor) -> Tensor:
         for module in self.embedding:
             x = module(x)
+        start = x
         for linear, act in zip(self.layers, self.activations, strict=False):  # all but the last
             y = act(linear(x))
             x = x + y if self.residual and linear.in_features == linear.out_features else y
         y = self.layers[-1](x)
+        if self.features is not None:
+            y = self.features(start) + self.rest * y
         return y if self.output is None else self.output(y)

@@ -19,8 +19,12 @@ from pinnkfac.nets.embeddings import (
     OutputScaling,
     PeriodicEmbedding,
 )
-from pinnkfac.nets.mlp import Mlp
+from pinnkfac.nets.features import FeatureSettings
+from pinnkfac.nets.mlp import Mlp, embedded
 from pinnkfac.problem.signature import Signature
+
+AUTO = "auto"
+"""An activation that is still to be chosen."""
 
 
 class NetSettings(Protocol):
@@ -39,8 +43,9 @@ class MlpSettings:
 
     widths: Sequence[Count] = (64, 64, 48, 48)
     """widths of the hidden layers"""
-    activation: str = "tanh"
-    """tanh, sin, sigmoid, softplus, silu, gelu or exp"""
+    activation: str = "auto"
+    """tanh, sin, sigmoid, softplus, silu, gelu or exp; auto: sin where step=auto finds that waves
+    fit the problem better, else tanh"""
     initialisation: str = "auto"
     """first weights: torch's, lecun (hidden ones of variance 1/inputs, three times larger, by which
     waves are learnt sooner), or auto: lecun for at most three coordinates"""
@@ -59,26 +64,36 @@ class MlpSettings:
     """coordinates in which every field is periodic, beside those of Problem(periodic=...)"""
     harmonics: Count = 1
     """waves for each periodic coordinate"""
+    features: FeatureSettings | None = None
+    """random features that the net adds to, as step=auto finds them at the start; null: none"""
 
-    def make(self, signature: Signature, seed: int) -> nn.Module:
+    def make(self, signature: Signature, seed: int) -> Mlp:
         """Raises UserError for an unknown activation or coordinate, and for too large widths."""
         sizes = [len(signature.coordinates.names), *self.widths, len(signature.fields)]
         check_fits(8 * sum(a * b for a, b in pairwise(sizes)), "the weights", "net.widths")
         # nn.Linear draws from torch's global generator: seed it here, and leave it as it was.
         with making("the weights", "net.widths"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            embedding, features = self.embedding(signature), None
+            if self.features is not None:
+                inputs = embedded(len(signature.coordinates.names), embedding)
+                features = self.features.make(inputs, len(signature.fields), seed)
+                features.requires_grad_(False)
             return Mlp(
                 len(signature.coordinates.names),
                 len(signature.fields),
                 list(self.widths),
-                self.activation,
-                embedding=self._embedding(signature),
+                "tanh" if self.activation == AUTO else self.activation,
+                embedding=embedding,
                 residual=self.residual,
                 initialisation=self.initialisation,
                 output=OutputScaling(len(signature.fields)) if self.output_scaling else None,
+                features=features,
+                rest=1.0 if self.features is None else self.features.rest,
             )
 
-    def _embedding(self, signature: Signature) -> list[nn.Module]:
+    def embedding(self, signature: Signature) -> list[nn.Module]:
+        """The maps of the coordinates; Fourier features draw from torch's global generator."""
         names, box = signature.coordinates.names, signature.domain.bounds
         for name in self.periodic:
             if name not in names:
@@ -126,6 +141,10 @@ def stored_settings(values: Any) -> NetSettings:
     module, _, name = values["_target_"].rpartition(".")
     if f"{module}.".startswith("pinnkfac.nets.") and name in kinds:
         settings = {str(key): value for key, value in values.items() if key != "_target_"}
+        if isinstance(settings.get("features"), Mapping):
+            parts = {str(k): v for k, v in settings["features"].items() if k != "_target_"}
+            check("net.features", FeatureSettings, parts)
+            settings["features"] = FeatureSettings(**parts)
         check("net", kinds[name], settings)
         return kinds[name](**settings)
     raise UserError(

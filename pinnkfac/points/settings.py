@@ -10,6 +10,7 @@ from pinnkfac.common.errors import UserError
 from pinnkfac.common.settings import Count, Number, Positive, Range
 from pinnkfac.domain import Sampling, Uniform
 from pinnkfac.domain.sampling import Clustered
+from pinnkfac.points.horizon import Reach
 from pinnkfac.points.numbers import Allocation
 from pinnkfac.points.selection import Selection
 from pinnkfac.problem import Term
@@ -68,6 +69,8 @@ class PointSettings:
     """more points where the net fits them"""
     allocation: Allocation | None = field(default_factory=Allocation)
     """more points for terms that are harder to fit; null: the numbers as given"""
+    reach: Reach = field(default_factory=Reach)
+    """how far points go at first, in one coordinate with conditions at a single place"""
 
     def __post_init__(self) -> None:
         if self.faces and self.adaptive is not None and not self.adaptive.faithful:

@@ -16,6 +16,7 @@ from pinnkfac.domain import Points, PointSet
 from pinnkfac.linearisation.compiled import TermPoints, with_scales
 from pinnkfac.points.exchange import Decision, Exchange
 from pinnkfac.points.functions import Functions
+from pinnkfac.points.horizon import Horizon, horizon_of
 from pinnkfac.points.numbers import Numbered, Numbers
 from pinnkfac.points.selection import affordable
 from pinnkfac.points.settings import PointSettings
@@ -42,6 +43,7 @@ class PointSource:
     current: Fixed[list[TermPoints]] = field(default_factory=list)
     plan: Numbers = field(init=False)
     exchange: Exchange = field(default_factory=Exchange)
+    horizon: Horizon = field(init=False)
     cost: float = math.nan
     decided: int = -1
     scales: Fixed[list[Tensor] | None] = None
@@ -53,6 +55,7 @@ class PointSource:
                 raise UserError(f"points.numbers.{name}: no such term. {suggest(name, names)}")
         numbered = tuple(self._numbered(term) for term in self.problem.terms)
         self.plan = Numbers(numbered, self.settings.allocation)
+        self.horizon = horizon_of(self.problem.terms, self.settings.reach)
 
     def _numbered(self, term: Term) -> Numbered:
         if isinstance(term.where, Points):
@@ -122,9 +125,10 @@ class PointSource:
 
     def after(
         self, step: int, report: Report, unseen: list[TermPoints] | None, *, renewed: bool
-    ) -> None:
+    ) -> bool:
         """Learn from what a step did, which may have been guarded by ``unseen`` points; ``renewed``
-        says that its own were new."""
+        says that its own were new. Returns whether points go further from now on, so that earlier
+        losses say nothing any more."""
         self.cost = report.cost
         if renewed:
             self.plan = self.plan.learned(
@@ -136,6 +140,11 @@ class PointSource:
             self.decided = step + 1
         if report.request.growth > 1.0:
             self.plan, self.current = self.plan.grown(report.request.growth), []
+        before, self.horizon = self.horizon, self.horizon.after(step, sum(report.losses.relative))
+        further = self.horizon.part != before.part
+        if further:
+            self.current = []
+        return further
 
     def undone(self) -> None:
         """A step has failed: what the next one costs is not known."""
@@ -208,4 +217,5 @@ class PointSource:
         setting = self.settings.deciding(term, self.plan.size)
         check_fits(8 * 8 * number * coordinates, what, setting)
         with making(what, setting):
-            return term.where.draw(number, self.settings.rule, self.generator)
+            drawn = term.where.draw(number, self.settings.rule, self.generator)
+            return self.horizon.applied(drawn)

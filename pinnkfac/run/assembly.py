@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -190,17 +190,11 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     that is not periodic where the problem is, and where a residual is not finite at the start.
     """
     general = general_settings(config)
-    dtype, device = _dtype(general.dtype), _device(general.device)
-    stop = _stop(config)
+    stop = stop_settings(config)
     if net is None:
         net = build(config.net, "net").make(problem.signature, general.seed)
-    system = System(
-        problem,
-        net.to(device=device, dtype=dtype),
-        planner=published_plan if general.published_rows else make_plan,
-        memory=general.memory * GIB,
-        workers=(general.threads or available_cores()) if device.type == "cpu" else 1,
-    )
+    system = compiled(config, problem, net)
+    device = system.device
     balance = build(config.balance, "balance")
     with one_thread_in_torch(device):
         choose_units(system, equations=balance.every > 0)
@@ -212,6 +206,8 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
     functions = functions_of(system, price)
     source = PointSource(problem, build(config.points, "points"), functions, generators["points"])
+    if getattr(net, "features", None) is not None:  # they are a solution everywhere already
+        source.horizon = replace(source.horizon, part=1.0)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
     if hasattr(step, "share_of_points"):
@@ -227,6 +223,20 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     _check_periodic(system, problem)
     start = partial(step.start, system, search, damping, generators["step"])
     return Assembly(system, source, start, balance, stop, generators, damping.start)
+
+
+def compiled(config: DictConfig, problem: Problem, net: nn.Module) -> System:
+    """The problem with a net, on the device and in the precision that are asked for; raises
+    UserError where there are none such."""
+    general = general_settings(config)
+    dtype, device = _dtype(general.dtype), _device(general.device)
+    return System(
+        problem,
+        net.to(device=device, dtype=dtype),
+        planner=published_plan if general.published_rows else make_plan,
+        memory=general.memory * GIB,
+        workers=(general.threads or available_cores()) if device.type == "cpu" else 1,
+    )
 
 
 def _check_periodic(system: System, problem: Problem) -> None:
@@ -265,7 +275,7 @@ def check_settings(config: DictConfig) -> None:
     _dtype(general.dtype)
     _device(general.device)
     run_settings(config)
-    _stop(config)
+    stop_settings(config)
     for group in GROUPS:
         build(config[group], group)
 
@@ -283,7 +293,8 @@ def run_settings(config: DictConfig) -> RunSettings:
     return _settings(config, "run")
 
 
-def _stop(config: DictConfig) -> Stop:
+def stop_settings(config: DictConfig) -> Stop:
+    """The node ``stop`` of the configuration, checked; raises UserError."""
     stop: Stop = _settings(config, "stop")
     if stop.seconds is None and stop.steps is None:
         raise UserError("stop.seconds=null and stop.steps=null: give one of them, or it never ends")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from pinnkfac.common.errors import Diverged, counted
@@ -35,7 +36,7 @@ def run(
     the loss leaves the finite numbers, the run goes on from its best state, more carefully, and
     ends with that state where this does not help.
     """
-    progress = progress or Progress()
+    progress = replace(progress or Progress(), part=source.horizon.part)
     error: float | None = None
     by = ""
     begin = time.perf_counter() - progress.seconds
@@ -62,8 +63,10 @@ def run(
                 break
             continue
         system.set_parameters(report.parameters)
-        source.after(progress.step, report, unseen, renewed=renewed)
+        further = source.after(progress.step, report, unseen, renewed=renewed)
         progress = progress.after(report, written, loss, start, time.perf_counter() - begin)
+        if further:
+            progress = progress.further(source.horizon.part)
         error, by = watch(progress), interrupted()
     return progress, ending
 

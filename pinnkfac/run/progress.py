@@ -74,7 +74,8 @@ class Progress:
     ``reached`` the trained one after the last step, where that was evaluated. ``drawn`` counts
     draws of points, ``attempts`` the divergences since a clearly better state was found. In words,
     ``recovered`` says what was tried after each divergence, ``resumed`` what was changed each time
-    the run was resumed, ``notes`` what the step has decided.
+    the run was resumed, ``notes`` what the step has decided. ``solved`` says that the run began
+    with a solution to rounding, ``part`` how much of its domain points reach (points/horizon.py).
     """
 
     step: int = 0
@@ -82,6 +83,8 @@ class Progress:
     loss: float = math.inf
     trained_loss: float = math.inf
     reached: float = math.inf
+    solved: bool = False
+    part: float = 1.0
     drawn: int = 0
     first_loss: float = math.inf
     rejected: int = 0
@@ -143,6 +146,14 @@ class Progress:
             report=report,
         )
 
+    def further(self, part: float) -> Progress:
+        """With points that reach more of the domain: nothing is known of the losses there."""
+        assert self.report is not None
+        best = Best(step=self.step, judged=self.step, parameters=self.report.parameters)
+        note = f"step {self.step}: points reach {part:.0%} of the way"
+        notes = [*self.notes, note]
+        return replace(self, part=part, best=best, reached=math.inf, rejected=0, notes=notes)
+
     def undone(self, what: str, changed: str) -> tuple[Progress, Ending | None]:
         """Back at the best state after a divergence, with ``what`` it was and what was ``changed``
         in words; an Ending where that was tried enough."""
@@ -176,6 +187,8 @@ def ending_of(
     or who asked for it."""
     if error is not None and error < stop.error:
         return Ending("finished", f"relative L2 error below {stop.error:g}")
+    if progress.step and progress.solved:
+        return Ending("finished", "random features solve the problem to rounding")
     if stop.steps is not None and progress.step >= stop.steps:
         return Ending(
             "finished",
@@ -188,7 +201,7 @@ def ending_of(
             f"{stop.seconds:g} seconds passed (stop.seconds)",
             f"more time: stop.seconds={2 * stop.seconds:g}",
         )
-    if progress.step and progress.loss <= stop.loss:
+    if progress.step and progress.part == 1.0 and progress.loss <= stop.loss:
         return Ending("finished", f"loss below {stop.loss:g} (stop.loss)")
     if progress.rejected >= stop.rejections:
         return Ending(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pinnkfac.run.display import Display, make_display
 from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.loop import run, settled
 from pinnkfac.run.progress import Ending, Progress
+from pinnkfac.run.start import find_start
 from pinnkfac.run.summary import failure, summarise
 from pinnkfac.run.watching import Watcher
 from pinnkfac.solution import Solution
@@ -100,13 +101,19 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
     """Solve from the beginning; raises UserError."""
     settings = run_settings(task.config)
     display = display or make_display(quiet=settings.quiet or folder is None)
-    parts = assemble(task.config, task.problem, task.net)
+    net, progress = task.net, Progress()
+    start = None if net is not None else find_start(task.config, task.problem)
+    if start is not None:
+        display.say(start.note)
+        task, net = replace(task, config=start.config), start.net
+        progress = Progress(seconds=start.seconds, notes=[start.note], solved=start.solved)
+    parts = assemble(task.config, task.problem, net)
     if folder is None:
-        return Run(task, parts, display).go()
+        return Run(task, parts, display, progress=progress).go()
     with RunFolder.new(folder) as own:
         begin(own, task)
         try:
-            return Run(task, parts, display, own).go()
+            return Run(task, parts, display, own, progress).go()
         except Exception as error:
             if not own.has("summary.json"):
                 own.write_summary(failure(task.name, str(error), task.overrides))

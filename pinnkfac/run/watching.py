@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any
 
+from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.linearisation.system import System
 from pinnkfac.points.source import PointSource
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import one_thread_in_torch
 from pinnkfac.run.display import Display, Pace
 from pinnkfac.run.progress import Ending, Progress, Stop
-from pinnkfac.run.residuals import ResidualMeter
 from pinnkfac.run.verdict import warnings_of
 from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable

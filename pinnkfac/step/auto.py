@@ -74,6 +74,9 @@ class Auto:
     """of the share of points that terms would keep if given points were thinned too, the least"""
     referee: Referee = field(default_factory=Referee)
     """when the methods change places"""
+    features: Annotated[float, Range(least=0, below=1)] = 0.15
+    """part of the work, at most, in which random features are looked for that solve the problem or
+    say which activation fits it; 0: none"""
 
     def cost(self, workload: Workload, points: Sequence[int]) -> float:
         """Of an exact step on so many points of every term; infinite where it does not fit."""

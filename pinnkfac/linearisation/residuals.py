@@ -60,11 +60,24 @@ class ResidualMeter:
                 between = PointSet(_between(drawn.coordinates))
                 points = compiled.prepare(between, problem.coordinates.names)
             self.judged.append(Judged(parts, points))
-        number = min(len(judged.points) for judged in self.judged)
-        inside = problem.domain.interior.draw(max(FEWEST, number), Uniform(), generator)
-        self.inside = inside.to(system.device, system.dtype).coordinates
+        self.inside = self._inside(generator)
         box = problem.domain.bounds
         self.lengths = [high - low for low, high in zip(box.low, box.high, strict=True)]
+
+    def _inside(self, generator: Generator) -> Tensor:
+        """Where terms say what fields are: their regions of full dimension, of which the box of a
+        domain may have much more; the domain where there are none."""
+        problem = self.system.problem
+        full = len(problem.coordinates.names)
+        pairs = zip(problem.terms, self.judged, strict=True)
+        places = [
+            judged.points.points.coordinates for t, judged in pairs if t.where.dimension == full
+        ]
+        if places:
+            return torch.cat(places)
+        number = min(len(judged.points) for judged in self.judged)
+        inside = problem.domain.interior.draw(max(FEWEST, number), Uniform(), generator)
+        return inside.to(self.system.device, self.system.dtype).coordinates
 
     def _number(self, parts: Parts) -> int:
         """How many points of a term are affordable."""

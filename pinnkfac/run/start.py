@@ -1,0 +1,157 @@
+"""The start of a run: random features that solve the problem, or say which activation fits it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import nn
+
+from pinnkfac.config.build import build
+from pinnkfac.features.search import WAVES, Candidate, Search
+from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.units import choose_units
+from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
+from pinnkfac.nets.mlp import embedded
+from pinnkfac.nets.settings import AUTO
+from pinnkfac.points.settings import PointSettings
+from pinnkfac.problem import Problem
+from pinnkfac.run.assembly import compiled, general_settings, one_thread_in_torch, stop_settings
+from pinnkfac.run.progress import Stop
+from pinnkfac.step.auto import Auto
+
+RATE = 6e9
+"""Multiplications that a second is taken for: a run that is repeated must not depend on clocks."""
+SOLVED = 1e-6
+"""Relative residual below which a net begins with the features that leave it: above, it comes
+further by itself."""
+ROUGHLY = 0.05
+"""The same where features have waves that a net does not find."""
+ROUNDED = 1e-9
+"""Relative residual below which no step is needed: rounding is near."""
+RESERVE = 0.6
+"""Part of the work that features may take where more of them help much."""
+CLEARLY = 5.0
+"""How many times less features with sin must leave than others for a net of them."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A configuration in which nothing of the net is left to be chosen, that net, what was found in
+    words, whether that solves the problem to rounding, and the seconds that it took."""
+
+    config: DictConfig
+    net: nn.Module
+    note: str
+    solved: bool
+    seconds: float
+
+
+def find_start(config: DictConfig, problem: Problem) -> Start | None:
+    """Random features within the share of the work that the step allows them; None where it allows
+    none, where the net is none that they fit in, or where a problem has unknown coefficients.
+
+    Where they leave almost nothing, the net begins with them, and adds to them. Else they say
+    whether waves fit the problem better than steps, and the net is of sin instead of tanh.
+    """
+    begin = time.perf_counter()
+    settings: Any = build(config.net, "net")
+    step: Any = build(config.step, "step")
+    if not isinstance(settings, MlpSettings) or not isinstance(step, Auto):
+        return None
+    if settings.features is not None or problem.parameters or not step.features:
+        return None
+    search = _search(config, problem, settings, step)
+    with one_thread_in_torch(torch.device(general_settings(config).device)):
+        found = search.best()
+    if not found:
+        return None
+    best = min(found.values(), key=lambda candidate: candidate.residual)
+    if settings.activation == AUTO:
+        settings = replace(settings, activation=_activation(found))
+    if best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED):
+        settings = replace(settings, features=replace(best.settings, rest=best.residual))
+    net = settings.make(problem.signature, general_settings(config).seed)
+    if settings.features is not None:
+        _take_over(net, best)
+    note = _note(best, settings)
+    seconds = time.perf_counter() - begin
+    return Start(_resolved(config, settings), net, note, best.residual < ROUNDED, seconds)
+
+
+def _search(config: DictConfig, problem: Problem, settings: MlpSettings, step: Auto) -> Search:
+    """Among nets whose coordinates and fields are mapped like those of the configured one."""
+    seed = general_settings(config).seed
+    net = settings.make(problem.signature, seed)
+    system = compiled(config, problem, net)
+    with one_thread_in_torch(system.device):
+        choose_units(system, equations=False)
+    embedding: list[nn.Module] = list(net.embedding)
+    inputs = embedded(len(problem.coordinates.names), embedding)
+
+    def make(features: FeatureSettings) -> nn.Sequential:
+        drawn = features.make(inputs, len(problem.fields), seed)
+        behind = [] if net.output is None else [net.output]
+        return nn.Sequential(*embedding, drawn, *behind)
+
+    work = _work(stop_settings(config), step, system, build(config.points, "points"))
+    first, reserve = step.features * work, (RESERVE - step.features) * work
+    return Search(problem, make, partial(compiled, config, problem), first, max(0.0, reserve))
+
+
+def _work(stop: Stop, step: Auto, system: System, points: PointSettings) -> float:
+    """Multiplications of the whole run, about."""
+    limits = []
+    if stop.seconds is not None:
+        limits.append(RATE * stop.seconds)
+    if stop.steps is not None:
+        dimension = len(system.problem.coordinates.names)
+        numbers = [points.number(term, dimension) for term in system.problem.terms]
+        a_step = min(step.cost(system.workload, numbers), step.multiplications)
+        limits.append(a_step * stop.steps)
+    return min(limits)
+
+
+def _activation(found: Mapping[str, Candidate]) -> str:
+    waves, steps = (found[name].residual if name in found else math.inf for name in ("sin", "tanh"))
+    return "sin" if CLEARLY * waves < steps else "tanh"
+
+
+@torch.no_grad()
+def _take_over(net: Mlp, best: Candidate) -> None:
+    """The net is what the features are, to which its layers add nothing yet."""
+    assert net.features is not None
+    net.features.load_state_dict(best.features.state_dict())
+    for parameter in net.layers[-1].parameters():
+        nn.init.zeros_(parameter)
+    scaling = best.net[-1]
+    if net.output is not None and isinstance(scaling, OutputScaling):
+        net.output.take_over(scaling)
+
+
+def _resolved(config: DictConfig, settings: MlpSettings) -> DictConfig:
+    """The configuration that says what was chosen, so that the run needs no search to go on."""
+    result = config.copy()
+    with open_dict(result):
+        result.net.activation = settings.activation
+        if settings.features is not None:
+            path = f"{FeatureSettings.__module__}.{FeatureSettings.__qualname__}"
+            result.net.features = {"_target_": path, **asdict(settings.features)}
+    return result
+
+
+def _note(best: Candidate, settings: MlpSettings) -> str:
+    features = best.settings
+    left = (
+        f"{features.number} random features ({features.activation}, scale {features.scale:.3g}) "
+        f"leave a relative residual of {best.residual:.1e}"
+    )
+    if settings.features is not None:
+        return f"start: {left}; the net adds to them"
+    return f"start: {left}; the net is of {settings.activation}"

@@ -1,0 +1,270 @@
+"""Random features: drawn, solved by least squares, chosen, and as the start of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from oracles import assert_close, deviation, jacobian
+from problems import allen_cahn, flow, heat, poisson
+from torch import Generator, nn, sin
+
+from pinnkfac import Box, Parameter, Problem, Solution, Term, Uniform, UserError, lap, resume, solve
+from pinnkfac.config.compose import compose
+from pinnkfac.features import search as searching
+from pinnkfac.features import solve as solving
+from pinnkfac.features.search import Search
+from pinnkfac.linearisation.system import System
+from pinnkfac.nets import FeatureSettings, MlpSettings, OutputScaling
+from pinnkfac.run.start import find_start
+from pinnkfac.solution import stored
+
+ENOUGH = "stop.steps=2000"
+QUICK = ("threads=1", "points.interior=60", "points.lower=20", "net.widths=[8]")
+
+
+def net_of(problem, features, seed=0):
+    coordinates, fields = len(problem.coordinates.names), len(problem.fields)
+    return nn.Sequential(features.make(coordinates, fields, seed), OutputScaling(fields))
+
+
+def search_for(problem, budget=1e12):
+    """Features of the coordinates as they are: boxes of these tests are about [−1, 1]."""
+    return Search(problem, lambda s: net_of(problem, s), lambda net: System(problem, net), budget)
+
+
+def system_of(problem, features, number=40):
+    system = System(problem, net_of(problem, features))
+    generator = Generator().manual_seed(1)
+    points = [t.where.draw(number, Uniform(), generator) for t in problem.terms]
+    return system, system.prepare(points)
+
+
+def waves(k):
+    """Δu = f in a square, of which u = sin kx sin ky is the solution."""
+    box = Box(x=(-1, 1), y=(-1, 1))
+
+    def u(at):
+        return sin(k * at.x) * sin(k * at.y)
+
+    terms = [
+        Term("poisson", box.interior, lambda v, at: lap(v) + 2 * k**2 * u(at)),
+        Term("edge", box.boundary, lambda v, at: v - u(at)),
+    ]
+    return Problem(fields=("u",), terms=terms, solution=u)
+
+
+# -- the features ----------------------------------------------------------------------------------
+def test_fewer_features_are_the_first_of_more():
+    few, many = (FeatureSettings(n, "tanh", 3.0).make(2, 1, 5) for n in (70, 200))
+    assert torch.equal(few.map.weight, many.map.weight[:70])
+    assert torch.equal(few.map.bias, many.map.bias[:70])
+    other = FeatureSettings(70, "tanh", 3.0).make(2, 1, 6)
+    assert not torch.equal(few.map.weight, other.map.weight)
+
+
+def test_features_have_their_scale_and_their_middles_in_the_box():
+    features = FeatureSettings(4000, "sin", 8.0).make(3, 2, 0)
+    slopes = features.map.weight.norm(dim=1)
+    assert math.sqrt(float(slopes.square().mean())) == pytest.approx(8.0, rel=0.03)
+    shift = features.map.bias.abs() / features.map.weight.abs().sum(1)
+    assert float(shift.max()) <= 1.0
+    assert not features(torch.rand(5, 3, dtype=torch.float64)).any(), "nothing at first"
+
+
+# -- least squares ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("problem", [poisson(), heat(), allen_cahn(), flow()], ids=repr)
+def test_the_jacobian_is_that_of_nested_differentiation(problem):
+    system, points = system_of(problem, FeatureSettings(9, "tanh", 1.5), 12)
+    start = [0.3 * torch.randn_like(v) for v in system.get_parameters()]
+    system.set_parameters(start)
+    j, r = solving.jacobian(system, points)
+    assert_close(r.square().sum(), system.residual(points).square().sum(), 1e-12)
+    expected = jacobian(system, points)
+    assert j.shape == expected.shape
+    assert_close(j.T @ j, expected.T @ expected, 1e-10)  # rows stand in another order
+    assert_close(j.T @ r, expected.T @ system.residual(points), 1e-10)
+
+
+def test_linear_equations_are_solved_in_one_step():
+    system, points = system_of(poisson(), FeatureSettings(30, "sin", 2.0), 60)
+    j, r = solving.jacobian(system, points)
+    expected = torch.linalg.lstsq(j, -r[:, None], driver="gelsd").solution[:, 0]
+    solved = solving.solve(system, points)
+    assert solved == solving.Solved(1, linear=True)
+    least = 0.5 * float((j @ expected + r).square().sum())
+    assert system.loss(points) == pytest.approx(least, rel=1e-8)
+
+
+def test_newton_solves_equations_that_are_not_linear():
+    box = Box(x=(-1, 1))
+
+    def u(at):
+        return torch.cos(2 * at.x)
+
+    terms = [
+        Term("ode", box.interior, lambda v, at: v.xx - v**3 + 4 * u(at) + u(at) ** 3),
+        Term("ends", box.boundary, lambda v, at: v - u(at)),
+    ]
+    problem = Problem(fields=("u",), terms=terms, solution=u)
+    system, points = system_of(problem, FeatureSettings(40, "sin", 2.0), 200)
+    solved = solving.solve(system, points)
+    assert 2 <= solved.steps <= solving.ITERATIONS
+    assert not solved.linear
+    assert system.loss(points) < 1e-18
+    x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    assert deviation(system.net(x).detach(), torch.cos(2 * x)) < 1e-8
+
+
+def test_a_step_that_lowers_nothing_is_not_taken():
+    """No v fulfils it: at 0 the derivative of the residual vanishes."""
+    box = Box(x=(-1, 1))
+    problem = Problem(fields=("u",), terms=[Term("ode", box.interior, lambda v, at: v**2 + 1)])
+    system, points = system_of(problem, FeatureSettings(5, "tanh", 1.0))
+    assert solving.solve(system, points).steps == 1
+    assert not any(v.any() for v in system.get_parameters())
+
+
+# -- the search ------------------------------------------------------------------------------------
+def test_waves_are_found_by_sin_of_their_length():
+    found = search_for(waves(18.0)).best()
+    assert set(found) == {"tanh", "sin"}
+    best = found["sin"]
+    assert best.residual < 1e-6 < 1e-2 < found["tanh"].residual
+    assert 14 <= best.settings.scale <= 50
+    assert best.linear
+    problem = waves(18.0)
+    x = problem.domain.interior.draw(400, Uniform(), Generator().manual_seed(3)).coordinates
+    exact = (torch.sin(18 * x[:, 0]) * torch.sin(18 * x[:, 1]))[:, None]
+    assert deviation(best.net(x).detach(), exact) < 1e-6
+
+
+def test_the_budget_is_kept():
+    assert search_for(waves(2.0), 1e9).best() == {}
+    small, large = (search_for(waves(18.0), budget) for budget in (2e10, 2e11))
+    least, most = small.best()["sin"], large.best()["sin"]
+    assert least.settings.number < most.settings.number
+    assert small.budget >= 0
+    assert large.budget >= 0
+
+
+def test_what_helps_much_has_the_reserve():
+    plain, more = search_for(waves(18.0), 2.2e10), search_for(waves(18.0), 2.2e10)
+    more.reserve = 1e11
+    fewer, larger = plain.best()["sin"], more.best()["sin"]
+    assert larger.settings.number > fewer.settings.number
+    assert larger.residual < fewer.residual
+
+
+def test_fields_far_beyond_their_scale_are_no_solution(monkeypatch):
+    """Beside a large enough field every condition holds: its residual is small in such units."""
+    problem = waves(1.0)
+    search, settings = search_for(problem), FeatureSettings(20, "sin", 1.0)
+    assert search.candidate(settings) is not None
+
+    def blown_up(system, points, most):
+        system.set_parameters([1e6 + v for v in system.get_parameters()])
+        return solving.Solved(1, linear=True)
+
+    monkeypatch.setattr(searching, "solve", blown_up)
+    assert search.candidate(settings) is None
+
+
+# -- the start of a run ----------------------------------------------------------------------------
+def configuration(*overrides):
+    return compose("x", {}, [*QUICK, *overrides])
+
+
+def test_a_net_begins_with_features_that_solve_the_problem():
+    config, problem = configuration("stop.seconds=60"), waves(3.0)
+    start = find_start(config, problem)
+    assert start is not None
+    assert start.solved
+    chosen = OmegaConf.to_container(start.config.net)
+    assert chosen["features"]["rest"] < 1e-9
+    assert chosen["features"]["_target_"] == "pinnkfac.nets.features.FeatureSettings"
+    assert start.config.net.activation in ("sin", "tanh")
+    x = problem.domain.interior.draw(100, Uniform(), Generator().manual_seed(3)).coordinates
+    exact = (torch.sin(3 * x[:, 0]) * torch.sin(3 * x[:, 1]))[:, None]
+    assert deviation(start.net(x).detach(), exact) < 1e-9
+    assert all(not p.requires_grad for p in start.net.features.parameters())
+    assert config.net.features is None, "the user's configuration stays"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("step=kfac", "stop.seconds=60"),
+        ("step.features=0", "stop.seconds=60"),
+        ("stop.seconds=1",),
+        ("stop.steps=3",),
+    ],
+)
+def test_no_features_are_looked_for(overrides):
+    assert find_start(configuration(*overrides), waves(2.0)) is None
+
+
+def test_none_with_unknown_coefficients():
+    box = Box(x=(-1, 1))
+    k = Parameter("k", 1.0)
+    terms = [
+        Term("ode", box.interior, lambda u, at: k * u.xx + 1),
+        Term("ends", box.boundary, lambda u, at: (u, u)),
+    ]
+    problem = Problem(fields=("u",), terms=terms, parameters=(k,))
+    assert find_start(configuration("stop.seconds=60"), problem) is None
+
+
+def test_what_features_leave_chooses_the_activation():
+    found = {"sin": 1e-4, "tanh": 1e-2}
+    from pinnkfac.run.start import _activation
+
+    candidates = {
+        name: searching.Candidate(FeatureSettings(), nn.Sequential(), residual, linear=True)
+        for name, residual in found.items()
+    }
+    assert _activation(candidates) == "sin"
+    candidates["tanh"] = replace(candidates["tanh"], residual=4e-4)
+    assert _activation(candidates) == "tanh"
+    assert _activation({"sin": candidates["sin"]}) == "sin"
+
+
+def test_a_run_with_features_is_stored_loaded_and_resumed(tmp_path):
+    result = solve(waves(3.0), *QUICK, "stop.seconds=60", "run.plot=false", folder=tmp_path / "run")
+    assert result.status == "finished"
+    assert "random features" in result.stop_reason
+    assert result.errors.relative_l2 < 1e-9
+    assert result.summary["warnings"] == []
+    again = Solution.load(tmp_path / "run")
+    x = torch.rand(9, 2, dtype=torch.float64)
+    assert torch.equal(again(x), result.solution(x))
+    with pytest.raises(UserError, match="nothing is left to do"):
+        resume(tmp_path / "run", "stop.seconds=600", pde=waves(3.0))
+
+
+def test_a_net_trains_what_features_leave(monkeypatch, tmp_path):
+    from pinnkfac.run import start as starting
+
+    monkeypatch.setattr(starting, "ROUNDED", 0.0)
+    monkeypatch.setattr(searching, "FINISHED", 1e-4)
+    monkeypatch.setattr(starting, "SOLVED", 1.0)
+    monkeypatch.setattr(searching, "COLUMNS", 40)
+    words = (*QUICK, "stop.seconds=60", "stop.steps=12", "net.features=null")
+    result = solve(waves(3.0), *words, "run.plot=false", folder=tmp_path / "run")
+    errors = [r["relative_l2_error"] for r in result.history]
+    assert result.summary["steps"] == 12
+    assert errors[-1] < 0.5 * errors[0] < 0.1
+    twice = resume(tmp_path / "run", "stop.steps=14", pde=waves(3.0))
+    assert twice.summary["steps"] == 14
+
+
+def test_stored_features_are_checked():
+    net = {"_target_": "pinnkfac.nets.MlpSettings", "features": {"number": -3}}
+    with pytest.raises(UserError, match="net.features.number"):
+        stored.stored_settings(net)
+    net["features"] = {"_target_": "x.y", "number": 30, "scale": 2.0}
+    settings = stored.stored_settings(net)
+    assert settings == MlpSettings(features=FeatureSettings(30, scale=2.0))

@@ -112,7 +112,7 @@ class ResidualMeter:
 
     @torch.no_grad()
     def _measured(self, all_judged: Sequence[Judged]) -> dict[str, float]:
-        values = self.system.net(self.inside)
+        values = self.system.net(self.inside).double()
         changes = (values.std(0) + NOTHING * size(values, dim=0)).tolist()
         return {judged.parts.term.name: self._relative(judged, changes) for judged in all_judged}
 
@@ -121,7 +121,7 @@ class ResidualMeter:
         affine = judged.parts.at(monomials, judged.points)
         typical = torch.maximum(size(monomials, dim=0), self._typical(judged.parts, changes))
         largest = self._largest(affine, monomials, typical)
-        ratios = affine.value.square().mean(1).sqrt() / largest
+        ratios = affine.value.double().square().mean(1).sqrt() / largest
         return float(ratios.nan_to_num(math.inf).max())
 
     def _typical(self, parts: Parts, changes: list[float]) -> Tensor:

@@ -216,8 +216,10 @@ class System:
         losses = TermLosses([0.0] * len(self.terms), [0.0] * len(self.terms))
         for (number, weight, chunk), value in zip(pieces, values, strict=True):
             share, written = 0.5 * weight / self.terms[number].weight, chunk.written(value)
-            losses.written[number] += share * float(square_sum(written))
-            losses.relative[number] += share * float(square_sum(chunk.relative(written)))
+            total = float(square_sum(written))
+            judged = total if chunk.size is None else float(square_sum(chunk.relative(written)))
+            losses.written[number] += share * total
+            losses.relative[number] += share * judged
             heads.append(Head(number, weight, value))
         scales = [part.scale for part in points if part.scale is not None]
         return Linearisation(
@@ -242,8 +244,11 @@ def powers_of_two(values: Tensor) -> Tensor:
 
 
 def _losses(points: Sequence[TermPoints], residuals: Sequence[Tensor]) -> TermLosses:
+    written = _half_means(residuals)
+    if all(part.size is None for part in points):
+        return TermLosses(written, list(written))
     relative = [part.relative(r) for part, r in zip(points, residuals, strict=True)]
-    return TermLosses(_half_means(residuals), _half_means(relative))
+    return TermLosses(written, _half_means(relative))
 
 
 def _half_means(residuals: Sequence[Tensor]) -> list[float]:

@@ -249,14 +249,26 @@ def test_a_record_that_was_not_finite_is_infinite():
     assert warnings_of(PROBLEM, records, now, {}, {}, [])
 
 
+def test_records_of_another_problem_say_nothing_of_this_one():
+    """Those of a run that was resumed with other terms."""
+    now = {"term0": 0.5, "term1": 1e-3}
+    others = {"step": 50, "relative_residuals": {"walls": 1e-9, "term0": 1e-9}}
+    own = {"step": 90, "relative_residuals": now}
+    assert warnings_of(PROBLEM, [others, own], now, {}, {}, []) == warnings_of(
+        PROBLEM, [own], now, {}, {}, []
+    )
+
+
 def test_few_steps_are_what_a_short_run_is_told():
     (warning,) = told((1.0, 1.0), (0.9, 0.8), steps=4)
     assert warning.startswith("term 'term0' does not hold yet") and "few steps" in warning
 
 
 def test_a_net_that_fits_its_given_points_only_is_told_of():
-    (warning, *_) = told((1.0, 1.0), (0.5, 1e-3), given={"term0": 1e-6})
+    (warning,) = told((1.0, 1.0), (0.5, 1e-3), given={"term0": 1e-6})
     assert "5e+05 times larger between its given points" in warning
+    (warning,) = told((1.0, 1.0), (0.5, 1e-3), given={"term0": 0.0})
+    assert "far larger between its given points" in warning
     assert told((1.0, 1.0), (5e-3, 1e-3), given={"term0": 1e-6}) == []
 
 

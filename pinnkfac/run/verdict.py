@@ -57,21 +57,32 @@ def warnings_of(
     between these, ``systematic`` whether those of terms with given values are no noise.
     """
     found = [jump_warning(problem, jump) for jump in jumps]
-    found += [
-        f"term '{name}': its residual is {residuals[name] / rho:.1g} times larger between its "
-        "given points than on them: the net fits the points, not the equation. Give more of them, "
-        "or a region instead, box.interior.where(lambda at: ...)"
+    fitted = [
+        name
         for name, rho in on_given_points.items()
         if residuals[name] > SOLVED and residuals[name] > FITTED * rho
     ]
+    found += [_fitted(name, residuals[name], on_given_points[name]) for name in fitted]
     found += _coefficients(problem, coefficients)
-    records = [record for record in history if KEY in record]
+    records = [record for record in history if record.get(KEY, {}).keys() >= residuals.keys()]
     trace = [
         {name: math.inf if rho is None else rho for name, rho in record[KEY].items()}
         for record in records
     ]
     early = bool(records) and records[-1]["step"] < EARLY
-    return found + _residuals(trace, residuals, systematic, early=early)
+    rest = {name: rho for name, rho in residuals.items() if name not in fitted}
+    given = {name: alike for name, alike in systematic.items() if name in rest}
+    return found + (_residuals(trace, rest, given, early=early) if rest else [])
+
+
+def _fitted(name: str, between: float, on_points: float) -> str:
+    """That a net fulfils a term at its given points only."""
+    times = f"{between / on_points:.1g} times" if on_points > 0 else "far"
+    return (
+        f"term '{name}': its residual is {times} larger between its given points than on them: the "
+        "net fits the points, not the equation. Give more of them, or a region instead, "
+        "box.interior.where(lambda at: ...)"
+    )
 
 
 def jump_warning(problem: Problem, jump: Jump) -> str:

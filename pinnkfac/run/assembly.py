@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Generator, nn
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
 from pinnkfac.config.build import build
@@ -68,6 +68,9 @@ class General:
     debug: bool = False
     """show the traceback of a mistake"""
 
+
+EARLIER = "is of an earlier version of pinnkfac"
+INSTEAD = "its run cannot go on, start a new one; plot, compare and export still read it"
 
 NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}
 
@@ -130,23 +133,45 @@ class Assembly:
     def load_state_dict(self, state: Mapping[str, Any], carried: Carried | None = None) -> Progress:
         """Put a saved state in place; returns where the run was.
 
-        Raises UserError where the state is that of another net or step, or of no run at all.
+        Raises UserError where the state is that of an earlier version, of another net or step, or
+        of no run at all.
         """
+        lacking = self._lacking(state)
+        if lacking:
+            raise UserError(f"the checkpoint {EARLIER}: it lacks {lacking}, so that {INSTEAD}")
+        try:
+            self._load_net(state)
+        except Exception as error:  # whatever a foreign state may cause
+            raise UserError(
+                "the checkpoint does not fit this configuration: it is of another net or problem "
+                f"({_in_a_line(error)})"
+            ) from error
         try:
             return self._load(state, carried or Carried())
         except UserError:
             raise
-        except Exception as error:  # whatever a foreign state may cause
-            line = " ".join(str(error).strip().splitlines())[:160]
+        except Exception as error:
             raise UserError(
-                "the checkpoint does not fit this configuration: it is of another net, problem or "
-                f"step ({type(error).__name__}: {line})"
+                f"the checkpoint does not fit this configuration: it {EARLIER}, or of another "
+                f"problem or step ({_in_a_line(error)}), so that {INSTEAD}"
             ) from error
+
+    def _lacking(self, state: Mapping[str, Any]) -> str:
+        """What every checkpoint has today, and one with a net that fits has not: in words."""
+        net = state.get("net")
+        own = self.system.net.state_dict()
+        if not isinstance(net, Mapping) or not net.keys() <= own.keys():
+            return ""
+        missing = [name for name in self.state_dict(Progress()) if name not in state]
+        missing += [f"{name} of the net" for name in own if name not in net]
+        return ", ".join(missing)
+
+    def _load_net(self, state: Mapping[str, Any]) -> None:
+        self.system.net.load_state_dict(state["net"])
+        self.system.coefficients.copy_(state["coefficients"])
 
     def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
         device, dtype = self.system.device, self.system.dtype
-        self.system.net.load_state_dict(state["net"])
-        self.system.coefficients.copy_(state["coefficients"])
         if carried.scales and state["scales"] is not None:
             self.source.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
         if carried.scales:
@@ -170,6 +195,10 @@ class Assembly:
             progress.trained_loss = progress.reached = progress.first_loss = math.inf
             progress.drawn, progress.best = 0, Best()
         return progress
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error, 160)}"
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -133,8 +133,10 @@ class Watcher:
         meter, problem = self.residuals, self.system.problem
         with one_thread_in_torch(self.system.device):
             residuals, given = meter.measure(), meter.on_given_points()
-            jumps = meter.jumps()
-        warnings = warnings_of(problem, self.history, residuals, given, coefficients, jumps)
+            jumps, systematic = meter.jumps(), meter.systematic()
+        warnings = warnings_of(
+            problem, self.history, residuals, given, coefficients, jumps, systematic
+        )
         return {"relative_residuals": residuals, "warnings": warnings}
 
     def _write(self, folder: RunFolder, record: dict[str, Any]) -> None:

@@ -263,7 +263,7 @@ def test_a_net_trains_what_features_leave(monkeypatch, tmp_path):
 
 def test_stored_features_are_checked():
     net = {"_target_": "pinnkfac.nets.MlpSettings", "features": {"number": -3}}
-    with pytest.raises(UserError, match="net.features.number"):
+    with pytest.raises(UserError, match=r"net\.features\.number"):
         stored.stored_settings(net)
     net["features"] = {"_target_": "x.y", "number": 30, "scale": 2.0}
     settings = stored.stored_settings(net)

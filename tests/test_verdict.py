@@ -13,9 +13,9 @@ from pinnkfac.inspection.checks import examine_problem
 from pinnkfac.inspection.finding import Verdict
 from pinnkfac.linearisation.jumps import find_jumps
 from pinnkfac.linearisation.parts import Parts
+from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import MlpSettings
-from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.run.verdict import warnings_of
 
 BOX = Box(x=(0, 2), y=(0, 1))

@@ -130,9 +130,9 @@ def _take_over(net: Mlp, best: Candidate) -> None:
     net.features.load_state_dict(best.features.state_dict())
     for parameter in net.layers[-1].parameters():
         nn.init.zeros_(parameter)
-    scaling = best.net[-1]
-    if net.output is not None and isinstance(scaling, OutputScaling):
-        net.output.take_over(scaling)
+    here, there = net.output, best.net[-1]
+    if isinstance(here, OutputScaling) and isinstance(there, OutputScaling):
+        here.take_over(there)
 
 
 def _resolved(config: DictConfig, settings: MlpSettings) -> DictConfig:

@@ -4,7 +4,7 @@ from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, OutputScalin
 from pinnkfac.nets.layers import FixedLinear, Scale
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.nets.settings import MlpSettings, NetSettings
-from pinnkfac.nets.window_rules import TimeWindows, PiecewiseNet, WindowField
+from pinnkfac.nets.window_rules import PiecewiseNet, TimeWindows, WindowField
 from pinnkfac.taylor.activations import Activation
 from pinnkfac.taylor.linear import affine_layer
 

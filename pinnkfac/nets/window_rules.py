@@ -33,14 +33,13 @@ class Fixed(Rule):
 
 
 class ContinuationRule(Fixed):
-    """P D^α P_k = Σ_{j≥a} (t − t_k)^{j−a} / (j−a)! · D^{α−a e_t} ∂_t^j u_{k−1}(t_k, x), a = α_t, where
-    what goes on is computed for all spatial operators of the plan at once."""
+    """D^α P_k = Σ_{j≥a} (t − t_k)^{j−a} / (j−a)! · D^β ∂_t^j u_{k−1}(t_k, x), with a = α_t and β the
+    rest of α: what goes on is computed for all spatial operators of the plan at once."""
 
     def __init__(self, module: Continuation) -> None:
         self.windows = windows = module.windows
         self.graphs = [
-            Graph(net, windows.coordinates, len(windows.orders), frozen=True)
-            for net in module.nets
+            Graph(net, windows.coordinates, len(windows.orders), frozen=True) for net in module.nets
         ]
         self.kept = Kept()
 
@@ -122,7 +121,7 @@ def _spatial(rows: tuple[Operator, ...], time: int, coordinates: int) -> Spatial
 
 @lru_cache(maxsize=256)
 def _inner_plan(rows: tuple[Operator, ...], windows: TimeWindows) -> Plan:
-    """Rows of a net that carry every spatial operator of ∂_t^j, slots in the order (j, operator)."""
+    """Rows of a net that carry every spatial operator of ∂_t^j, slots in the order j, operator."""
     slots: list[LinearPart] = []
     for j in range(windows.carried):
         for _, _, part in _spatial(rows, windows.time, windows.coordinates):

@@ -2,7 +2,8 @@
 
 With window k from t_k to t_{k+1}, s = (t − t_k) / (t_{k+1} − t_k), and a net N_k of its own,
 
-    u_0 = N_0,    u_k = P_k + s^n N_k,    P_k(t, x) = Σ_{j<n} (t − t_k)^j / j! · ∂_t^j u_{k−1}(t_k, x),
+    u_0 = N_0,    u_k = P_k + s^n N_k,
+    P_k(t, x) = Σ_{j<n} (t − t_k)^j / j! · ∂_t^j u_{k−1}(t_k, x),
 
 so that values and derivatives by time up to order n − 1 are those of the window before, whatever
 N_k is. What goes on over the end of a window is ∂_t^j u_k there, j < n: P_k and N_k say it, and P_k
@@ -56,7 +57,8 @@ class TimeWindows:
         """∂_t^j u_k at the end of window k, [j, …, field], from those of u_{k−1} at its beginning
         (None for the first window) and those of N_k at its end.
 
-            ∂_t^j u_k = Σ_{i≥j} h^{i−j} / (i−j)! ∂_t^i u_{k−1} + Σ_{i≤j} (j over i) D^{j−i}[s^n] ∂_t^i N_k
+            ∂_t^j u_k = Σ_{i≥j} h^{i−j} / (i−j)! ∂_t^i u_{k−1}
+                      + Σ_{i≤j} (j over i) ∂_t^{j−i} s^n ∂_t^i N_k
         """
         going_on = net.new_tensor([[float(j < n) for n in self.orders] for j in range(len(net))])
         if before is None:
@@ -93,9 +95,7 @@ class TimeWindows:
         return torch.cat([powers[n - 1] for n in self.orders], dim=1)
 
 
-def in_time(
-    net: Callable[[Tensor], Tensor], windows: TimeWindows, x: Tensor, t: float
-) -> Tensor:
+def in_time(net: Callable[[Tensor], Tensor], windows: TimeWindows, x: Tensor, t: float) -> Tensor:
     """∂_t^j of a net at points [batch, coord] at time t, [j, batch, field] for all j that go on."""
     place = windows.at(x, t)
     direction = windows.at(torch.zeros_like(x), 1.0)
@@ -105,7 +105,7 @@ def in_time(
             return lambda y: (net(y),)
 
         def longer(y: Tensor) -> tuple[Tensor, ...]:
-            below, ahead = jvp(values(order - 1), (y,), (direction,))
+            below, ahead = jvp(values(order - 1), (y,), (direction,))  # type: ignore[misc]
             return (*below, ahead[-1])
 
         return longer

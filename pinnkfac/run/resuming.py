@@ -17,7 +17,8 @@ from pinnkfac.config.stored import changed, check_classes, differences
 from pinnkfac.run.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.run.display import Display, make_display
 from pinnkfac.run.progress import Progress, ending_of
-from pinnkfac.run.solving import Given, Result, Run, Task, begin, check_given, given_pde
+from pinnkfac.run.running import Run
+from pinnkfac.run.task import Given, Result, Task, begin, check_given, given_pde
 from pinnkfac.store.run_folder import NODES, RunFolder
 from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.version import __version__

@@ -33,7 +33,7 @@ class Fixed(Rule):
 
 
 class ContinuationRule(Fixed):
-    """D^α P_k = Σ_{j≥a} (t − t_k)^{j−a} / (j−a)! · D^β ∂_t^j u_{k−1}(t_k, x), with a = α_t and β the
+    """D^α P_k = Σ_{j≥a} (t − t_k)^{j−a} / (j−a)! · D^β ∂_t^j u_{k−1}(t_k, x), where a = α_t, β the
     rest of α: what goes on is computed for all spatial operators of the plan at once."""
 
     def __init__(self, module: Continuation) -> None:

@@ -11,9 +11,9 @@ from pinnkfac.residual.record import record
 
 
 def time_orders(problem: Problem) -> tuple[int, ...]:
-    """For each field of a problem with windows, how many derivatives by time go on over their edges,
-    the value included: the order by time of the equations that it stands in (2 for waves), at least
-    1. What is asked for at the start alone does not count.
+    """For each field of a problem with windows, how many derivatives by time go on over an edge,
+    the value included: the order by time of the equations that it stands in (2 for waves), at
+    least 1. What is asked for at the start alone does not count.
 
     Raises UserError, naming the term, for every mistake in a residual.
     """

@@ -191,7 +191,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     """
     general = general_settings(config)
     dtype, device = _dtype(general.dtype), _device(general.device)
-    stop = _stop(config)
+    stop = stop_of(config)
     if net is None:
         net = build(config.net, "net").make(problem.signature, general.seed)
     system = System(
@@ -265,7 +265,7 @@ def check_settings(config: DictConfig) -> None:
     _dtype(general.dtype)
     _device(general.device)
     run_settings(config)
-    _stop(config)
+    stop_of(config)
     for group in GROUPS:
         build(config[group], group)
 
@@ -283,7 +283,8 @@ def run_settings(config: DictConfig) -> RunSettings:
     return _settings(config, "run")
 
 
-def _stop(config: DictConfig) -> Stop:
+def stop_of(config: DictConfig) -> Stop:
+    """The node ``stop`` of the configuration, checked; raises UserError."""
     stop: Stop = _settings(config, "stop")
     if stop.seconds is None and stop.steps is None:
         raise UserError("stop.seconds=null and stop.steps=null: give one of them, or it never ends")

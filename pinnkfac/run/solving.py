@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -13,6 +14,7 @@ from pinnkfac.run.display import Display, make_display
 from pinnkfac.run.running import Run
 from pinnkfac.run.summary import failure
 from pinnkfac.run.task import Given, Result, Task, begin, check_given, given_pde
+from pinnkfac.run.windows import WindowedRun
 from pinnkfac.store.run_folder import RunFolder
 
 
@@ -45,13 +47,20 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
     """Solve from the beginning; raises UserError."""
     settings = run_settings(task.config)
     display = display or make_display(quiet=settings.quiet or folder is None)
-    parts = assemble(task.config, task.problem, task.net)
+    windowed = WindowedRun(task, display) if task.problem.windows else None
+    parts = windowed.assembled(0) if windowed else assemble(task.config, task.problem, task.net)
+
+    def go(own: RunFolder | None) -> Result:
+        if windowed is None:
+            return Run(task, parts, display, own).go()
+        return replace(windowed, folder=own).go(parts)
+
     if folder is None:
-        return Run(task, parts, display).go()
+        return go(None)
     with RunFolder.new(folder) as own:
         begin(own, task)
         try:
-            return Run(task, parts, display, own).go()
+            return go(own)
         except Exception as error:
             if not own.has("summary.json"):
                 own.write_summary(failure(task.name, str(error), task.overrides))

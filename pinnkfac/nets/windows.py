@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from pinnkfac.common.errors import UserError
+
 
 @dataclass(frozen=True)
 class TimeWindows:
@@ -96,7 +98,13 @@ class TimeWindows:
 
 
 def in_time(net: Callable[[Tensor], Tensor], windows: TimeWindows, x: Tensor, t: float) -> Tensor:
-    """∂_t^j of a net at points [batch, coord] at time t, [j, batch, field] for all j that go on."""
+    """∂_t^j of a net at points [batch, coord] at time t, [j, batch, field] for all j that go on;
+    raises UserError where torch.export, which cannot follow derivatives, asks for them."""
+    if windows.carried > 1 and torch.compiler.is_exporting():
+        raise UserError(
+            "export: a .pt2 file cannot hold windows over which derivatives by time go on: write "
+            "a grid, .npz, .csv or .vtu"
+        )
     place = windows.at(x, t)
     direction = windows.at(torch.zeros_like(x), 1.0)
 

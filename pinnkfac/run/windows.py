@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Generator, Tensor, nn
 
 from pinnkfac.common.errors import UserError, counted, first_line
@@ -299,6 +299,7 @@ def _check(task: Task) -> None:
 def _of_terms(task: Task, problem: Problem) -> DictConfig:
     """The configuration without numbers of points of terms that are in other windows only."""
     config: DictConfig = deepcopy(task.config)
+    OmegaConf.set_struct(config, False)
     numbers = config.points.get("numbers")
     here = [term.name for term in problem.terms]
     for term in task.problem.terms:

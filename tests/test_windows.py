@@ -158,6 +158,9 @@ def test_rows_that_are_kept_follow_points_that_change_in_place():
     now = graph.forward(x, plan)[0].dense()
     assert torch.equal(now, Graph(field, 2, 1).forward(x, plan)[0].dense())
     assert not torch.allclose(first, now)
+    field.nets[0].layers[0].weight.mul_(1.1)  # as when a checkpoint is put in place
+    now = graph.forward(x, plan)[0].dense()
+    assert torch.equal(now, Graph(field, 2, 1).forward(x, plan)[0].dense())
 
 
 def test_a_net_that_overflows_far_away_does_no_harm():

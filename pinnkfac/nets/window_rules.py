@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -41,14 +42,16 @@ class ContinuationRule(Fixed):
         self.graphs = [
             Graph(net, windows.coordinates, len(windows.orders), frozen=True) for net in module.nets
         ]
+        self.weights = [weight for net in module.nets for weight in net.state_dict().values()]
         self.kept = Kept()
 
     def forward(self, inputs: list[Jet], plan: Plan, keep: bool) -> tuple[Jet, Any]:
         x = inputs[0].value
-        rows = self.kept.get(plan.rows, x)
+        key = plan.rows, sum(weight._version for weight in self.weights)  # of weights as they are
+        rows = self.kept.get(key, x)
         if rows is None:
             rows = self._rows(x, plan)
-            self.kept.put(plan.rows, x, rows)
+            self.kept.put(key, x, rows)
         return Jet.of(rows), None
 
     def _rows(self, x: Tensor, plan: Plan) -> Tensor:
@@ -66,7 +69,7 @@ class ContinuationRule(Fixed):
         """∂_t^j u_{k−1}(t_k, x) under every spatial operator, [j, operator, batch or 1, field]."""
         windows, before = self.windows, None
         inner = _inner_plan(plan.rows, windows)
-        places = x if windows.coordinates > 1 else x[:1]  # time alone: the same for all points
+        places = windows.places(x)
         for k, graph in enumerate(self.graphs):
             jet, _ = graph.forward(windows.at(places, windows.edges[k + 1]), inner)
             slots = [
@@ -134,15 +137,15 @@ def _inner_plan(rows: tuple[Operator, ...], windows: TimeWindows) -> Plan:
 
 
 class Kept:
-    """Rows of the points that were last asked for, up to KEPT bytes."""
+    """Rows of the points that were last asked for, by what they are rows of, up to KEPT bytes."""
 
     def __init__(self) -> None:
         self._rows: OrderedDict[Any, tuple[Tensor, Tensor]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, rows: tuple[Operator, ...], x: Tensor) -> Tensor | None:
-        key = rows, x.data_ptr(), x.shape
+    def get(self, what: Hashable, x: Tensor) -> Tensor | None:
+        key = what, x.data_ptr(), x.shape
         with self._lock:
             found = self._rows.get(key)
             if found is not None:
@@ -150,8 +153,8 @@ class Kept:
         # Other points may have come to lie where these lay.
         return found[1] if found is not None and torch.equal(found[0], x) else None
 
-    def put(self, rows: tuple[Operator, ...], x: Tensor, values: Tensor) -> None:
-        key = rows, x.data_ptr(), x.shape
+    def put(self, what: Hashable, x: Tensor, values: Tensor) -> None:
+        key = what, x.data_ptr(), x.shape
         with self._lock:
             self._drop(key)
             self._rows[key] = x.clone(), values

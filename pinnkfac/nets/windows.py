@@ -51,6 +51,11 @@ class TimeWindows:
         column = t if isinstance(t, Tensor) else torch.full_like(x[:, :1], t)
         return torch.cat([x[:, : self.time], column, x[:, self.time + 1 :]], dim=1)
 
+    def places(self, x: Tensor) -> Tensor:
+        """Points enough for all places among points [batch, coord], whatever their times: without
+        space there is one."""
+        return x if self.coordinates > 1 else x[:1]
+
     def since(self, k: int, x: Tensor) -> Tensor:
         """t − t_k, [batch, 1]."""
         return x[:, self.time : self.time + 1] - self.edges[k]
@@ -131,10 +136,11 @@ class Continuation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         windows, before = self.windows, None
+        places = windows.places(x)
         for k, net in enumerate(self.nets):
-            before = windows.over(k, before, in_time(net, windows, x, windows.edges[k + 1]))
+            before = windows.over(k, before, in_time(net, windows, places, windows.edges[k + 1]))
         assert before is not None
-        return windows.polynomial(len(self.nets), before, x)
+        return windows.polynomial(len(self.nets), before, x).expand(len(x), -1)
 
 
 class WindowField(nn.Module):

@@ -60,13 +60,14 @@ def resume(
             display.warn(damage)
         if state is None:
             display.say("the run was stopped before its first checkpoint: it starts at step 0")
-        steps = progress.step + (windowed.before(len(windowed.done)).steps if windowed else 0)
+        steps = progress.step + (windowed.done.total().step if windowed else 0)
         history = [r for r in stored.history if r["step"] <= steps]
         writer.set_aside("summary.json")
         begin(writer, task)
         writer.restart_metrics(history)
         if windowed is not None:
-            return replace(windowed, history=history).go(parts, progress)
+            windowed.history = history
+            return windowed.go(parts, progress)
         return Run(task, parts, display, writer, progress, history).go()
 
 
@@ -84,19 +85,19 @@ def _in_windows(
             "trained cannot change any more: start a new run"
         )
     k, last = held["number"], held["number"] + 1 == number
-    run.done = held["done"]
+    run.done.each = held["done"]
     if held["ended"] and not last:
         load(run.field(k + 1), state)
         run.display.say(f"resumed {run.task.name} after window {k + 1} of {number}")
         return run.assembled(k + 1), Progress()
-    run.done = held["done"][:k]
+    run.done.each = held["done"][:k]
     parts = run.assembled(k, state)
 
     def ended(progress: Progress) -> Ending | None:
         ending = ending_of(progress, parts.stop)
         if ending is None or not last:  # later windows are left to do
             return None
-        before = run.before(k)
+        before = run.done.before(k, run.stop)
         step, seconds = before.steps + progress.step, before.seconds + progress.seconds
         return ending_of(Progress(step=step, seconds=seconds), run.stop) or ending
 

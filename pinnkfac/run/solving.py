@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -53,7 +52,8 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
     def go(own: RunFolder | None) -> Result:
         if windowed is None:
             return Run(task, parts, display, own).go()
-        return replace(windowed, folder=own).go(parts)
+        windowed.folder = own
+        return windowed.go(parts)
 
     if folder is None:
         return go(None)

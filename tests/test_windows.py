@@ -405,6 +405,18 @@ def test_the_solution_is_stored_whole_and_loads_without_the_file(oscillator, tmp
     torch.testing.assert_close(program(t), result.solution(t), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "change", [{"edges": [0.0, 5.0, 4.0, 20.0]}, {"orders": [1]}, {"number": 4}, {"number": "x"}]
+)
+def test_windows_of_a_damaged_checkpoint_are_refused(change, oscillator, tmp_path):
+    solve(oscillator, "stop.steps=4", *QUICK, folder=tmp_path)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    content["windows"] |= change
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"the windows of the checkpoint do not fit the problem"):
+        Solution.load(tmp_path)
+
+
 def test_a_wave_is_no_program_of_torch_export(tmp_path):
     made = problem(2)
     solution = Solution(made.signature, PiecewiseNet(*field_of(made)))

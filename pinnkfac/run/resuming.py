@@ -78,8 +78,8 @@ def _in_windows(
     those before."""
     if state is None:
         return run.assembled(0), Progress()
-    held, number = state.get("windows") or {"edges": ()}, run.windows.number
-    if not same or tuple(held["edges"]) != run.windows.edges:
+    held, number = state.get("windows", {"edges": ()}), run.windows.number
+    if not same or list(held["edges"]) != list(run.windows.edges):
         raise UserError(
             f"{stored.path}: the problem or its windows have changed, and windows that were "
             "trained cannot change any more: start a new run"

@@ -219,7 +219,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     that is not periodic where the problem is, and where a residual is not finite at the start.
     """
     general = general_settings(config)
-    stop = stop_settings(config)
+    stop = stop_of(config)
     if net is None:
         net = build(config.net, "net").make(problem.signature, general.seed)
     system = compiled(config, problem, net)
@@ -304,7 +304,7 @@ def check_settings(config: DictConfig) -> None:
     _dtype(general.dtype)
     _device(general.device)
     run_settings(config)
-    stop_settings(config)
+    stop_of(config)
     for group in GROUPS:
         build(config[group], group)
 
@@ -322,7 +322,7 @@ def run_settings(config: DictConfig) -> RunSettings:
     return _settings(config, "run")
 
 
-def stop_settings(config: DictConfig) -> Stop:
+def stop_of(config: DictConfig) -> Stop:
     """The node ``stop`` of the configuration, checked; raises UserError."""
     stop: Stop = _settings(config, "stop")
     if stop.seconds is None and stop.steps is None:

@@ -22,7 +22,7 @@ from pinnkfac.nets.mlp import embedded
 from pinnkfac.nets.settings import AUTO
 from pinnkfac.points.settings import PointSettings
 from pinnkfac.problem import Problem
-from pinnkfac.run.assembly import compiled, general_settings, one_thread_in_torch, stop_settings
+from pinnkfac.run.assembly import compiled, general_settings, one_thread_in_torch, stop_of
 from pinnkfac.run.progress import Stop
 from pinnkfac.step.auto import Auto
 
@@ -100,7 +100,7 @@ def _search(config: DictConfig, problem: Problem, settings: MlpSettings, step: A
         behind = [] if net.output is None else [net.output]
         return nn.Sequential(*embedding, drawn, *behind)
 
-    work = _work(stop_settings(config), step, system, build(config.points, "points"))
+    work = _work(stop_of(config), step, system, build(config.points, "points"))
     first, reserve = step.features * work, (RESERVE - step.features) * work
     return Search(problem, make, partial(compiled, config, problem), first, max(0.0, reserve))
 

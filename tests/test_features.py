@@ -114,9 +114,9 @@ def test_newton_solves_equations_that_are_not_linear():
     solved = solving.solve(system, points)
     assert 2 <= solved.steps <= solving.ITERATIONS
     assert not solved.linear
-    assert system.loss(points) < 1e-18
+    assert system.loss(points) < 1e-13
     x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
-    assert deviation(system.net(x).detach(), torch.cos(2 * x)) < 1e-8
+    assert deviation(system.net(x).detach(), torch.cos(2 * x)) < 1e-6
 
 
 def test_a_step_that_lowers_nothing_is_not_taken():
@@ -248,16 +248,18 @@ def test_a_run_with_features_is_stored_loaded_and_resumed(tmp_path):
 def test_a_net_trains_what_features_leave(monkeypatch, tmp_path):
     from pinnkfac.run import start as starting
 
+    monkeypatch.setattr(starting, "_work", lambda *_: 1e11)
     monkeypatch.setattr(starting, "ROUNDED", 0.0)
     monkeypatch.setattr(searching, "FINISHED", 1e-4)
     monkeypatch.setattr(starting, "SOLVED", 1.0)
-    monkeypatch.setattr(searching, "COLUMNS", 40)
-    words = (*QUICK, "stop.seconds=60", "stop.steps=12", "net.features=null")
-    result = solve(waves(3.0), *words, "run.plot=false", folder=tmp_path / "run")
-    errors = [r["relative_l2_error"] for r in result.history]
+    monkeypatch.setattr(searching, "COLUMNS", 100)
+    words = (*QUICK, "stop.steps=12", "net.widths=[16]")
+    result = solve(waves(6.0), *words, "run.plot=false", folder=tmp_path / "run")
+    first, *_, last = result.history
     assert result.summary["steps"] == 12
-    assert errors[-1] < 0.5 * errors[0] < 0.1
-    twice = resume(tmp_path / "run", "stop.steps=14", pde=waves(3.0))
+    assert last["relative_l2_error"] < 1e-3, "nothing of the features is lost"
+    assert last["losses"]["poisson"] < first["losses"]["poisson"] < 1e-4
+    twice = resume(tmp_path / "run", "stop.steps=14", pde=waves(6.0))
     assert twice.summary["steps"] == 14
 
 

@@ -48,9 +48,9 @@ def solve(system: System, points: Sequence[TermPoints], most: int = ITERATIONS) 
         if not reached < loss:
             system.set_parameters(start)
             return Solved(iteration + 1, linear=False)
-        as_predicted = abs(reached - predicted) <= LINEAR * loss
-        if as_predicted or reached > ENOUGH * loss:
-            return Solved(iteration + 1, linear=as_predicted and iteration == 0)
+        linear = iteration == 0 and abs(reached - predicted) <= LINEAR * loss
+        if linear or reached > ENOUGH * loss:
+            return Solved(iteration + 1, linear)
         loss = reached
     return Solved(most, linear=False)
 

@@ -25,6 +25,8 @@ ACTIVATIONS = ("tanh", "sin")
 SHORTEST = {1: 10, 2: 7, 3: 7}
 """By number of coordinates, the largest scale that is tried, as a power of two; for more it is 2,
 as no number of features has short waves there."""
+MANY = 20
+"""Coordinates for which no number of features that can be had is enough."""
 FURTHER = 100.0
 """How many times more than the best one a scale leaves beyond which no larger one is tried."""
 COLUMNS, MOST = 256, 4096
@@ -101,7 +103,8 @@ class Search:
         the budget lasts. Empty where that does not last for the few, or nothing can be solved."""
         scales = self._scales()
         first = self._drafted(FeatureSettings(self._few))
-        if self.budget < len(ACTIVATIONS) * len(scales) * first.cost:
+        too_many = len(self.problem.coordinates.names) > MANY
+        if too_many or self.budget < len(ACTIVATIONS) * len(scales) * first.cost:
             return {}
         tried = {name: self._scanned(name, scales) for name in ACTIVATIONS}
         found = {name: candidate for name, candidate in tried.items() if candidate is not None}

@@ -37,6 +37,8 @@ from pinnkfac.store.run_folder import RunFolder, Unwritable
 from pinnkfac.store.stored_run import StoredRun
 
 SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
+ENDLESS = (*SMALL[:-1], "step.features=0")
+"""Nothing solves the problem before a signal comes."""
 
 
 def read(path):
@@ -228,7 +230,7 @@ def test_an_error_that_is_small_enough_stops_before_all_else_and_whoever_asks_at
     (signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143),
 ])  # fmt: skip
 def test_one_signal_stops_after_the_step_and_saves(tmp_path, number, name, code):
-    process = start("solve", "poisson2d", *SMALL[:-1], "run.dir=run", cwd=tmp_path)
+    process = start("solve", "poisson2d", *ENDLESS, "run.dir=run", cwd=tmp_path)
     wait_for(tmp_path / "run/metrics.jsonl", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
@@ -286,9 +288,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path):
 
 
 def test_ctrl_c_ends_a_sweep_with_its_table(tmp_path):
-    process = start(
-        "solve", "poisson2d", "-m", *SMALL[:-1], "seed=0,1", "run.dir=sweep", cwd=tmp_path
-    )
+    process = start("solve", "poisson2d", "-m", *ENDLESS, "seed=0,1", "run.dir=sweep", cwd=tmp_path)
     wait_for(tmp_path / "sweep/0/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
@@ -364,7 +364,7 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 def test_a_terminal_is_left_as_it_was_with_the_table_above_the_last_lines(tmp_path, keys):
     limit = "stop.steps=3" if keys is None else "stop.seconds=30"
     for words in (
-        ("solve", "poisson2d", *SMALL[:-1], limit, "run.dir=run"),
+        ("solve", "poisson2d", *ENDLESS, limit, "run.dir=run"),
         ("resume", "run", "stop.steps=5" if keys is None else "stop.seconds=40"),
     ):
         written, code = in_terminal(*words, cwd=tmp_path, keys=keys)

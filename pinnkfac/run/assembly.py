@@ -23,6 +23,7 @@ from pinnkfac.domain import Uniform
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
+from pinnkfac.nets import WindowField
 from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.problem import Problem
@@ -235,7 +236,8 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
     functions = functions_of(system, price)
     source = PointSource(problem, build(config.points, "points"), functions, generators["points"])
-    if getattr(net, "features", None) is not None:  # they are a solution everywhere already
+    # features are a solution everywhere already, and windows go from the start on
+    if getattr(net, "features", None) is not None or isinstance(net, WindowField):
         source.horizon = replace(source.horizon, part=1.0)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")

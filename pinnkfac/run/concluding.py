@@ -52,7 +52,7 @@ def conclude(display: Display, task: Task, result: Result, ending: Ending) -> No
         how = f"python -m pinnkfac resume {shlex.quote(where)}"
         if task.found.path is None or task.net is not None:  # in no file
             how = f"pinnkfac.resume({where!r}, pde=..., net=...) from Python"
-        say(f"written to {where}; go on with: {how}")
+        say(f"written to {where}" + ("" if ending.final else f"; go on with: {how}"))
 
 
 def draw(display: Display, task: Task, result: Result, folder: Path) -> None:

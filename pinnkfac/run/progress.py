@@ -46,11 +46,12 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a run stopped, and what to try next."""
+    """Why a run stopped, and what to try next; ``final``: nothing is left that a run could do."""
 
     status: Literal["finished", "interrupted", "diverged"]
     reason: str
     advice: str = ""
+    final: bool = False
 
 
 @dataclass
@@ -188,7 +189,8 @@ def ending_of(
     if error is not None and error < stop.error:
         return Ending("finished", f"relative L2 error below {stop.error:g}")
     if progress.step and progress.solved:
-        return Ending("finished", "random features solve the problem to rounding")
+        reason = "random features solve the problem to rounding"
+        return Ending("finished", reason, final=True)
     if stop.steps is not None and progress.step >= stop.steps:
         return Ending(
             "finished",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -130,10 +129,11 @@ def test_a_step_that_lowers_nothing_is_not_taken():
 
 # -- the search ------------------------------------------------------------------------------------
 def test_waves_are_found_by_sin_of_their_length():
-    found = search_for(waves(18.0)).best()
-    assert set(found) == {"tanh", "sin"}
-    best = found["sin"]
-    assert best.residual < 1e-6 < 1e-2 < found["tanh"].residual
+    found = search_for(waves(18.0)).found()
+    assert set(found.few) == {"tanh", "sin"}
+    best = found.best
+    assert best.settings.activation == "sin"
+    assert best.residual < 1e-6 < 1e-2 < found.few["tanh"].residual
     assert 14 <= best.settings.scale <= 50
     assert best.linear
     problem = waves(18.0)
@@ -143,9 +143,9 @@ def test_waves_are_found_by_sin_of_their_length():
 
 
 def test_the_budget_is_kept():
-    assert search_for(waves(2.0), 1e9).best() == {}
+    assert search_for(waves(2.0), 1e9).found() is None
     small, large = (search_for(waves(18.0), budget) for budget in (2e10, 2e11))
-    least, most = small.best()["sin"], large.best()["sin"]
+    least, most = small.found().best, large.found().best
     assert least.settings.number < most.settings.number
     assert small.budget >= 0
     assert large.budget >= 0
@@ -154,7 +154,7 @@ def test_the_budget_is_kept():
 def test_what_helps_much_has_the_reserve():
     plain, more = search_for(waves(18.0), 2.2e10), search_for(waves(18.0), 2.2e10)
     more.reserve = 1e11
-    fewer, larger = plain.best()["sin"], more.best()["sin"]
+    fewer, larger = plain.found().best, more.found().best
     assert larger.settings.number > fewer.settings.number
     assert larger.residual < fewer.residual
 
@@ -219,17 +219,20 @@ def test_none_with_unknown_coefficients():
 
 
 def test_what_features_leave_chooses_the_activation():
-    found = {"sin": 1e-4, "tanh": 1e-2}
     from pinnkfac.run.start import _activation
 
-    candidates = {
-        name: searching.Candidate(FeatureSettings(), nn.Sequential(), residual, linear=True)
-        for name, residual in found.items()
-    }
-    assert _activation(candidates) == "sin"
-    candidates["tanh"] = replace(candidates["tanh"], residual=4e-4)
-    assert _activation(candidates) == "tanh"
-    assert _activation({"sin": candidates["sin"]}) == "sin"
+    def candidate(name, residual, scale=1.0):
+        settings = FeatureSettings(9, name, scale)
+        return searching.Candidate(settings, nn.Sequential(), residual, linear=True)
+
+    sin, tanh = candidate("sin", 1e-4), candidate("tanh", 1e-2)
+    more, shorter = candidate("sin", 1e-9), candidate("sin", 1e-9, 16.0)
+    alike = candidate("tanh", 4e-4)
+    assert _activation(searching.Found({"sin": sin, "tanh": tanh}, sin)) == "sin"
+    assert _activation(searching.Found({"sin": sin, "tanh": alike}, more)) == "tanh"
+    assert _activation(searching.Found({"sin": sin, "tanh": alike}, shorter)) == "sin"
+    assert _activation(searching.Found({"sin": sin}, sin)) == "sin"
+    assert _activation(searching.Found({"tanh": tanh}, tanh)) == "tanh"
 
 
 def test_a_run_with_features_is_stored_loaded_and_resumed(tmp_path):

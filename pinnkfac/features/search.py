@@ -4,7 +4,7 @@ leave of the residual on points that they were not fitted on."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,6 +71,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Found:
+    """The best of ``few`` features by activation, as many of each, and the ``best`` of all."""
+
+    few: Mapping[str, Candidate]
+    best: Candidate
+
+
+@dataclass(frozen=True)
 class Draft:
     """Features as they are compiled: how many points every term gets, how many coefficients there
     are, and what a step costs in multiplications and bytes."""
@@ -97,21 +105,18 @@ class Search:
     budget: float
     reserve: float = 0.0
 
-    def best(self) -> dict[str, Candidate]:
-        """The best candidate of each activation, among few features of all scales; of these, that
-        which leaves least has its number doubled, and its scale improved, as long as that helps and
-        the budget lasts. Empty where that does not last for the few, or nothing can be solved."""
+    def found(self) -> Found | None:
+        """The best of few features of all scales, by activation; that which leaves least has its
+        number doubled, and its scale improved, as long as that helps and the budget lasts. None
+        where that does not last for the few, or nothing can be solved."""
         scales = self._scales()
         first = self._drafted(FeatureSettings(self._few))
         too_many = len(self.problem.coordinates.names) > MANY
         if too_many or self.budget < len(ACTIVATIONS) * len(scales) * first.cost:
-            return {}
+            return None
         tried = {name: self._scanned(name, scales) for name in ACTIVATIONS}
-        found = {name: candidate for name, candidate in tried.items() if candidate is not None}
-        if found:
-            best = min(found.values(), key=_residual)
-            found[best.settings.activation] = self._grown(best)
-        return found
+        few = {name: candidate for name, candidate in tried.items() if candidate is not None}
+        return Found(few, self._grown(min(few.values(), key=_residual))) if few else None
 
     @property
     def _few(self) -> int:

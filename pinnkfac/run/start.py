@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from pinnkfac.config.build import build
-from pinnkfac.features.search import ROUNDED, SOLVED, WAVES, Candidate, Search
+from pinnkfac.features.search import ROUNDED, SOLVED, WAVES, Candidate, Found, Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
@@ -64,10 +63,10 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
         return None
     search = _search(config, problem, settings, step)
     with one_thread_in_torch(torch.device(general_settings(config).device)):
-        found = search.best()
-    if not found:
+        found = search.found()
+    if found is None:
         return None
-    best = min(found.values(), key=lambda candidate: candidate.residual)
+    best = found.best
     if settings.activation == AUTO:
         settings = replace(settings, activation=_activation(found))
     if best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED):
@@ -113,9 +112,12 @@ def _work(stop: Stop, step: Auto, system: System, points: PointSettings) -> floa
     return min(limits)
 
 
-def _activation(found: Mapping[str, Candidate]) -> str:
-    waves, steps = (found[name].residual if name in found else math.inf for name in ("sin", "tanh"))
-    return "sin" if CLEARLY * waves < steps else "tanh"
+def _activation(found: Found) -> str:
+    """sin where as many features of it leave much less, or more of them have short waves."""
+    left = {name: candidate.residual for name, candidate in found.few.items()}
+    clearly = CLEARLY * left.get("sin", math.inf) < left.get("tanh", math.inf)
+    best = found.best.settings
+    return "sin" if clearly or (best.activation == "sin" and best.scale > WAVES) else "tanh"
 
 
 @torch.no_grad()

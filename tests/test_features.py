@@ -250,7 +250,7 @@ def test_a_net_trains_what_features_leave(monkeypatch, tmp_path):
 
     monkeypatch.setattr(starting, "_work", lambda *_: 1e11)
     monkeypatch.setattr(starting, "ROUNDED", 0.0)
-    monkeypatch.setattr(searching, "FINISHED", 1e-4)
+    monkeypatch.setattr(searching, "ROUNDED", 1e-4)
     monkeypatch.setattr(starting, "SOLVED", 1.0)
     monkeypatch.setattr(searching, "COLUMNS", 100)
     words = (*QUICK, "stop.steps=12", "net.widths=[16]")

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from pinnkfac.config.build import build
-from pinnkfac.features.search import WAVES, Candidate, Search
+from pinnkfac.features.search import ROUNDED, SOLVED, WAVES, Candidate, Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
@@ -28,13 +28,8 @@ from pinnkfac.step.auto import Auto
 
 RATE = 6e9
 """Multiplications that a second is taken for: a run that is repeated must not depend on clocks."""
-SOLVED = 1e-6
-"""Relative residual below which a net begins with the features that leave it: above, it comes
-further by itself."""
 ROUGHLY = 0.05
-"""The same where features have waves that a net does not find."""
-ROUNDED = 1e-9
-"""Relative residual below which no step is needed: rounding is near."""
+"""Relative residual below which a net begins with features whose waves it does not find."""
 RESERVE = 0.6
 """Part of the work that features may take where more of them help much."""
 CLEARLY = 5.0

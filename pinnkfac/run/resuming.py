@@ -181,7 +181,8 @@ def _continued(
     if not same or any(old[group] != new[group] for group in GROUPS):
         progress.rejected = progress.attempts = 0
     if (ending := ended(progress)) is not None:
-        more = f"; {ending.advice}" if ending.advice else ": set another limit"
+        other = "" if ending.final else ": set another limit"
+        more = f"; {ending.advice}" if ending.advice else other
         raise UserError(f"{stored.path}: nothing is left to do, {ending.reason}{more}")
     names = {
         **dict.fromkeys(("net", "coefficients", "counters"), True),

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from pinnkfac.config.build import build
-from pinnkfac.features.search import WAVES, Candidate, Search
+from pinnkfac.features.search import FINISHED, WAVES, Candidate, Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
@@ -70,13 +70,16 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
     search = _search(config, problem, settings, step)
     with one_thread_in_torch(torch.device(general_settings(config).device)):
         found = search.best()
-    if not found:
-        return None
-    best = min(found.values(), key=lambda candidate: candidate.residual)
+        if not found:
+            return None
+        best = min(found.values(), key=lambda candidate: candidate.residual)
+        if _solves(best):
+            best = search.checked(best)
     if settings.activation == AUTO:
         settings = replace(settings, activation=_activation(found))
-    if best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED):
-        settings = replace(settings, features=replace(best.settings, rest=best.residual))
+    if _solves(best):
+        rest = max(best.residual, FINISHED)  # where nothing is left, something of the net is
+        settings = replace(settings, features=replace(best.settings, rest=rest))
     net = settings.make(problem.signature, general_settings(config).seed)
     if settings.features is not None:
         _take_over(net, best)
@@ -116,6 +119,11 @@ def _work(stop: Stop, step: Auto, system: System, points: PointSettings) -> floa
         a_step = min(step.cost(system.workload, numbers), step.multiplications)
         limits.append(a_step * stop.steps)
     return min(limits)
+
+
+def _solves(best: Candidate) -> bool:
+    """Whether a net begins with these features."""
+    return best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED)
 
 
 def _activation(found: Mapping[str, Candidate]) -> str:

@@ -173,6 +173,35 @@ def test_fields_far_beyond_their_scale_are_no_solution(monkeypatch):
     assert search.candidate(settings) is None
 
 
+def with_a_spot(width):
+    """u'' + f = 0, where f has a spot between the points that candidates are compared on."""
+    box = Box(x=(-1, 1))
+
+    def f(at):
+        return sin(3 * at.x) + torch.where((at.x + 0.4).abs() < width, 1.0 / width, 0.0 * at.x)
+
+    terms = [
+        Term("ode", box.interior, lambda u, at: u.xx + f(at)),
+        Term("ends", box.boundary, lambda u, at: u),
+    ]
+    return Problem(fields=("u",), terms=terms)
+
+
+def test_features_that_miss_a_small_part_of_the_domain_are_no_solution():
+    problem = with_a_spot(5e-4)
+    search = search_for(problem)
+    best = search.found().best
+    assert best.residual < 1e-9, "the spot lies between the points"
+    assert search.checked(best).residual > 0.5
+    start = find_start(configuration("stop.seconds=60"), problem)
+    assert start is not None
+    assert not start.solved
+    assert start.net.features is None
+    smooth = search_for(waves(2.0))
+    best = smooth.best()["sin"]
+    assert smooth.checked(best).residual < 10 * best.residual
+
+
 # -- the start of a run ----------------------------------------------------------------------------
 def configuration(*overrides):
     return compose("x", {}, [*QUICK, *overrides])
@@ -273,3 +302,47 @@ def test_stored_features_are_checked():
     net["features"] = {"_target_": "x.y", "number": 30, "scale": 2.0}
     settings = stored.stored_settings(net)
     assert settings == MlpSettings(features=FeatureSettings(30, scale=2.0))
+
+
+def nothing():
+    """u = 0."""
+    box = Box(x=(-1, 1))
+    terms = [
+        Term("ode", box.interior, lambda u, at: u.xx - u),
+        Term("ends", box.boundary, lambda u, at: u),
+    ]
+    return Problem(fields=("u",), terms=terms)
+
+
+def test_a_run_whose_features_leave_exactly_nothing_can_be_loaded(tmp_path):
+    words = (*QUICK, "stop.seconds=60", "run.plot=false")
+    result = solve(nothing(), *words, folder=tmp_path / "run")
+    assert max(result.summary["relative_residuals"].values()) == 0.0
+    assert not Solution.load(tmp_path / "run")(torch.rand(5, 1, dtype=torch.float64)).any()
+
+
+def test_features_of_another_problem_are_told_when_its_run_is_resumed(tmp_path):
+    file = tmp_path / "line.py"
+    file.write_text(
+        "from pinnkfac import Box, Problem, Term\n"
+        "def line(k: float = 1.0) -> Problem:\n"
+        "    box = Box(x=(-1, 1))\n"
+        "    ode = Term('ode', box.interior, lambda u, at: u.xx + k)\n"
+        "    ends = Term('ends', box.boundary, lambda u, at: u)\n"
+        "    return Problem(fields=('u',), terms=[ode, ends])\n"
+    )
+    words = (*QUICK, "stop.seconds=60", "run.plot=false", "run.quiet=true")
+    solve(str(file), *words, folder=tmp_path / "run")
+    with pytest.raises(UserError, match="solved the problem as it was"):
+        resume(tmp_path / "run", "pde.k=2")
+
+
+def test_mistakes_are_told_before_features_are_looked_for(monkeypatch, tmp_path):
+    from pinnkfac.run import solving as runs
+
+    monkeypatch.setattr(runs, "find_start", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError, match="no such term"):
+        solve(waves(3.0), *QUICK, "stop.seconds=60", "points.numbers.foo=3")
+    (tmp_path / "problem.json").write_text("{}")
+    with pytest.raises(UserError, match="a run that was stopped"):
+        solve(waves(3.0), *QUICK, "stop.seconds=60", folder=tmp_path)

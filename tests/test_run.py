@@ -203,7 +203,11 @@ def test_attempts_to_recover_are_counted_and_end():
     ("progress", "stop", "words"),
     [
         (Progress(step=5), Stop(steps=5), ("5 steps done (stop.steps)", "stop.steps=10")),
-        (Progress(seconds=60.5), Stop(), ("60 seconds passed (stop.seconds)", "stop.seconds=120")),
+        (
+            Progress(step=3, seconds=60.5),
+            Stop(),
+            ("60 seconds passed (stop.seconds)", "stop.seconds=120"),
+        ),
         (Progress(step=2, loss=1e-9), Stop(loss=1e-8), ("loss below 1e-08", "")),
         (Progress(step=40, loss=1.0, rejected=30), Stop(), ("30 steps in a row", "points.scale=2")),
     ],
@@ -213,6 +217,10 @@ def test_every_stop_says_why_and_what_to_try(progress, stop, words):
     assert ending is not None and ending.status == "finished"
     assert words[0] in ending.reason and words[1] in ending.advice
     assert ending_of(Progress(step=1, loss=1.0), Stop()) is None
+
+
+def test_a_start_that_took_all_the_time_is_followed_by_a_step():
+    assert ending_of(Progress(seconds=61.0), Stop()) is None
 
 
 def test_an_error_that_is_small_enough_stops_before_all_else_and_whoever_asks_at_last():

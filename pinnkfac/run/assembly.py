@@ -17,6 +17,7 @@ from torch import Generator, nn
 from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
+from pinnkfac.common.state import restore
 from pinnkfac.config.build import build
 from pinnkfac.config.options import GROUPS
 from pinnkfac.domain import Uniform
@@ -83,6 +84,7 @@ class Carried:
     step: bool = True
     damping: bool = True
     points: bool = True
+    horizon: bool = True
     generators: bool = True
     scales: bool = True
 
@@ -185,6 +187,9 @@ class Assembly:
             self.source.load_state_dict(state["points"])
         else:
             self.source.current = []
+            if carried.horizon:  # what is solved already is not left for its beginning
+                horizon = restore(self.source.horizon, state["points"]["horizon"])
+                self.source.horizon = horizon
         if carried.step:
             damping = None if carried.damping else self.damping
             self.stepper.load_state_dict(_to(state["stepper"], device), damping)

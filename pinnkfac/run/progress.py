@@ -197,7 +197,8 @@ def ending_of(
             f"{counted(stop.steps, 'step')} done (stop.steps)",
             f"more steps: stop.steps={2 * stop.steps}",
         )
-    if stop.seconds is not None and progress.seconds >= stop.seconds:
+    # the start alone may have taken them: a result has a step at least
+    if stop.seconds is not None and progress.step and progress.seconds >= stop.seconds:
         return Ending(
             "finished",
             f"{stop.seconds:g} seconds passed (stop.seconds)",

@@ -168,6 +168,7 @@ def _continued(
         step=same and precise and old.step == new.step,
         damping=old.damping == new.damping,
         points=same and precise and old.points == new.points,
+        horizon=same,
         generators=old.seed == new.seed,
         scales=same and old.balance == new.balance,
     )
@@ -180,6 +181,11 @@ def _continued(
         changes.insert(0, f"the problem {task.name} has changed")
     if not same or any(old[group] != new[group] for group in GROUPS):
         progress.rejected = progress.attempts = 0
+    if progress.solved and not same:
+        raise UserError(
+            f"{stored.path}: its net begins with random features that solved the problem as it "
+            "was, and can add next to nothing to them: start a new run"
+        )
     if (ending := ended(progress)) is not None:
         other = "" if ending.final else ": set another limit"
         more = f"; {ending.advice}" if ending.advice else other

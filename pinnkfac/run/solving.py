@@ -59,13 +59,16 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
             return windowed.go(first)
 
         return _written(task, folder, go)
-    net, progress = task.net, Progress()
-    start = None if net is not None else find_start(task.config, task.problem)
+    if folder is not None:
+        RunFolder.check_new(folder)
+    parts, progress = assemble(task.config, task.problem, task.net), Progress()
+    # mistakes are told by now: a start may take long
+    start = None if task.net is not None else find_start(task.config, task.problem)
     if start is not None:
         display.say(start.note)
-        task, net = replace(task, config=start.config), start.net
+        task = replace(task, config=start.config)
         progress = Progress(seconds=start.seconds, notes=[start.note], solved=start.solved)
-    parts = assemble(task.config, task.problem, net)
+        parts = assemble(task.config, task.problem, start.net)
     return _written(task, folder, lambda own: Run(task, parts, display, own, progress).go())
 
 

@@ -27,6 +27,8 @@ from pinnkfac.step.auto import Auto
 
 RATE = 6e9
 """Multiplications that a second is taken for: a run that is repeated must not depend on clocks."""
+LEAST = 1e-12
+"""Size of what a net adds to features that leave less."""
 ROUGHLY = 0.05
 """Relative residual below which a net begins with features whose waves it does not find."""
 RESERVE = 0.6
@@ -64,13 +66,14 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
     search = _search(config, problem, settings, step)
     with one_thread_in_torch(torch.device(general_settings(config).device)):
         found = search.found()
-    if found is None:
-        return None
-    best = found.best
+        if found is None:
+            return None
+        best = search.checked(found.best) if _solves(found.best) else found.best
     if settings.activation == AUTO:
         settings = replace(settings, activation=_activation(found))
-    if best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED):
-        settings = replace(settings, features=replace(best.settings, rest=best.residual))
+    if _solves(best):
+        rest = max(best.residual, LEAST)  # where nothing is left, something of the net is
+        settings = replace(settings, features=replace(best.settings, rest=rest))
     net = settings.make(problem.signature, general_settings(config).seed)
     if settings.features is not None:
         _take_over(net, best)
@@ -118,6 +121,11 @@ def _activation(found: Found) -> str:
     clearly = CLEARLY * left.get("sin", math.inf) < left.get("tanh", math.inf)
     best = found.best.settings
     return "sin" if clearly or (best.activation == "sin" and best.scale > WAVES) else "tanh"
+
+
+def _solves(best: Candidate) -> bool:
+    """Whether a net begins with these features."""
+    return best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED)
 
 
 @torch.no_grad()

@@ -223,6 +223,13 @@ def test_a_start_that_took_all_the_time_is_followed_by_a_step():
     assert ending_of(Progress(seconds=61.0), Stop()) is None
 
 
+def test_neither_a_loss_nor_rejected_steps_end_a_run_that_has_not_reached_all_of_its_domain():
+    stop = Stop(loss=1e-3, rejections=5)
+    for now in (Progress(step=9, loss=1e-4), Progress(step=9, loss=1.0, rejected=5)):
+        assert ending_of(now, stop) is not None
+        assert ending_of(replace(now, part=0.5), stop) is None
+
+
 def test_an_error_that_is_small_enough_stops_before_all_else_and_whoever_asks_at_last():
     now, stop = Progress(step=5, loss=1.0), Stop(steps=5, error=1e-3)
     assert "relative L2 error below 0.001" in ending_of(now, stop, 9e-4, "Ctrl-C").reason

@@ -206,7 +206,7 @@ def ending_of(
         )
     if progress.step and progress.part == 1.0 and progress.loss <= stop.loss:
         return Ending("finished", f"loss below {stop.loss:g} (stop.loss)")
-    if progress.rejected >= stop.rejections:
+    if progress.part == 1.0 and progress.rejected >= stop.rejections:
         return Ending(
             "finished",
             f"{progress.rejected} steps in a row did not lower the loss (stop.rejections): it is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -198,7 +199,7 @@ def test_features_that_miss_a_small_part_of_the_domain_are_no_solution():
     assert not start.solved
     assert start.net.features is None
     smooth = search_for(waves(2.0))
-    best = smooth.best()["sin"]
+    best = smooth.found().best
     assert smooth.checked(best).residual < 10 * best.residual
 
 
@@ -293,6 +294,25 @@ def test_a_net_trains_what_features_leave(monkeypatch, tmp_path):
     assert last["losses"]["poisson"] < first["losses"]["poisson"] < 1e-4
     twice = resume(tmp_path / "run", "stop.steps=14", pde=waves(6.0))
     assert twice.summary["steps"] == 14
+
+
+def test_steps_that_better_nothing_are_taken_back(monkeypatch):
+    from pinnkfac.run import start as starting
+
+    monkeypatch.setattr(starting, "_work", lambda *_: 1e11)
+    monkeypatch.setattr(starting, "SOLVED", 1.0)
+    monkeypatch.setattr(searching, "ROUNDED", 1e-4)
+    monkeypatch.setattr(starting, "ROUNDED", 0.0)
+    monkeypatch.setattr(searching, "COLUMNS", 100)
+    # the start claims to leave nothing, so that whatever steps do is worse
+    claimed = Search.checked
+    monkeypatch.setattr(Search, "checked", lambda *a: replace(claimed(*a), residual=0.0))
+    result = solve(waves(6.0), *QUICK, "stop.steps=4", "net.widths=[16]")
+    assert result.stop_reason.endswith("the net is that of the start")
+    net = result.solution.net
+    assert not any(p.any() for p in net.layers[-1].parameters())
+    x = torch.rand(9, 2, dtype=torch.float64)
+    assert_close(result.solution(x), net.output(net.features(net.embedding[0](x))).detach(), 1e-12)
 
 
 def test_stored_features_are_checked():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pinnkfac.linearisation.linearisation import TermLosses
+from pinnkfac.nets import Mlp
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import Assembly, one_thread_in_torch, run_settings
 from pinnkfac.run.checkpoints import Checkpoints
@@ -95,7 +96,22 @@ class Run:
                 self.progress,
                 lambda: interruption.by,
             )
-            return settled(parts.system, parts.stepper, parts.source, self.progress, ending)
+            ending, losses = settled(
+                parts.system, parts.stepper, parts.source, self.progress, ending
+            )
+            return self._at_best(ending, losses)
+
+    def _at_best(self, ending: Ending, losses: TermLosses) -> tuple[Ending, TermLosses]:
+        """Back to the features that the net began with, where they leave less than it does: steps
+        see a loss at some points, which is not all that counts near rounding."""
+        parts, net = self.parts, self.parts.system.net
+        if not isinstance(net, Mlp) or net.features is None:
+            return ending, losses
+        if max(self.watcher.residuals.measure().values()) <= net.rest:
+            return ending, losses
+        net.be_features()
+        reason = f"{ending.reason}; steps bettered nothing, the net is that of the start"
+        return replace(ending, reason=reason), parts.system.losses(parts.source.current)
 
     def _watch(self, progress: Progress) -> float | None:
         error = self.watcher(progress)

@@ -133,8 +133,7 @@ def _take_over(net: Mlp, best: Candidate) -> None:
     """The net is what the features are, to which its layers add nothing yet."""
     assert net.features is not None
     net.features.load_state_dict(best.features.state_dict())
-    for parameter in net.layers[-1].parameters():
-        nn.init.zeros_(parameter)
+    net.be_features()
     here, there = net.output, best.net[-1]
     if isinstance(here, OutputScaling) and isinstance(there, OutputScaling):
         here.take_over(there)

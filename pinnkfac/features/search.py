@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, nn
 
 from pinnkfac.common.errors import UserError
-from pinnkfac.domain import Uniform
+from pinnkfac.domain import Points, Uniform
 from pinnkfac.features.solve import ITERATIONS, solve
 from pinnkfac.linearisation.compiled import TermPoints, with_scales
 from pinnkfac.linearisation.parts import size
@@ -44,6 +44,8 @@ WAVES = 12.0
 SOLVED = 1e-6
 """Relative residual below which a net begins with the features that leave it: above, it comes
 further by itself."""
+UNRESOLVED = 0.3
+"""Relative residual of features that say nothing of the solution."""
 ABSURD = 1e3
 """How many times its scale no field is."""
 ROUNDED = 1e-9
@@ -53,6 +55,9 @@ SQUARED, ENTRY, FIXED = 2.0, 500.0, 3e8
 points · features, and besides; measured."""
 FIRST = 4
 """Steps of Newton's method for few features."""
+ALIKE, APART = 1e-2, 0.1
+"""Other features that leave no more than that are a solution, too, and how far apart two of these
+are, of their size, where a field is not determined."""
 CHECKS = 10
 """How many times more points say whether features are a solution than which of them fit best."""
 
@@ -106,19 +111,36 @@ class Search:
     compiled: Callable[[nn.Module], System]
     budget: float
     reserve: float = 0.0
+    tried: list[Candidate] = field(default_factory=list)
 
     def found(self) -> Found | None:
         """The best of few features of all scales, by activation; that which leaves least has its
         number doubled, and its scale improved, as long as that helps and the budget lasts. None
         where that does not last for the few, or nothing can be solved."""
         scales = self._scales()
-        first = self._drafted(FeatureSettings(self._few))
+        draft = self._drafted(FeatureSettings(self._few))
         too_many = len(self.problem.coordinates.names) > MANY
-        if too_many or self.budget < len(ACTIVATIONS) * len(scales) * first.cost:
+        if too_many or self.budget < len(ACTIVATIONS) * len(scales) * draft.cost:
             return None
-        tried = {name: self._scanned(name, scales) for name in ACTIVATIONS}
+        tried = {name: self._scanned(name, self._few, scales) for name in ACTIVATIONS}
         few = {name: candidate for name, candidate in tried.items() if candidate is not None}
-        return Found(few, self._grown(min(few.values(), key=_residual))) if few else None
+        if not few:
+            return None
+        first = min(few.values(), key=_residual)
+        return Found(few, self._grown(self._resolved(first, scales)))
+
+    def _resolved(self, first: Candidate, scales: Sequence[float]) -> Candidate:
+        """Where few features say nothing of the solution of linear equations, its waves are short:
+        the best of more features of all scales, as long as the budget lasts."""
+        number = self._few
+        while first.residual > UNRESOLVED and first.linear:
+            number *= 2
+            cost = self._drafted(FeatureSettings(number)).cost
+            if 2 * number * len(self.problem.fields) > MOST or len(scales) * cost > self.budget:
+                break
+            more = self._scanned("sin", number, scales)
+            first = first if more is None else min(first, more, key=_residual)
+        return first
 
     @property
     def _few(self) -> int:
@@ -131,15 +153,28 @@ class Search:
         left = [_largest(ResidualMeter(system, seed)) for seed in range(1, CHECKS + 1)]
         return replace(candidate, residual=max(candidate.residual, *left))
 
+    def undetermined(self, best: Candidate) -> str | None:
+        """A field of which other features that fulfil all terms say something else."""
+        others = [c for c in self.tried if c.net is not best.net and c.residual < ALIKE]
+        if not others:
+            return None
+        meter = ResidualMeter(self.compiled(best.net))
+        other = min(others, key=_residual)
+        with torch.no_grad():
+            here, there = best.net(meter.inside), other.net(meter.inside)
+        apart = size(there - here, dim=0) / torch.maximum(size(here, dim=0), meter.least())
+        worst = int(apart.argmax())
+        return self.problem.fields[worst] if float(apart[worst]) > APART else None
+
     def _scales(self) -> list[float]:
         most = SHORTEST.get(len(self.problem.coordinates.names), 1)
         return [2.0**k for k in range(-1, most + 1)]
 
-    def _scanned(self, name: str, scales: Sequence[float]) -> Candidate | None:
-        """The best of few features of one activation."""
+    def _scanned(self, name: str, number: int, scales: Sequence[float]) -> Candidate | None:
+        """The best scale of so many features of one activation."""
         best: Candidate | None = None
         for scale in scales:
-            candidate = self.candidate(FeatureSettings(self._few, name, scale), FIRST)
+            candidate = self.candidate(FeatureSettings(number, name, scale), FIRST)
             if candidate is None:
                 continue
             if best is not None and candidate.residual > FURTHER * best.residual:
@@ -192,7 +227,8 @@ class Search:
         self.budget -= solved.steps * cost
         if not math.isfinite(residual):
             return None
-        return Candidate(settings, draft.net, residual, solved.linear)
+        self.tried.append(Candidate(settings, draft.net, residual, solved.linear))
+        return self.tried[-1]
 
     def _drafted(self, settings: FeatureSettings) -> Draft:
         """Features before anything is solved."""
@@ -208,17 +244,20 @@ class Search:
 
     def _numbers(self, system: System, columns: int) -> list[int]:
         """Points of every term for so many coefficients."""
-        dimension = len(self.problem.coordinates.names)
+        whole = len(self.problem.coordinates.names)
         regions = [term.where for term in self.problem.terms]
+        # given points stand for a region of full dimension
+        dimensions = [whole if isinstance(r, Points) else r.dimension for r in regions]
         inside = [
             term.equations
-            for term, region in zip(system.terms, regions, strict=True)
-            if region.dimension == dimension
+            for term, dimension in zip(system.terms, dimensions, strict=True)
+            if dimension == whole
         ]
         full = ROWS * columns / max(1, sum(inside))
+        numbers = [math.ceil(min(full, ON_FACES * full ** (d / whole))) for d in dimensions]
         return [
-            math.ceil(min(full, ON_FACES * full ** (region.dimension / dimension)))
-            for region in regions
+            min(n, region.number) if isinstance(region, Points) else n
+            for n, region in zip(numbers, regions, strict=True)
         ]
 
     def _drawn(self, system: System, numbers: Sequence[int]) -> list[TermPoints]:

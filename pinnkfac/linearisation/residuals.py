@@ -14,6 +14,7 @@ from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.jumps import Jump, find_jumps
 from pinnkfac.linearisation.parts import Affine, Parts, size
 from pinnkfac.linearisation.system import System
+from pinnkfac.nets import OutputScaling
 
 FEWEST, MOST = 32, 500
 """Points of a term; between these, as many as MULTIPLICATIONS allow."""
@@ -87,6 +88,15 @@ class ResidualMeter:
         rows = sum(len(plan.rows) for plan in parts.plans.values())
         return max(FEWEST, min(MOST, int(MULTIPLICATIONS / (rows * self.system.layout.number))))
 
+    def least(self) -> Tensor:
+        """A small part of what the net takes fields for, [field]: one that is 0 has no size beside
+        which its errors could be small."""
+        scales = self.inside.new_zeros(len(self.system.problem.fields))
+        for module in self.system.net.modules():
+            if isinstance(module, OutputScaling):
+                scales = module.weight.diag()
+        return NOTHING * scales.double()
+
     def measure(self) -> dict[str, float]:
         """ρ of every term now, by its name; infinite where it is not a number."""
         return self._measured(self.judged)
@@ -126,8 +136,11 @@ class ResidualMeter:
     @torch.no_grad()
     def _measured(self, all_judged: Sequence[Judged]) -> dict[str, float]:
         values = self.system.net(self.inside).double()
-        changes = (values.std(0) + NOTHING * size(values, dim=0)).tolist()
-        return {judged.parts.term.name: self._relative(judged, changes) for judged in all_judged}
+        changes = torch.maximum(values.std(0) + NOTHING * size(values, dim=0), self.least())
+        return {
+            judged.parts.term.name: self._relative(judged, changes.tolist())
+            for judged in all_judged
+        }
 
     def _relative(self, judged: Judged, changes: list[float]) -> float:
         monomials = judged.parts.monomials(judged.points)

@@ -75,8 +75,9 @@ class Progress:
     ``reached`` the trained one after the last step, where that was evaluated. ``drawn`` counts
     draws of points, ``attempts`` the divergences since a clearly better state was found. In words,
     ``recovered`` says what was tried after each divergence, ``resumed`` what was changed each time
-    the run was resumed, ``notes`` what the step has decided. ``solved`` says that the run began
-    with a solution to rounding, ``part`` how much of its domain points reach (points/horizon.py).
+    the run was resumed, ``notes`` what the step has decided, ``doubts`` what a user must be warned
+    of. ``solved`` says that the run began with a solution to rounding, ``part`` how much of its
+    domain points reach (points/horizon.py).
     """
 
     step: int = 0
@@ -93,6 +94,7 @@ class Progress:
     recovered: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     report: Fixed[Report | None] = None
 

@@ -150,6 +150,21 @@ def _config_of(state: Mapping[str, Any]) -> DictConfig:
     return config
 
 
+def _check_left(
+    path: Path, progress: Progress, ended: Callable[[Progress], Ending | None], *, same: bool
+) -> None:
+    """Raise UserError where nothing is left that a run could do."""
+    if progress.solved and not same:
+        raise UserError(
+            f"{path}: its net begins with random features that solved the problem as it was, and "
+            "can add next to nothing to them: start a new run"
+        )
+    if (ending := ended(progress)) is not None:
+        other = ": start a new run for other settings" if ending.final else ": set another limit"
+        more = f"; {ending.advice}" if ending.advice else other
+        raise UserError(f"{path}: nothing is left to do, {ending.reason}{more}")
+
+
 def _continued(
     stored: StoredRun,
     state: Mapping[str, Any],
@@ -181,15 +196,7 @@ def _continued(
         changes.insert(0, f"the problem {task.name} has changed")
     if not same or any(old[group] != new[group] for group in GROUPS):
         progress.rejected = progress.attempts = 0
-    if progress.solved and not same:
-        raise UserError(
-            f"{stored.path}: its net begins with random features that solved the problem as it "
-            "was, and can add next to nothing to them: start a new run"
-        )
-    if (ending := ended(progress)) is not None:
-        other = "" if ending.final else ": set another limit"
-        more = f"; {ending.advice}" if ending.advice else other
-        raise UserError(f"{stored.path}: nothing is left to do, {ending.reason}{more}")
+    _check_left(stored.path, progress, ended, same=same)
     names = {
         **dict.fromkeys(("net", "coefficients", "counters"), True),
         "state of the step": carried.step,

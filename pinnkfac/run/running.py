@@ -135,8 +135,10 @@ class Run:
         self.watcher.finish(self.progress, ending)
         coefficients = self.watcher.coefficients()
         names = [term.name for term in self.task.problem.terms]
+        told = self.watcher.told(coefficients)
         return {
-            **self.watcher.told(coefficients),
+            **told,
+            "warnings": [*self.progress.doubts, *told["warnings"]],
             "loss": self.parts.system.weighted(losses.written),
             "losses": dict(zip(names, losses.written, strict=True)),
             "coefficients": coefficients,

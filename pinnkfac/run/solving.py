@@ -67,7 +67,9 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
     if start is not None:
         display.say(start.note)
         task = replace(task, config=start.config)
-        progress = Progress(seconds=start.seconds, notes=[start.note], solved=start.solved)
+        progress = Progress(
+            seconds=start.seconds, notes=[start.note], doubts=start.doubts, solved=start.solved
+        )
         parts = assemble(task.config, task.problem, start.net)
     return _written(task, folder, lambda own: Run(task, parts, display, own, progress).go())
 

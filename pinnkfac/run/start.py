@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from pinnkfac.config.build import build
+from pinnkfac.domain import Points
 from pinnkfac.features.search import ROUNDED, SOLVED, WAVES, Candidate, Found, Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
@@ -31,27 +32,36 @@ LEAST = 1e-12
 """Size of what a net adds to features that leave less."""
 ROUGHLY = 0.05
 """Relative residual below which a net begins with features whose waves it does not find."""
-RESERVE = 0.6
+RESERVE = 0.4
 """Part of the work that features may take where more of them help much."""
 CLEARLY = 5.0
 """How many times less features with sin must leave than others for a net of them."""
 
 
+MORE_THAN_ONE = (
+    "the terms do not determine '{}': other functions fulfil them as well. Is a condition missing, "
+    "or is it fixed up to a constant only? Add what is known of it"
+)
+
+
 @dataclass(frozen=True)
 class Start:
     """A configuration in which nothing of the net is left to be chosen, that net, what was found in
-    words, whether that solves the problem to rounding, and the seconds that it took."""
+    words, what a user must be warned of, whether the problem is solved to rounding, and the seconds
+    that it took."""
 
     config: DictConfig
     net: nn.Module
     note: str
+    doubts: list[str]
     solved: bool
     seconds: float
 
 
 def find_start(config: DictConfig, problem: Problem) -> Start | None:
     """Random features within the share of the work that the step allows them; None where it allows
-    none, where the net is none that they fit in, or where a problem has unknown coefficients.
+    none, where the net is none that they fit in, or where a problem has unknown coefficients or
+    values that were measured, which features would fit with their noise.
 
     Where they leave almost nothing, the net begins with them, and adds to them. Else they say
     whether waves fit the problem better than steps, and the net is of sin instead of tanh.
@@ -61,7 +71,7 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
     step: Any = build(config.step, "step")
     if not isinstance(settings, MlpSettings) or not isinstance(step, Auto):
         return None
-    if settings.features is not None or problem.parameters or not step.features:
+    if settings.features is not None or _unknown(problem) or not step.features:
         return None
     search = _search(config, problem, settings, step)
     with one_thread_in_torch(torch.device(general_settings(config).device)):
@@ -69,6 +79,7 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
         if found is None:
             return None
         best = search.checked(found.best) if _solves(found.best) else found.best
+        doubtful = search.undetermined(best) if _solves(best) else None
     if settings.activation == AUTO:
         settings = replace(settings, activation=_activation(found))
     if _solves(best):
@@ -79,7 +90,15 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
         _take_over(net, best)
     note = _note(best, settings)
     seconds = time.perf_counter() - begin
-    return Start(_resolved(config, settings), net, note, best.residual < ROUNDED, seconds)
+    doubts = [] if doubtful is None else [MORE_THAN_ONE.format(doubtful)]
+    solved = best.residual < ROUNDED and not doubts
+    return Start(_resolved(config, settings), net, note, doubts, solved, seconds)
+
+
+def _unknown(problem: Problem) -> bool:
+    """Whether there is something to be found from data."""
+    regions = [term.where for term in problem.terms]
+    return bool(problem.parameters) or any(isinstance(r, Points) and r.values for r in regions)
 
 
 def _search(config: DictConfig, problem: Problem, settings: MlpSettings, step: Auto) -> Search:

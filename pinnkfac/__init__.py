@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pinnkfac.field import div, dot, grad, lap
     from pinnkfac.problem import Parameter, Problem, Term
     from pinnkfac.run.resuming import resume
-    from pinnkfac.run.solving import Result, solve
+    from pinnkfac.run.solving import solve
+    from pinnkfac.run.task import Result
     from pinnkfac.solution import Solution
 
 _HOMES = {
@@ -21,7 +22,7 @@ _HOMES = {
     "Parameter": "pinnkfac.problem",
     "Points": "pinnkfac.domain",
     "Problem": "pinnkfac.problem",
-    "Result": "pinnkfac.run.solving",
+    "Result": "pinnkfac.run.task",
     "Sobol": "pinnkfac.domain",
     "Solution": "pinnkfac.solution",
     "Term": "pinnkfac.problem",

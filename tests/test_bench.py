@@ -234,6 +234,19 @@ def test_tables_say_what_was_missed_and_why(paper):
     assert len(verdicts(report)) == 4 and any("medians" in line for line in notes(report))
 
 
+def test_records_without_seconds_are_left_out_and_told_of(paper):
+    metrics = paper / "poisson2d_small/kfac/0/metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([*lines[:3], '{"step": 40, "rms_error": 1e-9}', lines[4], ""]))
+    (paper / "poisson2d_small/kfac/1/measured.json").write_text('{"peak_memory": 1}')
+    report = read_report(suite_of("paper"), paper)
+    (told,) = [line for line in notes(report) if "left out" in line]
+    assert told.startswith(f"{metrics}, line 4: damaged")
+    job = next(j for j in as_dict(report)["jobs"] if (j["step"], j["seed"]) == ("kfac", 0))
+    assert job["history"]["step"] == [10, 20, 30, 50]
+    write_results(report)
+
+
 def test_what_is_written_can_be_read_back(paper):
     report = read_report(suite_of("paper"), paper)
     write_results(report)

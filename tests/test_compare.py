@@ -249,6 +249,7 @@ def test_seconds_to_an_error_are_those_of_the_first_record_below_it():
     assert seconds_to(records, 1e-3) == 2.5
     assert seconds_to(records, 1e-6) is None
     assert seconds_to([{"step": 1}], 1e-2) is None
+    assert seconds_to([{**record, "window": 1} for record in records], 1e-2) is None
 
 
 def test_runs_are_compared_in_a_table_and_a_picture(tmp_path, capsys, monkeypatch):

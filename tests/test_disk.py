@@ -193,6 +193,42 @@ def test_a_grid_is_empty_outside_and_places_there_are_warned_of(solved):
         solved.solution.u(x=3.0, y=-2.0)
 
 
+# -- parts of it by a condition --------------------------------------------------------------------
+def right(at):
+    return at.x > 1.2
+
+
+def on_a_part(exact=None):
+    terms = [
+        Term("inside", DISK.interior.where(right), lambda u, at: lap(u) - 1),
+        Term("rim", DISK.boundary.where(right), lambda u, at: u),
+    ]
+    return Problem(fields=("u",), terms=terms, solution=exact)
+
+
+def test_a_part_of_the_disk_alone_is_what_errors_and_pictures_are_of():
+    domain = on_a_part().domain
+    x = torch.tensor([[1.5, -2.0], [1.1, -2.0], [2.4, -0.6], [1.2, -2.0]], dtype=FLOAT)
+    assert domain.contains(x).tolist() == [True, False, False, True], "its edge included"
+    points = ErrorMeter(on_a_part(lambda at: at.x), 500).points
+    assert bool((points[:, 0] > 1.2).all() & DISK.contains(points).all())
+    boundary = draw(domain.boundary, Uniform(), 50).coordinates
+    assert torch.allclose(distance(boundary), torch.tensor(1.5, dtype=FLOAT)), "that of the disk"
+    both = [*on_a_part().terms, Term("all", DISK.interior, lambda u, at: u)]
+    assert Problem(fields=("u",), terms=both).domain is DISK
+
+
+def test_a_picture_of_a_part_shows_the_part_and_a_stored_run_the_box(tmp_path):
+    words = ("net.widths=[4]", "points.scale=0.1", "step=adam", "stop.steps=1", "run.plot=false")
+    result = solve(on_a_part(), *words, "threads=1", "run.quiet=true", folder=tmp_path / "run")
+    data = np.ma.filled(draw_solution(result.solution).axes[0].images[0].get_array(), math.nan)
+    x, y = np.meshgrid(np.linspace(-0.5, 2.5, 161), np.linspace(-3.5, -0.5, 161))
+    inside = (np.hypot(x - 1.0, y + 2.0) <= 1.5 * (1 + 1e-6)) & (x > 1.2)
+    assert np.array_equal(np.isfinite(data), inside)
+    note = "the shape of interior where right is not at hand: this is the box around it"
+    assert draw_solution(Solution.load(tmp_path / "run")).get_suptitle() == note
+
+
 # -- what check sees -------------------------------------------------------------------------------
 def test_a_solution_that_ends_with_the_disk_is_checked_in_it():
     """Differences and the faces of the box lie outside, where it is NaN."""

@@ -4,7 +4,8 @@ Blocks of a page run in order, in one folder:
 
 * ``python`` that begins with ``# NAME.py`` is written to that file; other ``python`` is executed;
 * ``sh`` holds lines ``python -m pinnkfac ...`` or ``python NAME.py``, run in this process with
-  shorter settings; ``# exit code N`` behind one says that it does not end with 0;
+  shorter settings; ``# exit code N`` behind one says that it does not end with 0, ``# about N s``
+  that it is run as it stands;
 * ``yaml`` with a line ``# conf/GROUP/NAME.yaml`` is an option in a copy of conf/;
 * ``text`` is what the block before it prints. Numbers may differ, repeated lines count once, and
   a line or part ``…`` stands for anything.
@@ -98,6 +99,8 @@ def shortened(line: str) -> tuple[list[str], int]:
     """The words of a command with shorter settings, and the exit code that is expected."""
     command, _, remark = line.partition("  #")
     found = re.fullmatch(r" exit code (\d)", remark)
+    if re.fullmatch(r" about \d+ s", remark):
+        return [*shlex.split(command), *SHORT], 0
     words = shlex.split(less(command))
     if words[:2] == ["-m", "pinnkfac"] and words[2] == "solve" and "--cfg" not in words:
         given = {word.partition("=")[0] for word in words}

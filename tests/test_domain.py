@@ -490,6 +490,9 @@ def test_the_only_region_of_full_dimension_says_what_is_inside_of_the_domain():
         torch.tensor([[0.0, 0.0], [0.9, 0.9], [2.0, 0.0]], dtype=FLOAT)
     )
     assert inside.tolist() == [False, True, False]
+    angle = torch.linspace(0, 6, 50, dtype=FLOAT)
+    edge = 0.5 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    assert bool(problem.domain.contains(edge).all()), "up to rounding"
 
 
 def test_conditions_one_after_the_other_all_hold_after_points_are_moved():

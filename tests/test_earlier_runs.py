@@ -91,3 +91,43 @@ def test_to_go_on_with_it_is_refused_in_one_line(earlier, overrides, capsys):
     assert main(["resume", str(earlier), *overrides]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert {path: path.read_bytes() for path in earlier.iterdir()} == before
+
+
+def lacks_a_part(state):
+    del state["equation_sizes"]
+
+
+def lacks_a_scale_of_the_net(state):
+    for name in [name for name in state["net"] if name.startswith("output.")]:
+        del state["net"][name]
+    del state["config"]["net"]["output_scaling"]
+
+
+def has_another_form(state):
+    state["points"] = {"points": state["points"]["points"], "exchanged": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lacks_a_part, "it lacks equation_sizes"),
+        (lacks_a_scale_of_the_net, "of the net"),
+        (has_another_form, "or of another problem or step"),
+    ],
+)
+def test_a_checkpoint_of_an_earlier_form_is_told_and_still_read(tmp_path, change, words):
+    """What an earlier version stored otherwise, beside settings that are as they were."""
+    folder = tmp_path / "run"
+    words_of_it = ("net.widths=[8]", "points.scale=0.1", "step=adam", "stop.steps=2", "threads=1")
+    solve("poisson2d", *words_of_it, "run.plot=false", "run.quiet=true", folder=folder)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    change(state)
+    torch.save(state, folder / "checkpoint.pt")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(state["config"])))
+    with pytest.raises(UserError) as found:
+        resume(folder, "stop.steps=4")
+    message = str(found.value)
+    assert "of an earlier version of pinnkfac" in message and words in message
+    assert message.endswith("start a new one; plot, compare and export still read it")
+    assert float(Solution.load(folder).u(x=0.5, y=0.5)) < 10
+    assert main(["export", str(folder), str(tmp_path / "u.npz")]) == 0

@@ -12,7 +12,21 @@ from oracles import assert_close, deviation, jacobian
 from problems import allen_cahn, flow, heat, poisson
 from torch import Generator, nn, sin
 
-from pinnkfac import Box, Parameter, Problem, Solution, Term, Uniform, UserError, lap, resume, solve
+from pinnkfac import (
+    Box,
+    Parameter,
+    Points,
+    Problem,
+    Solution,
+    Term,
+    Uniform,
+    UserError,
+    dot,
+    grad,
+    lap,
+    resume,
+    solve,
+)
 from pinnkfac.config.compose import compose
 from pinnkfac.features import search as searching
 from pinnkfac.features import solve as solving
@@ -114,9 +128,9 @@ def test_newton_solves_equations_that_are_not_linear():
     solved = solving.solve(system, points)
     assert 2 <= solved.steps <= solving.ITERATIONS
     assert not solved.linear
-    assert system.loss(points) < 1e-18
+    assert system.loss(points) < 1e-13
     x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
-    assert deviation(system.net(x).detach(), torch.cos(2 * x)) < 1e-8
+    assert deviation(system.net(x).detach(), torch.cos(2 * x)) < 1e-6
 
 
 def test_a_step_that_lowers_nothing_is_not_taken():
@@ -129,32 +143,45 @@ def test_a_step_that_lowers_nothing_is_not_taken():
 
 
 # -- the search ------------------------------------------------------------------------------------
+def oscillation(k):
+    """u'' = f on [−1, 1], of which u = sin kx is the solution."""
+    box = Box(x=(-1, 1))
+
+    def u(at):
+        return sin(k * at.x)
+
+    terms = [
+        Term("ode", box.interior, lambda v, at: v.xx + k**2 * u(at)),
+        Term("ends", box.boundary, lambda v, at: v - u(at)),
+    ]
+    return Problem(fields=("u",), terms=terms, solution=u)
+
+
 def test_waves_are_found_by_sin_of_their_length():
-    found = search_for(waves(18.0)).best()
-    assert set(found) == {"tanh", "sin"}
-    best = found["sin"]
-    assert best.residual < 1e-6 < 1e-2 < found["tanh"].residual
-    assert 14 <= best.settings.scale <= 50
+    found = search_for(oscillation(300.0)).found()
+    assert set(found.few) == {"tanh", "sin"}
+    best = found.best
+    assert best.settings.activation == "sin"
+    assert best.residual < 1e-6 < 1e-2 < found.few["tanh"].residual
+    assert 150 <= best.settings.scale <= 900
     assert best.linear
-    problem = waves(18.0)
-    x = problem.domain.interior.draw(400, Uniform(), Generator().manual_seed(3)).coordinates
-    exact = (torch.sin(18 * x[:, 0]) * torch.sin(18 * x[:, 1]))[:, None]
-    assert deviation(best.net(x).detach(), exact) < 1e-6
+    x = torch.linspace(-1, 1, 777, dtype=torch.float64)[:, None]
+    assert deviation(best.net(x).detach(), torch.sin(300 * x)) < 1e-5
 
 
 def test_the_budget_is_kept():
-    assert search_for(waves(2.0), 1e9).best() == {}
-    small, large = (search_for(waves(18.0), budget) for budget in (2e10, 2e11))
-    least, most = small.best()["sin"], large.best()["sin"]
+    assert search_for(oscillation(2.0), 1e9).found() is None
+    small, large = (search_for(oscillation(400.0), budget) for budget in (1.6e10, 1e11))
+    least, most = small.found().best, large.found().best
     assert least.settings.number < most.settings.number
     assert small.budget >= 0
     assert large.budget >= 0
 
 
 def test_what_helps_much_has_the_reserve():
-    plain, more = search_for(waves(18.0), 2.2e10), search_for(waves(18.0), 2.2e10)
+    plain, more = search_for(oscillation(500.0), 1.7e10), search_for(oscillation(500.0), 1.7e10)
     more.reserve = 1e11
-    fewer, larger = plain.best()["sin"], more.best()["sin"]
+    fewer, larger = plain.found().best, more.found().best
     assert larger.settings.number > fewer.settings.number
     assert larger.residual < fewer.residual
 
@@ -171,6 +198,35 @@ def test_fields_far_beyond_their_scale_are_no_solution(monkeypatch):
 
     monkeypatch.setattr(searching, "solve", blown_up)
     assert search.candidate(settings) is None
+
+
+def with_a_spot(width):
+    """u'' + f = 0, where f has a spot between the points that candidates are compared on."""
+    box = Box(x=(-1, 1))
+
+    def f(at):
+        return sin(3 * at.x) + torch.where((at.x + 0.4).abs() < width, 1.0 / width, 0.0 * at.x)
+
+    terms = [
+        Term("ode", box.interior, lambda u, at: u.xx + f(at)),
+        Term("ends", box.boundary, lambda u, at: u),
+    ]
+    return Problem(fields=("u",), terms=terms)
+
+
+def test_features_that_miss_a_small_part_of_the_domain_are_no_solution():
+    problem = with_a_spot(5e-4)
+    search = search_for(problem)
+    best = search.found().best
+    assert best.residual < 1e-9, "the spot lies between the points"
+    assert search.checked(best).residual > 0.5
+    start = find_start(configuration("stop.seconds=60"), problem)
+    assert start is not None
+    assert not start.solved
+    assert start.net.features is None
+    smooth = search_for(waves(2.0))
+    best = smooth.found().best
+    assert smooth.checked(best).residual < 10 * best.residual
 
 
 # -- the start of a run ----------------------------------------------------------------------------
@@ -219,17 +275,20 @@ def test_none_with_unknown_coefficients():
 
 
 def test_what_features_leave_chooses_the_activation():
-    found = {"sin": 1e-4, "tanh": 1e-2}
     from pinnkfac.run.start import _activation
 
-    candidates = {
-        name: searching.Candidate(FeatureSettings(), nn.Sequential(), residual, linear=True)
-        for name, residual in found.items()
-    }
-    assert _activation(candidates) == "sin"
-    candidates["tanh"] = replace(candidates["tanh"], residual=4e-4)
-    assert _activation(candidates) == "tanh"
-    assert _activation({"sin": candidates["sin"]}) == "sin"
+    def candidate(name, residual, scale=1.0):
+        settings = FeatureSettings(9, name, scale)
+        return searching.Candidate(settings, nn.Sequential(), residual, linear=True)
+
+    sin, tanh = candidate("sin", 1e-4), candidate("tanh", 1e-2)
+    more, shorter = candidate("sin", 1e-9), candidate("sin", 1e-9, 16.0)
+    alike = candidate("tanh", 4e-4)
+    assert _activation(searching.Found({"sin": sin, "tanh": tanh}, sin)) == "sin"
+    assert _activation(searching.Found({"sin": sin, "tanh": alike}, more)) == "tanh"
+    assert _activation(searching.Found({"sin": sin, "tanh": alike}, shorter)) == "sin"
+    assert _activation(searching.Found({"sin": sin}, sin)) == "sin"
+    assert _activation(searching.Found({"tanh": tanh}, tanh)) == "tanh"
 
 
 def test_a_run_with_features_is_stored_loaded_and_resumed(tmp_path):
@@ -248,23 +307,149 @@ def test_a_run_with_features_is_stored_loaded_and_resumed(tmp_path):
 def test_a_net_trains_what_features_leave(monkeypatch, tmp_path):
     from pinnkfac.run import start as starting
 
+    monkeypatch.setattr(starting, "_work", lambda *_: 1e11)
     monkeypatch.setattr(starting, "ROUNDED", 0.0)
-    monkeypatch.setattr(searching, "FINISHED", 1e-4)
+    monkeypatch.setattr(searching, "ROUNDED", 1e-4)
     monkeypatch.setattr(starting, "SOLVED", 1.0)
-    monkeypatch.setattr(searching, "COLUMNS", 40)
-    words = (*QUICK, "stop.seconds=60", "stop.steps=12", "net.features=null")
-    result = solve(waves(3.0), *words, "run.plot=false", folder=tmp_path / "run")
-    errors = [r["relative_l2_error"] for r in result.history]
+    monkeypatch.setattr(searching, "COLUMNS", 100)
+    words = (*QUICK, "stop.steps=12", "net.widths=[16]")
+    result = solve(waves(6.0), *words, "run.plot=false", folder=tmp_path / "run")
+    first, *_, last = result.history
     assert result.summary["steps"] == 12
-    assert errors[-1] < 0.5 * errors[0] < 0.1
-    twice = resume(tmp_path / "run", "stop.steps=14", pde=waves(3.0))
+    assert last["relative_l2_error"] < 1e-3, "nothing of the features is lost"
+    assert last["losses"]["poisson"] < first["losses"]["poisson"] < 1e-4
+    twice = resume(tmp_path / "run", "stop.steps=14", pde=waves(6.0))
     assert twice.summary["steps"] == 14
+
+
+def test_steps_that_better_nothing_are_taken_back(monkeypatch):
+    from pinnkfac.run import start as starting
+
+    monkeypatch.setattr(starting, "_work", lambda *_: 1e11)
+    monkeypatch.setattr(starting, "SOLVED", 1.0)
+    monkeypatch.setattr(searching, "ROUNDED", 1e-4)
+    monkeypatch.setattr(starting, "ROUNDED", 0.0)
+    monkeypatch.setattr(searching, "COLUMNS", 100)
+    # the start claims to leave nothing, so that whatever steps do is worse
+    claimed = Search.checked
+    monkeypatch.setattr(Search, "checked", lambda *a: replace(claimed(*a), residual=0.0))
+    result = solve(waves(6.0), *QUICK, "stop.steps=4", "net.widths=[16]")
+    assert result.stop_reason.endswith("the net is that of the start")
+    net = result.solution.net
+    assert not any(p.any() for p in net.layers[-1].parameters())
+    x = torch.rand(9, 2, dtype=torch.float64)
+    assert_close(result.solution(x), net.output(net.features(net.embedding[0](x))).detach(), 1e-12)
 
 
 def test_stored_features_are_checked():
     net = {"_target_": "pinnkfac.nets.MlpSettings", "features": {"number": -3}}
-    with pytest.raises(UserError, match="net.features.number"):
+    with pytest.raises(UserError, match=r"net\.features\.number"):
         stored.stored_settings(net)
     net["features"] = {"_target_": "x.y", "number": 30, "scale": 2.0}
     settings = stored.stored_settings(net)
     assert settings == MlpSettings(features=FeatureSettings(30, scale=2.0))
+
+
+def nothing():
+    """u = 0."""
+    box = Box(x=(-1, 1))
+    terms = [
+        Term("ode", box.interior, lambda u, at: u.xx - u),
+        Term("ends", box.boundary, lambda u, at: u),
+    ]
+    return Problem(fields=("u",), terms=terms)
+
+
+def test_a_run_whose_features_leave_exactly_nothing_can_be_loaded(tmp_path):
+    words = (*QUICK, "stop.seconds=60", "run.plot=false")
+    result = solve(nothing(), *words, folder=tmp_path / "run")
+    assert max(result.summary["relative_residuals"].values()) == 0.0
+    assert not Solution.load(tmp_path / "run")(torch.rand(5, 1, dtype=torch.float64)).any()
+
+
+def test_features_of_another_problem_are_told_when_its_run_is_resumed(tmp_path):
+    file = tmp_path / "line.py"
+    file.write_text(
+        "from pinnkfac import Box, Problem, Term\n"
+        "def line(k: float = 1.0) -> Problem:\n"
+        "    box = Box(x=(-1, 1))\n"
+        "    ode = Term('ode', box.interior, lambda u, at: u.xx + k)\n"
+        "    ends = Term('ends', box.boundary, lambda u, at: u)\n"
+        "    return Problem(fields=('u',), terms=[ode, ends])\n"
+    )
+    words = (*QUICK, "stop.seconds=60", "run.plot=false", "run.quiet=true")
+    solve(str(file), *words, folder=tmp_path / "run")
+    with pytest.raises(UserError, match="solved the problem as it was"):
+        resume(tmp_path / "run", "pde.k=2")
+
+
+def test_mistakes_are_told_before_features_are_looked_for(monkeypatch, tmp_path):
+    from pinnkfac.run import solving as runs
+
+    monkeypatch.setattr(runs, "find_start", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError, match="no such term"):
+        solve(waves(3.0), *QUICK, "stop.seconds=60", "points.numbers.foo=3")
+    (tmp_path / "problem.json").write_text("{}")
+    with pytest.raises(UserError, match="a run that was stopped"):
+        solve(waves(3.0), *QUICK, "stop.seconds=60", folder=tmp_path)
+
+
+# -- what features must not hide -------------------------------------------------------------------
+def test_a_missing_condition_is_told():
+    """u_xx + u_yy = f with slopes on the boundary: u is known up to a constant."""
+    box = Box(x=(-1, 1), y=(-1, 1))
+    terms = [
+        Term("poisson", box.interior, lambda u, at: lap(u) - 4),
+        Term("slope", box.boundary, lambda u, at: dot(grad(u), at.normal) - 2),
+    ]
+    problem = Problem(fields=("u",), terms=terms)
+    start = find_start(configuration("stop.seconds=60"), problem)
+    assert not start.solved
+    assert "do not determine 'u'" in start.doubts[0]
+    words = (*QUICK, "stop.seconds=20", "run.quiet=true")
+    assert "do not determine 'u'" in solve(problem, *words).summary["warnings"][0]
+    fixed = [*terms, Term("corner", box.at(x=-1, y=-1), lambda u, at: u)]
+    start = find_start(configuration("stop.seconds=60"), Problem(fields=("u",), terms=fixed))
+    assert start.solved
+    assert start.doubts == []
+
+
+def test_values_that_were_measured_are_not_fitted_by_features():
+    box = Box(x=(0, 1))
+    data = Points({"x": [0.2, 0.5, 0.7]}, v=[1.0, 1.1, 0.9])
+    terms = [
+        Term("ode", box.interior, lambda u, at: u.xx),
+        Term("data", data, lambda u, at: u - at.v),
+    ]
+    problem = Problem(fields=("u",), terms=terms)
+    assert find_start(configuration("stop.seconds=60"), problem) is None
+
+
+def test_given_points_without_values_stand_for_a_region():
+    x, y = 2 * torch.rand(2, 3000, dtype=torch.float64) - 1
+
+    def u(at):
+        return sin(2 * at.x) * sin(2 * at.y)
+
+    box = Box(x=(-1, 1), y=(-1, 1))
+    terms = [
+        Term("poisson", Points({"x": x, "y": y}), lambda v, at: lap(v) + 8 * u(at)),
+        Term("edge", box.boundary, lambda v, at: v - u(at)),
+    ]
+    problem = Problem(fields=("u",), terms=terms, solution=u, domain=box)
+    found = search_for(problem).found()
+    assert found.best.residual < 1e-8
+    assert search_for(problem).undetermined(found.best) is None
+
+
+def test_a_field_that_is_zero_hides_nothing():
+    """Beside itself it has no digit that is right."""
+    box = Box(x=(-1, 1))
+    terms = [
+        Term("ode", box.interior, lambda u, v, at: (u.xx + sin(at.x), v.xx)),
+        Term("ends", box.boundary, lambda u, v, at: (u - sin(at.x), v)),
+    ]
+    problem = Problem(fields=("u", "v"), terms=terms)
+    start = find_start(configuration("stop.seconds=60"), problem)
+    assert start.solved
+    assert start.doubts == []

@@ -16,7 +16,17 @@ PACKAGE = ROOT / "pinnkfac"
 
 FOLDERS = (
     *("version", "common", "field", "domain", "problem", "residual", "taylor", "nets"),
-    *("linearisation", "curvature", "step", "points", "store", "config", "export", "solution"),
+    *(
+        "linearisation",
+        "features",
+        "curvature",
+        "step",
+        "points",
+        "store",
+        "config",
+        "export",
+        "solution",
+    ),
     *("plots", "run", "inspection", "compare", "bench", "commands", "__main__"),
 )
 """From bottom to top: what stands in one may import what stands in it and below it."""

@@ -182,7 +182,7 @@ def test_show_takes_the_overrides_of_solve(run):
     assert "pde.kappa=0.1" in out
     assert "2 InputScaling → 8 Tanh → 7 Tanh → 1" in out
     assert re.search(r"step +adam: learning_rate=0\.001, beta1=0\.9", out)
-    assert "widths=[8, 7], activation=tanh" in out
+    assert "widths=[8, 7], activation=auto" in out
     brief = run("show", "heat1d", "net.widths=[8,7]", "damping.start=0.5")[1]
     assert "widths=[8, 7]" in brief
     assert "by_length: start=0.5" in brief

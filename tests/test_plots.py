@@ -18,7 +18,7 @@ from pinnkfac import Box, UserError
 from pinnkfac.domain.domain import around
 from pinnkfac.plots import animate, animation, draw_solution, save, saving
 from pinnkfac.plots.panels import thinned
-from pinnkfac.plots.style import COLOURS, exponent, line_style, styled
+from pinnkfac.plots.style import COLOURS, STYLE, exponent, line_style, styled
 from pinnkfac.problem.signature import Signature
 
 
@@ -297,6 +297,7 @@ def test_a_net_that_left_the_finite_numbers_is_drawn(tmp_path):
 def test_drawing_leaves_no_trace_in_matplotlib():
     before = dict(matplotlib.rcParams)
     draw_solution(line_problem())
+    animation.first_frame(animation.slice_over_time(heat(), heat().exact, 2))
     assert dict(matplotlib.rcParams) == before
     code = "import sys, pinnkfac.plots; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -372,6 +373,24 @@ def test_an_animation_has_one_frame_for_each_time(tmp_path):
             pictures.append(np.asarray(gif.convert("RGB")).copy())
             assert pictures[-1][0, 0].tolist() == [255, 255, 255]
     assert all(not np.array_equal(a, b) for a, b in pairwise(pictures))
+
+
+def test_an_animation_is_drawn_in_the_style_of_all_pictures(tmp_path, monkeypatch):
+    """Whatever the user's own is, from the first figure to the last frame that is written."""
+    seen = []
+    drawn = animation.drawn_image
+    monkeypatch.setattr(
+        animation,
+        "drawn_image",
+        lambda *given: [seen.append(dict(matplotlib.rcParams)), drawn(*given)][1],
+    )
+    with matplotlib.rc_context({"axes.titlesize": 30, "lines.linewidth": 9, "font.size": 25}):
+        figure, _ = animation.first_frame(animation.slice_over_time(heat(), None, 2))
+        animate(heat(), tmp_path / "u.gif", heat().exact, frames=2)
+    (ticks,) = {label.get_fontsize() for label in panels(figure)[0].get_xticklabels()}
+    assert ticks == STYLE["xtick.labelsize"]
+    assert panels(figure)[0].xaxis.label.get_fontsize() == 10, "matplotlib's own"
+    assert seen and all(p["lines.linewidth"] == STYLE["lines.linewidth"] for p in seen)
 
 
 def test_frames_show_the_fields_of_their_time_on_one_scale():

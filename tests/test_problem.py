@@ -134,6 +134,10 @@ BAD = {
         lambda: Term("data", Points({"x": []}), lambda u, at: u),
         ["'data'", "no points"],
     ),
+    "Points of lists of different lengths": (
+        lambda: Points({"x": [[1.0], [1.0, 2.0]]}),
+        ["'x'", "[[1.0], [1.0, 2.0]]", "one number per point"],
+    ),
     "Parameter without a name": (lambda: Parameter("2k", 1.0), ["'2k'", "name"]),
     "weight that is no number": (
         lambda: Term("heat", BOX.interior, residual, weight="big"),

@@ -35,7 +35,7 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
     assert len(blocks("python")) == 2
-    assert len(commands()) == 11
+    assert len(commands()) == 12
     assert len(re.findall(r"```(\w*)", README)) == 2 * (2 + 4)  # python and sh, and their ends
     assert not re.findall(r"@[A-Z]+@|TODO", README)
 

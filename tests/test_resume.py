@@ -210,7 +210,8 @@ def test_a_changed_file_keeps_the_net_and_says_what_is_new(tmp_path, capsys):
 def test_a_run_that_stood_still_or_diverged_goes_on_with_another_choice(tmp_path):
     """Its counters of failures begin anew, its step without what made it fail."""
     still = solved(
-        tmp_path / "still", "search=grid", "search.low=60", "search.high=61", "stop.rejections=2"
+        *(tmp_path / "still", "search=grid", "search.low=60", "search.high=61"),
+        *("stop.rejections=2", "step.features=0"),
     )
     assert "did not lower the loss" in still.stop_reason
     with pytest.raises(UserError, match="nothing is left to do"):

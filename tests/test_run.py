@@ -37,6 +37,8 @@ from pinnkfac.store.run_folder import RunFolder, Unwritable
 from pinnkfac.store.stored_run import StoredRun
 
 SMALL = ("net.widths=[8]", "points.scale=0.1", "threads=1", "run.plot=false", "run.quiet=true")
+ENDLESS = (*SMALL[:-1], "step.features=0")
+"""Nothing solves the problem before a signal comes."""
 
 
 def read(path):
@@ -201,7 +203,11 @@ def test_attempts_to_recover_are_counted_and_end():
     ("progress", "stop", "words"),
     [
         (Progress(step=5), Stop(steps=5), ("5 steps done (stop.steps)", "stop.steps=10")),
-        (Progress(seconds=60.5), Stop(), ("60 seconds passed (stop.seconds)", "stop.seconds=120")),
+        (
+            Progress(step=3, seconds=60.5),
+            Stop(),
+            ("60 seconds passed (stop.seconds)", "stop.seconds=120"),
+        ),
         (Progress(step=2, loss=1e-9), Stop(loss=1e-8), ("loss below 1e-08", "")),
         (Progress(step=40, loss=1.0, rejected=30), Stop(), ("30 steps in a row", "points.scale=2")),
     ],
@@ -211,6 +217,17 @@ def test_every_stop_says_why_and_what_to_try(progress, stop, words):
     assert ending is not None and ending.status == "finished"
     assert words[0] in ending.reason and words[1] in ending.advice
     assert ending_of(Progress(step=1, loss=1.0), Stop()) is None
+
+
+def test_a_start_that_took_all_the_time_is_followed_by_a_step():
+    assert ending_of(Progress(seconds=61.0), Stop()) is None
+
+
+def test_neither_a_loss_nor_rejected_steps_end_a_run_that_has_not_reached_all_of_its_domain():
+    stop = Stop(loss=1e-3, rejections=5)
+    for now in (Progress(step=9, loss=1e-4), Progress(step=9, loss=1.0, rejected=5)):
+        assert ending_of(now, stop) is not None
+        assert ending_of(replace(now, part=0.5), stop) is None
 
 
 def test_an_error_that_is_small_enough_stops_before_all_else_and_whoever_asks_at_last():
@@ -228,7 +245,7 @@ def test_an_error_that_is_small_enough_stops_before_all_else_and_whoever_asks_at
     (signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143),
 ])  # fmt: skip
 def test_one_signal_stops_after_the_step_and_saves(tmp_path, number, name, code):
-    process = start("solve", "poisson2d", *SMALL[:-1], "run.dir=run", cwd=tmp_path)
+    process = start("solve", "poisson2d", *ENDLESS, "run.dir=run", cwd=tmp_path)
     wait_for(tmp_path / "run/metrics.jsonl", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
@@ -286,9 +303,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path):
 
 
 def test_ctrl_c_ends_a_sweep_with_its_table(tmp_path):
-    process = start(
-        "solve", "poisson2d", "-m", *SMALL[:-1], "seed=0,1", "run.dir=sweep", cwd=tmp_path
-    )
+    process = start("solve", "poisson2d", "-m", *ENDLESS, "seed=0,1", "run.dir=sweep", cwd=tmp_path)
     wait_for(tmp_path / "sweep/0/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
@@ -364,7 +379,7 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 def test_a_terminal_is_left_as_it_was_with_the_table_above_the_last_lines(tmp_path, keys):
     limit = "stop.steps=3" if keys is None else "stop.seconds=30"
     for words in (
-        ("solve", "poisson2d", *SMALL[:-1], limit, "run.dir=run"),
+        ("solve", "poisson2d", *ENDLESS, limit, "run.dir=run"),
         ("resume", "run", "stop.steps=5" if keys is None else "stop.seconds=40"),
     ):
         written, code = in_terminal(*words, cwd=tmp_path, keys=keys)

@@ -16,6 +16,7 @@ from pinnkfac.config.compose import compose
 from pinnkfac.linearisation.balance import Balance, mean_square_norms
 from pinnkfac.linearisation.field_scales import field_scales
 from pinnkfac.linearisation.parts import MOST, Parts
+from pinnkfac.linearisation.parts import size as size_of
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import MlpSettings, OutputScaling
@@ -91,8 +92,8 @@ def test_many_derivatives_of_a_slot_are_one_part():
 
 
 # -- scales of fields ------------------------------------------------------------------------------
-def scales_of(problem, seed=0):
-    net = MlpSettings(widths=[16, 16]).make(problem.signature, seed)
+def scales_of(problem, seed=0, dtype=FLOAT):
+    net = MlpSettings(widths=[16, 16]).make(problem.signature, seed).to(dtype)
     system = System(problem, net)
     drawn = [t.where.draw(200, Uniform(), Generator().manual_seed(1)) for t in problem.terms]
     points = system.prepare(drawn)
@@ -175,6 +176,26 @@ def test_parts_that_are_not_linear_settle_where_they_balance():
     assert 1e-5 < found.scale < 1e-3
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        lambda u, at: u + 1e5 * at.y - 700.3 - 1e5 * at.y,  # 700.3, but for rounding
+        lambda u, at: torch.log(torch.exp((u - 700 - at.y) / 300)),  # linear, but for rounding
+    ],
+)
+def test_rounding_of_float32_says_nothing_of_a_field(condition):
+    problem = made_of(lambda u, at: lap(u), condition)
+    fine, coarse = (scales_of(problem, dtype=dtype)[0] for dtype in (FLOAT, torch.float32))
+    assert coarse.scale == pytest.approx(fine.scale, rel=0.1)
+    assert coarse.offset == pytest.approx(fine.offset, rel=1e-4)
+
+
+@pytest.mark.parametrize("power", [-30, 0, 30])
+def test_sizes_of_float32_do_not_overflow(power):
+    values = torch.tensor([3.0, 4.0, math.inf]) * 10.0**power
+    assert float(size_of(values)) == pytest.approx(math.sqrt(12.5) * 10.0**power)
+
+
 # -- runs ------------------------------------------------------------------------------------------
 def poisson(size=1.0, length=1.0, conductivity=1.0, offset=0.0):
     box = Box(x=(0, length), y=(0, length))
@@ -208,6 +229,18 @@ def test_a_run_does_not_depend_on_units(units):
     plain, other = (solve(p, *SMALL, "stop.steps=4").summary for p in (poisson(), poisson(**units)))
     assert other["relative_l2_error"] == pytest.approx(plain["relative_l2_error"], rel=1e-6)
     assert other["relative_residuals"] == pytest.approx(plain["relative_residuals"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "units", [{"size": 1e22}, {"size": 1e-25}, {"conductivity": 1e20}], ids=str
+)
+def test_a_run_in_float32_does_not_depend_on_units(units):
+    """Squares of such residuals are beyond what float32 holds."""
+    options = (*SMALL, "stop.steps=4", "dtype=float32")
+    plain, other = (solve(p, *options).summary for p in (poisson(), poisson(**units)))
+    assert other["relative_l2_error"] == pytest.approx(plain["relative_l2_error"], rel=0.3)
+    assert other["relative_residuals"] == pytest.approx(plain["relative_residuals"], rel=0.3)
+    assert plain["relative_l2_error"] < 0.5, "something was learnt"
 
 
 def test_coefficients_are_trained_in_units_of_their_first_values():
@@ -293,5 +326,5 @@ def test_the_size_of_an_equation_is_that_of_the_rows_of_its_jacobian():
     choose_units(system)
     points = points_for(system, 4000)
     expected = mean_square_norms(system.linearise(points))
-    for size, norms in zip(system.equation_sizes, expected, strict=True):
-        assert_close(size, norms.sqrt(), 0.1)  # of a few points
+    for found, norms in zip(system.equation_sizes, expected, strict=True):
+        assert_close(found, norms.sqrt(), 0.1)  # of a few points

@@ -13,9 +13,9 @@ from pinnkfac.inspection.checks import examine_problem
 from pinnkfac.inspection.finding import Verdict
 from pinnkfac.linearisation.jumps import find_jumps
 from pinnkfac.linearisation.parts import Parts
+from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import MlpSettings
-from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.run.verdict import warnings_of
 
 BOX = Box(x=(0, 2), y=(0, 1))
@@ -80,7 +80,7 @@ def test_a_flux_of_zero_is_measured_beside_what_the_field_changes_by():
 
 
 def test_residuals_of_given_points_are_measured_between_them_where_nothing_is_known_there_only():
-    x = torch.linspace(0, 2, 11, dtype=FLOAT)
+    x = torch.linspace(0, 2, 41, dtype=FLOAT)
     y = torch.full_like(x, 0.5)
     with_values = problem_of((Points({"x": x, "y": y}, m=x), lambda u, at: u.x - at.m), domain=BOX)
     without = problem_of((Points({"x": x, "y": y}), lambda u, at: u.x), domain=BOX)
@@ -90,8 +90,8 @@ def test_residuals_of_given_points_are_measured_between_them_where_nothing_is_kn
     meter = ResidualMeter(system_of(without))
     (judged,) = meter.judged
     places = judged.points.points.coordinates[:, 0]
-    assert bool(((places - places.mul(10).round() / 10).abs() < 1e-12).all())
-    assert not set(places.tolist()) & set(x.tolist())
+    assert bool(((places - places.mul(40).round() / 40).abs() < 1e-12).all())
+    assert bool((places.mul(40).round() % 2 == 1).all()), "halfway to a neighbour"
     assert set(meter.on_given_points()) == {"term0"}
 
 
@@ -104,6 +104,42 @@ def test_a_record_has_the_relative_residuals_of_all_terms():
         assert last["relative_residuals"][name] < first["relative_residuals"][name]
     assert set(result.summary["relative_residuals"]) == {"term0", "term1"}
     assert isinstance(result.summary["warnings"], list)
+
+
+@pytest.mark.parametrize("places", [8, 60])
+def test_a_misfit_is_told_from_noise_by_the_signs_at_neighbours(places):
+    """u = 0 beside values of noise, of a wave, and of both; eight points say nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(places, generator=generator, dtype=FLOAT)
+    noise, wave = torch.randn(places, generator=generator, dtype=FLOAT), torch.sin(3 * x)
+    for values, alike in ((noise, False), (wave, places > 8), (wave + 0.3 * noise, places > 8)):
+        data = Points({"x": x, "y": 0 * x}, m=values)
+        problem = problem_of((BOX.interior, lambda u, at: lap(u)), (data, lambda u, at: u - at.m))
+        found = ResidualMeter(System(problem, Plane(0.0, 0.0))).systematic()
+        assert found == {"term1": alike}
+
+
+def test_a_fit_of_noisy_values_is_told_from_one_that_they_contradict():
+    """u'' = 0 through values of a line with noise of a tenth, and of a parabola."""
+    x = torch.linspace(0, 2, 60, dtype=FLOAT)
+    noise = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=FLOAT)
+
+    def told_of(values):
+        data = Points({"x": x, "y": 0.5 + 0 * x}, m=values)
+        problem = Problem(
+            fields=("u",),
+            terms=[
+                Term("line", BOX.interior, lambda u, at: (u.xx, u.y)),
+                Term("data", data, lambda u, at: u - at.m, weight=1e-3),
+            ],
+        )
+        summary = solve(problem, *SMALL, "stop.steps=40", "run.quiet=true").summary
+        assert summary["relative_residuals"]["data"] > 0.02
+        return summary["warnings"]
+
+    assert told_of(1 + x + 0.1 * noise) == []
+    (warning,) = told_of(1 + x**2)
+    assert warning.startswith("term 'data' does not hold") and "noise is not" in warning
 
 
 # -- jumps -----------------------------------------------------------------------------------------
@@ -140,13 +176,19 @@ def test_other_coefficients_do_not_jump(residual):
 PROBLEM = problem_of((BOX.interior, lambda u, at: lap(u)), (BOX.boundary, lambda u, at: u - at.x))
 
 
-def told(*trace, steps=100, given=None, coefficients=None, problem=PROBLEM, jumps=()):
+def told(*trace, steps=100, given=None, coefficients=None, problem=PROBLEM, alike=None):
     records = [
         {"step": steps, "relative_residuals": dict(zip(("term0", "term1"), pair, strict=True))}
         for pair in trace
     ]
     return warnings_of(
-        problem, records, records[-1]["relative_residuals"], given or {}, coefficients or {}, jumps
+        problem,
+        records,
+        records[-1]["relative_residuals"],
+        given or {},
+        coefficients or {},
+        [],
+        alike or {},
     )
 
 
@@ -174,10 +216,47 @@ def test_a_warning_names_the_term_and_what_was_seen(trace, words):
     assert words in warning
 
 
+STALLED = ((1.0, 1.0), (1e-3, 0.04), (1e-3, 0.04))
+
+
+def test_values_that_are_fitted_but_for_noise_are_no_reason_to_warn():
+    assert told(*STALLED), "of any other term"
+    assert told(*STALLED, alike={"term1": False}) == []
+    assert told((1.0, 1.0), (1e-3, 0.04), steps=4, alike={"term1": False}) == []
+
+
+def test_noise_as_large_as_the_values_is_told_of():
+    (warning,) = told((1.0, 1.0), (1e-3, 0.5), alike={"term1": False})
+    assert warning.startswith("term 'term1': its values are fitted to 50 % only")
+
+
+def test_a_misfit_that_is_no_noise_is_told_of():
+    (warning,) = told(*STALLED, alike={"term1": True})
+    assert "term 'term1' does not hold" in warning and "which noise is not" in warning
+
+
+@pytest.mark.parametrize("trace", [(0.9, 0.1, 0.1), (0.9, 1e-3, 0.1)])
+def test_an_equation_that_is_spoiled_by_noise_is_told_of_the_weight_of_the_data(trace):
+    """Whether it stalled there, or had been lower before the noise was fitted."""
+    (warning,) = told(*((rho, 0.04) for rho in trace), alike={"term1": False})
+    assert warning.startswith("term 'term0' does not hold")
+    assert "'term1' less weight, Term(..., weight=0.01)" in warning and "astray" not in warning
+
+
 def test_a_record_that_was_not_finite_is_infinite():
     records = [{"step": 50, "relative_residuals": {"term0": None, "term1": 1.0}}]
     now = {"term0": 0.5, "term1": 1e-3}
     assert warnings_of(PROBLEM, records, now, {}, {}, [])
+
+
+def test_records_of_another_problem_say_nothing_of_this_one():
+    """Those of a run that was resumed with other terms."""
+    now = {"term0": 0.5, "term1": 1e-3}
+    others = {"step": 50, "relative_residuals": {"walls": 1e-9, "term0": 1e-9}}
+    own = {"step": 90, "relative_residuals": now}
+    assert warnings_of(PROBLEM, [others, own], now, {}, {}, []) == warnings_of(
+        PROBLEM, [own], now, {}, {}, []
+    )
 
 
 def test_few_steps_are_what_a_short_run_is_told():
@@ -186,8 +265,10 @@ def test_few_steps_are_what_a_short_run_is_told():
 
 
 def test_a_net_that_fits_its_given_points_only_is_told_of():
-    (warning, *_) = told((1.0, 1.0), (0.5, 1e-3), given={"term0": 1e-6})
+    (warning,) = told((1.0, 1.0), (0.5, 1e-3), given={"term0": 1e-6})
     assert "5e+05 times larger between its given points" in warning
+    (warning,) = told((1.0, 1.0), (0.5, 1e-3), given={"term0": 0.0})
+    assert "far larger between its given points" in warning
     assert told((1.0, 1.0), (5e-3, 1e-3), given={"term0": 1e-6}) == []
 
 

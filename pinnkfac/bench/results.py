@@ -37,6 +37,8 @@ class Outcome:
     budget: float
     summary: Mapping[str, Any]
     measured: Mapping[str, Any]
+    damages: Sequence[str] = ()
+    """records that were left out, in words"""
 
     def error(self, measure: str) -> float | None:
         """Of the final net."""
@@ -52,10 +54,11 @@ class Outcome:
     @property
     def measuring(self) -> float | None:
         """The share of the seconds of training that measuring errors took."""
-        if not self.row.seconds or not self.measured:
+        number = self.measured.get("measurements")
+        each = self.measured.get("seconds_a_measurement")
+        if not self.row.seconds or number is None or each is None:
             return None
-        taken = self.measured["measurements"] * self.measured["seconds_a_measurement"]
-        return float(taken / self.row.seconds)
+        return float(number * each / self.row.seconds)
 
 
 @dataclass(frozen=True)
@@ -178,9 +181,10 @@ def _outcome(folder: Path) -> Outcome:
     job = read(folder / JOB)
     row = Row("", folder, "unfinished", "it was stopped, or is still going on")
     try:
-        history = StoredRun.open(folder).history
+        run = StoredRun.open(folder)
+        history, damages = run.history, run.damages
     except UserError:  # it failed before it began, or is damaged: its row says so
-        history = []
+        history, damages = [], []
     return Outcome(
         row_of(folder) if is_run(folder) else row,
         history,
@@ -188,6 +192,7 @@ def _outcome(folder: Path) -> Outcome:
         float(job.get("seconds") or 0.0),
         summary_of(folder),
         told(folder / MEASURED),
+        damages,
     )
 
 

@@ -192,7 +192,7 @@ def _note_death(job: Job, code: int) -> None:
 def _told(job: Job, measure: str) -> str:
     summary = summary_of(job.folder)
     status = summary["status"]
-    if summary.get("steps") is None:
+    if summary.get("steps") is None or summary.get("seconds") is None:
         return f"{status or 'not finished'}: {summary.get('stop_reason', 'it was ended')}"
     error = summary.get(measure)
     name = measure.replace("_", " ").replace("rms", "RMS").replace("l2", "L2")

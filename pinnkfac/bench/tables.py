@@ -114,11 +114,13 @@ def verdicts(report: Report) -> list[str]:
 
 
 def notes(report: Report) -> list[str]:
-    """What a reader has to know of the numbers: jobs that did not finish, costs, machines."""
+    """What a reader has to know of the numbers: jobs that did not finish, damages, costs,
+    machines."""
     jobs = [(entry, outcome.row) for entry in report.entries for outcome in entry.outcomes]
     names = [f"{e.step} on {e.case.name}, seed {row.folder.name}" for e, row in jobs]
     unfinished = reasons([row for _, row in jobs], names)
     lines = [f"{'; '.join(whose)}: {reason}" for whose, reason in unfinished]
+    lines += [damage for outcome in report.outcomes for damage in outcome.damages]
     if any(len(entry.counted) > 1 for entry in report.entries):
         lines.append("several seeds: medians; a job that failed counts as infinite")
     shares = {e.case.name: e.measuring for e in report.entries if e.measuring is not None}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from pinnkfac.config.pde_file import PdeFile
-    from pinnkfac.run.solving import Result
+    from pinnkfac.run.task import Result
 
 HELP = """usage: python -m pinnkfac solve FILE.py|NAME [KEY=VALUE ...] [-m]
 
@@ -228,7 +228,8 @@ def _solve(config: DictConfig, source: PdeFile, swept: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from pinnkfac.config.compose import finish
-    from pinnkfac.run.solving import Task, solve_task
+    from pinnkfac.run.solving import solve_task
+    from pinnkfac.run.task import Task
 
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN

@@ -89,8 +89,10 @@ def _as_configured(row: Row, run: StoredRun) -> Row:
 
 
 def seconds_to(history: Sequence[Mapping[str, Any]], goal: float) -> float | None:
-    """The seconds of the first record whose relative L2 error is at most ``goal``."""
-    pairs = zip(series(history, "seconds"), series(history, ERROR), strict=True)
+    """The seconds of the first record whose relative L2 error is at most ``goal``; that of a window
+    of time is not one of the run's."""
+    whole = [record for record in history if "window" not in record]
+    pairs = zip(series(whole, "seconds"), series(whole, ERROR), strict=True)
     below = (float(s) for s, error in pairs if error <= goal and math.isfinite(s))
     return next(below, None)
 

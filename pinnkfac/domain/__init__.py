@@ -3,6 +3,7 @@
 from pinnkfac.domain.box import Box
 from pinnkfac.domain.domain import Domain, Outline
 from pinnkfac.domain.image import Image
+from pinnkfac.domain.part import Part
 from pinnkfac.domain.patches import Patches
 from pinnkfac.domain.points import Points, PointSet, Region
 from pinnkfac.domain.sampling import Even, Grid, Sampling, Sobol, Uniform
@@ -14,6 +15,7 @@ __all__ = [
     "Grid",
     "Image",
     "Outline",
+    "Part",
     "Patches",
     "PointSet",
     "Points",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pinnkfac.common.errors import UserError
 from pinnkfac.domain.box import Box
+from pinnkfac.domain.part import Part
 from pinnkfac.domain.patches import Patches
 from pinnkfac.domain.points import Region
 from pinnkfac.field import Coordinates
@@ -60,12 +61,19 @@ def left_out(domain: Domain, points: Tensor) -> Tensor:
 class Outline:
     """A shape of which no more can be used than the box around it: one of a stored run, whose
     folder holds no code (``values`` are what it said of itself), or a ``region`` of a user's own
-    that says no more than its bounds. ``kind`` is the class of either."""
+    that says no more than its bounds, or what is a part of another shape by a condition. ``kind``
+    is the class of either, or the part in words."""
 
     bounds: Box
     kind: str
     values: Mapping[str, Any] = field(default_factory=dict)
     region: Region | None = None
+
+    @staticmethod
+    def of(bounds: Box, region: Region, shape: Domain | None = None) -> Outline:
+        """That of a region, of a ``shape`` where it is a part of one."""
+        kind = str(region) if isinstance(region, Part) else type(region).__name__
+        return Outline(bounds, kind, {} if shape is None else shape.as_dict(), region)
 
     @property
     def coordinates(self) -> Coordinates:
@@ -77,7 +85,8 @@ class Outline:
 
     @property
     def boundary(self) -> Region:
-        return self.bounds.boundary
+        whole: Domain = getattr(self.region, "domain", self.bounds)
+        return whole.boundary
 
     def contains(self, points: Tensor) -> Tensor:
         inside = self.bounds.contains(points)
@@ -111,14 +120,16 @@ def from_stored(values: Mapping[str, Any]) -> Domain:
 
 def around(regions: Sequence[Region]) -> Domain:
     """The domain that the regions of a problem name, or else the box around them, an Outline where
-    the only region of full dimension is of a user's own.
+    the only region of full dimension is of a user's own, or a part of a shape by a condition.
 
     Raises UserError where they name several, or where nothing says how far they reach.
     """
     every: list[Any] = [getattr(region, "domain", None) for region in regions]
     shapes = [d for i, d in enumerate(every) if d is not None and d not in every[:i]]
+    full = [r for r in regions if r.dimension == len(r.coordinates.names)]
     if len(shapes) == 1:
-        return shapes[0]
+        part = len(full) == 1 and isinstance(full[0], Part)
+        return Outline.of(shapes[0].bounds, full[0], shapes[0]) if part else shapes[0]
     if shapes:
         names = " and ".join(map(repr, shapes[:2]))
         raise UserError(
@@ -126,9 +137,8 @@ def around(regions: Sequence[Region]) -> Domain:
             "Problem(domain=...)"
         )
     box = _box_around(regions)
-    full = [region for region in regions if region.dimension == len(box.ranges)]
     if len(full) == 1 and not isinstance(full[0], Patches):
-        return Outline(box, type(full[0]).__name__, region=full[0])
+        return Outline.of(box, full[0])
     return box
 
 

@@ -15,6 +15,8 @@ from pinnkfac.field import At
 
 Condition = Callable[[Any], Any]
 """``lambda at: at.x**2 + at.y**2 > 1``, with tensors [batch] behind coordinates."""
+ROUNDING = 1e-6
+"""Points this far outside, relative to the size of coordinates, are taken for inside."""
 TRIED = 1_000_000
 """Candidates for a point after which a condition that none fulfils is refused."""
 
@@ -68,8 +70,21 @@ class Part:
         return result.expand(len(points))
 
     def contains(self, points: Tensor) -> Tensor:
-        """Which points [batch, coord] of the region's own dimension fulfil the condition."""
-        return self.holds(PointSet(points))
+        """Which points [batch, coord] of the region's own dimension lie in it, up to rounding: on
+        its edge the condition need not hold."""
+        whole = getattr(self, "domain", None) or self.region
+        inside = self._nearly(points)
+        return inside & whole.contains(points) if hasattr(whole, "contains") else inside
+
+    def _nearly(self, points: Tensor) -> Tensor:
+        """Whether the condition holds at points, or at one that lies closer than rounding."""
+        result = self.holds(PointSet(points))
+        for i, bounds in enumerate(getattr(self, "bounds", ())):
+            step = torch.zeros_like(points[:1])
+            step[:, i] = ROUNDING * max(map(abs, bounds))
+            for moved in (points - step, points + step):
+                result = result | self.holds(PointSet(moved))
+        return result
 
     def draw(self, number: int, sampling: Sampling, generator: Generator) -> PointSet:
         parts: list[PointSet] = []

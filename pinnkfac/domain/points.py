@@ -231,7 +231,10 @@ class Points:
 
 
 def _array(name: str, value: Any) -> Tensor:
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except Exception as error:  # lists of different lengths, or what numpy cannot read
+        raise UserError(f"Points: '{name}' is {value!r:.80}; give one number per point") from error
     if array.ndim != 1:
         raise UserError(
             f"Points: '{name}' has shape {array.shape}; give one number per point, shape (N,)"

@@ -28,6 +28,8 @@ def write(content: Content, path: Path) -> list[Path]:
     try:
         with torch.no_grad():
             program = torch.export.export(net, (example,), dynamic_shapes=shapes, strict=False)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"export to {path}: torch.export refuses {type(net).__name__} "

@@ -48,7 +48,7 @@ def solve(system: System, points: Sequence[TermPoints], most: int = ITERATIONS) 
         if not reached < loss:
             system.set_parameters(start)
             return Solved(iteration + 1, linear=False)
-        linear = abs(reached - predicted) <= LINEAR * loss
+        linear = iteration == 0 and abs(reached - predicted) <= LINEAR * loss
         if linear or reached > ENOUGH * loss:
             return Solved(iteration + 1, linear)
         loss = reached

@@ -38,19 +38,28 @@ def derivatives(
     }
 
 
-def evaluate(
-    residual: Residual, points: PointSet, function: Function, theta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The residual [batch, equation] and its slots [batch, slot], with the fields of a function."""
+Derivative = Callable[[Tensor, MultiIndex], Tensor]
+"""Points [batch, coord] and α to D^α of all fields there, [batch, field]."""
+
+
+def slots(residual: Residual, points: PointSet, derivative: Derivative) -> Tensor:
+    """The slots [batch, slot] of a residual at some points."""
     places = {"": points.coordinates, **points.links}
 
     @cache
     def values(place: str, alpha: MultiIndex) -> Tensor:
-        return derivatives(function, places[place], [alpha])[alpha]
+        return derivative(places[place], alpha)
 
     columns = [
         sum(c * values(place, alpha)[:, field] for (field, place, alpha), c in slot)
         for slot in residual.slots
     ]
-    z = torch.stack(columns, -1)  # type: ignore[arg-type]
+    return torch.stack(columns, -1)  # type: ignore[arg-type]
+
+
+def evaluate(
+    residual: Residual, points: PointSet, function: Function, theta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The residual [batch, equation] and its slots [batch, slot], with the fields of a function."""
+    z = slots(residual, points, lambda x, alpha: derivatives(function, x, [alpha])[alpha])
     return residual.value(z, theta, points, None), z

@@ -19,6 +19,7 @@ from pinnkfac.inspection.configured import configured
 from pinnkfac.inspection.exact import ExactSolution, size
 from pinnkfac.inspection.finding import Finding, Verdict, failed, not_checked, passed, place
 from pinnkfac.inspection.hints import fields_read, hints
+from pinnkfac.inspection.windows import windows_text
 from pinnkfac.linearisation.jumps import find_jumps
 from pinnkfac.linearisation.parts import Parts
 from pinnkfac.linearisation.system import System
@@ -112,6 +113,8 @@ def examine_problem(
         findings += [_inside(sample, problem), _start(sample, problem, net, theta)]
     residuals = [s.residual for s in samples if s.residual is not None]
     complete = len(residuals) == len(samples)
+    if complete and problem.windows:
+        findings.append(passed("windows", windows_text(problem)))
     if complete:
         findings += _derivatives(problem, net, samples, published_rows)
     findings += _solution(problem, samples, residuals, theta)

@@ -20,6 +20,7 @@ from pinnkfac.inspection.configured import ConfiguredPde
 from pinnkfac.inspection.formulas import formulas
 from pinnkfac.inspection.text import bold, formula, paragraph, table
 from pinnkfac.inspection.tracing import is_faithful, trace
+from pinnkfac.inspection.windows import windows_text
 from pinnkfac.linearisation.system import CompiledTerm, TermPoints
 from pinnkfac.problem import Problem
 from pinnkfac.residual import Residual
@@ -51,6 +52,7 @@ def _facts(pde: ConfiguredPde, problem: Problem) -> list[tuple[str, str]]:
         ("fields", ", ".join(signature.label(name) for name in problem.fields)),
         ("vectors", ", ".join(f"{n} = ({', '.join(c)})" for n, c in signature.vectors.items())),
         ("coordinates", "; ".join(ranges(problem.domain.bounds, signature.shown_units))),
+        ("windows", windows_text(problem)),
         ("periodic in", ", ".join(signature.periodic)),
         ("unknown", ", ".join(f"{p.name}, at first {p.initial:g}" for p in problem.parameters)),
         ("exact solution", "given" if problem.solution else "not given: no errors are reported"),

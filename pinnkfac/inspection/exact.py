@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from pinnkfac.common.errors import first_line
 from pinnkfac.domain import Points, PointSet, Uniform
 from pinnkfac.field import MultiIndex
 from pinnkfac.inspection import autodiff
+from pinnkfac.inspection.coarse import Left, excuse
 from pinnkfac.inspection.finding import Finding, failed, hint, not_checked, passed, place
 from pinnkfac.inspection.hints import derivatives_read
 from pinnkfac.problem import Problem
@@ -57,9 +58,7 @@ class ExactSolution:
         except Exception as error:  # whatever autodiff cannot do with the user's function
             self.trouble = f"it cannot be differentiated: {_reason(error)}"
             return
-        for alpha, by_field in values.items():
-            finite = by_field.abs().where(by_field.isfinite(), math.nan)
-            self.typical[alpha] = finite.nanmean(0).nan_to_num(0.0)
+        self.typical = {alpha: _typical(by_field) for alpha, by_field in values.items()}
 
     def _compare_with_differences(self) -> str:
         """What torch does not see: where central differences of two lengths agree, and autodiff
@@ -94,9 +93,8 @@ class ExactSolution:
         ahead, behind = (vmap(self.function)(points + s) for s in (step, -step))
         return (ahead - behind) / (2 * step.sum())
 
-    def scale(self, residual: Residual) -> Tensor:
+    def scale(self, residual: Residual, typical: Mapping[MultiIndex, Tensor]) -> Tensor:
         """Σ |c| mean |D^α u| by slot."""
-        typical = self.typical
         sums = [sum(abs(c) * typical[a][k] for (k, _, a), c in slot) for slot in residual.slots]
         return torch.tensor(sums, dtype=torch.float64)
 
@@ -119,13 +117,9 @@ class ExactSolution:
         self, subject: str, residual: Residual, z: Tensor, theta: Tensor, points: PointSet
     ) -> Finding:
         """What is left at the initial coefficients, or, where some enter, those that fit best."""
-        if residual.reads_parameters:
-            theta = _fit(residual, z, theta, points)
-        r = residual.value(z, theta, points, residual.remainder(points))
-        whole = size(residual, z, theta, points, self.scale(residual))
-        ratio = torch.where(r == 0, 0.0, r.abs() / whole)
-        n, e = divmod(int(torch.argmax(ratio)), residual.equations)
-        worst, where = float(ratio[n, e]), place(self.problem, points.coordinates[n])
+        left, theta = self._left(residual, z, self.typical, theta, points)
+        n, e = divmod(int(torch.argmax(left.ratio)), residual.equations)
+        worst, where = float(left.ratio[n, e]), place(self.problem, points.coordinates[n])
         if math.isnan(worst):
             return failed(subject, f"with the exact solution it is NaN at {where}")
         read = [(residual.parameters[i].name, float(theta[i])) for i in residual.reads_parameters]
@@ -138,13 +132,49 @@ class ExactSolution:
         if worst <= RIGHT:
             return passed(subject, text)
         which = f"equation {e + 1}, " if residual.equations > 1 else ""
-        most = f"{text}, most at {where} ({which}residual {float(r[n, e]):.4g})"
+        most = f"{text}, most at {where} ({which}residual {float(left.residual[n, e]):.4g})"
         region = residual.term.where
         if isinstance(region, Points) and region.values and worst <= NOISE:
             return hint(subject, f"{most}: noise of the given values?")
         if worst <= NEARLY:
             return hint(subject, f"{most}: fine for an interpolated solution, not for a formula")
+        why = self._excuse(residual, left, theta, points)
+        if why:
+            return hint(subject, f"{most}; {why}")
         return failed(subject, f"{most}: the term or the solution is wrong")
+
+    def _left(
+        self,
+        residual: Residual,
+        z: Tensor,
+        typical: Mapping[MultiIndex, Tensor],
+        theta: Tensor,
+        points: PointSet,
+    ) -> tuple[Left, Tensor]:
+        """What slots z leave, where derivatives are of a ``typical`` size, and at which
+        coefficients."""
+        if residual.reads_parameters:
+            theta = _fit(residual, z, theta, points)
+        r = residual.value(z, theta, points, residual.remainder(points))
+        whole = size(residual, z, theta, points, self.scale(residual, typical))
+        return Left(r, torch.where(r == 0, 0.0, r.abs() / whole)), theta
+
+    def _excuse(self, residual: Residual, left: Left, theta: Tensor, points: PointSet) -> str:
+        """Why a solution that does not fulfil a term by autodiff may be right; see coarse.py."""
+        alphas = {alpha for slot in residual.slots for (_, _, alpha), _ in slot}
+
+        def judge(z: Tensor, derivative: autodiff.Derivative) -> Left:
+            typical = {alpha: _typical(derivative(self.points, alpha)) for alpha in alphas}
+            return self._left(residual, z, typical, theta, points)[0]
+
+        box = self.problem.domain.bounds
+        low, high = (torch.tensor(v, dtype=torch.float64) for v in (box.low, box.high))
+        return excuse(self.function, residual, points, (low, high), left, judge, NEARLY)
+
+
+def _typical(values: Tensor) -> Tensor:
+    """The mean of |values| [batch, field] where they are finite, [field]."""
+    return values.abs().where(values.isfinite(), math.nan).nanmean(0).nan_to_num(0.0)
 
 
 def _reason(error: Exception) -> str:

@@ -32,22 +32,24 @@ class Balance:
 
     def scales(self, linearisation: Linearisation) -> list[Tensor]:
         """s for every term, [equation]."""
-        norms = mean_square_norms(linearisation)
+        dtype = linearisation.residual.dtype
+        norms = [n.double() for n in mean_square_norms(linearisation)]
         if linearisation.scales is not None:
             pairs = zip(norms, linearisation.scales, strict=True)
-            norms = [n / scale.square() for n, scale in pairs]
-        sizes = linearisation.equation_sizes or [n.new_ones(()) for n in norms]
+            norms = [n / scale.double().square() for n, scale in pairs]
+        sizes = [size.double() for size in linearisation.equation_sizes or []]
+        sizes = sizes or [n.new_ones(()) for n in norms]
         norms = [n / size.square() for n, size in zip(norms, sizes, strict=True)]
         largest = max(float(n.max()) for n in norms)
         if not math.isfinite(largest):
             raise Diverged(
                 "the derivatives of the residual are no longer finite: training diverged"
             )
-        return [
-            ((largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1)
-            / size
-            for n, size in zip(norms, sizes, strict=True)
+        weights = [
+            (largest / n.clamp_min(largest / self.most)).sqrt() if largest > 0 else 0 * n + 1
+            for n in norms
         ]
+        return [(w / size).to(dtype) for w, size in zip(weights, sizes, strict=True)]
 
 
 def mean_square_norms(linearisation: Linearisation) -> list[Tensor]:

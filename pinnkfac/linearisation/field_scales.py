@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.parts import Affine, Parts, size
 
-ROUNDING = 1e-10
-"""Part of a value below which a spread of values is none."""
-SAME = 1e-8
-"""Part of a slope that it may differ by between two states where an equation is linear."""
+ROUNDING = 2 / 3
+"""Power of a dtype's precision that is the part of a value below which a spread of values is
+none."""
+SAME = 1 / 2
+"""… by which a slope may differ between two states where an equation is linear."""
 ITERATIONS, CLOSE = 60, 0.01
 """How often scales in equations that are not linear are improved, and the part that is enough."""
 
@@ -56,6 +57,10 @@ class Sample:
 
     def at(self, scales: Sequence[float], offsets: Sequence[float]) -> Affine:
         return self.parts.at(self.state(scales, offsets), self.points)
+
+
+def _part(power: float, dtype: torch.dtype) -> float:
+    return float(torch.finfo(dtype).eps ** power)
 
 
 def field_scales(
@@ -102,7 +107,8 @@ def _by_values(number: int, samples: Sequence[Sample]) -> tuple[list[float], lis
             together = torch.cat(v)
             ranges[k] = float(together.min()), float(together.max())
     offsets = [_middle(*ranges.get(k, (0.0, 0.0))) for k in range(number)]
-    return offsets, [_spread(*ranges.get(k, (0.0, 0.0))) for k in range(number)]
+    rounding = _part(ROUNDING, samples[0].shapes.dtype)
+    return offsets, [_spread(*ranges.get(k, (0.0, 0.0)), rounding) for k in range(number)]
 
 
 def _middle(low: float, high: float) -> float:
@@ -114,11 +120,11 @@ def _near_zero(low: float, high: float) -> bool:
     return 2.0 * low <= high and low <= 2.0 * high
 
 
-def _spread(low: float, high: float) -> float:
+def _spread(low: float, high: float, rounding: float) -> float:
     if _near_zero(low, high):
         return max(-low, high)
     spread = 0.5 * (high - low)
-    return spread if spread > ROUNDING * max(abs(low), abs(high)) else 0.0
+    return spread if spread > rounding * max(abs(low), abs(high)) else 0.0
 
 
 def _conditions(number: int, sample: Sample) -> list[tuple[dict[int, Tensor], Tensor]]:
@@ -126,10 +132,11 @@ def _conditions(number: int, sample: Sample) -> list[tuple[dict[int, Tensor], Te
     they are about, and the rest [batch]."""
     zeros, ones = [0.0] * number, [1.0] * number
     here, there = sample.at(zeros, zeros), sample.at(ones, ones)
+    same = _part(SAME, sample.shapes.dtype)
     result = []
     for e, slopes in enumerate(here.slopes):
         change = size(there.slopes[e] - slopes, dim=0)
-        linear = bool((change <= SAME * size(slopes, dim=0)).all())
+        linear = bool((change <= same * size(slopes, dim=0)).all())
         if linear and _only_values(sample, slopes):
             about = _entering(slopes)
             result.append(({sample.fields[j]: slopes[:, j] for j in about}, here.rest[e]))
@@ -214,6 +221,7 @@ def _beside(sample: Sample, offsets: Sequence[float], known: Sequence[float]) ->
     fields with known scales."""
     zeros = [0.0] * len(known)
     at_offsets, state = sample.at(zeros, offsets), sample.at(known, offsets)
+    rounding = _part(ROUNDING, sample.shapes.dtype)
     result = []
     for e in range(len(at_offsets.value)):
         parts = [size(at_offsets.rest[e])]
@@ -221,7 +229,7 @@ def _beside(sample: Sample, offsets: Sequence[float], known: Sequence[float]) ->
             if column.value:
                 parts.append(size(at_offsets.slopes[e, :, j] * offsets[column.field]))
         source = float(size(at_offsets.value[e]))
-        source = source if source > ROUNDING * max(map(float, parts)) else 0.0
+        source = source if source > rounding * max(map(float, parts)) else 0.0
         fields = _largest(sample, state.slopes[e])
         result.append(max([source, *(known[k] * v for k, v in fields.items())]))
     return result

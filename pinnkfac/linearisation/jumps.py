@@ -16,8 +16,9 @@ from pinnkfac.domain import Points, PointSet
 from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.parts import Parts
 
-PAIRS, HALVINGS = 64, 40
-"""Segments that are searched for a jump, and how often each is halved."""
+PAIRS, HALVINGS, SMOOTH = 64, 40, 14
+"""Segments that are searched for a jump, how often each is halved, and after how many of these a
+coefficient without a jump differs no more between their ends."""
 LARGE = 1e-3
 """Part of a coefficient at its largest by which it differs between the ends of such a tiny segment
 where it jumps."""
@@ -84,11 +85,12 @@ def _along(parts: Parts, points: PointSet, i: int, columns: list[int]) -> Jump |
             torch.where(left[None], at_low, at_middle),
             torch.where(left[None], at_middle, at_high),
         )
+        if halving == SMOOTH and not bool(_differ(at_low, at_high, largest).any()):
+            return None
         if halving == HALVINGS // 2:
             earlier = (at_low - at_high).abs()
     now = (at_low - at_high).abs()
-    sizes = torch.maximum(largest, torch.maximum(at_low.abs(), at_high.abs()))
-    jumps = now > LARGE * sizes.clamp_min(torch.finfo(low.dtype).tiny)
+    jumps = _differ(at_low, at_high, largest)
     jumps &= now <= 2.0 * earlier  # what grows as the segment shrinks is a pole
     if not bool(jumps.any()):
         return None
@@ -97,6 +99,12 @@ def _along(parts: Parts, points: PointSet, i: int, columns: list[int]) -> Jump |
     _, _, alpha = max((key for key, _ in column.operator), key=lambda key: sum(key[2]))
     values = float(at_low[e, n, j]), float(at_high[e, n, j])
     return Jump(parts.term.name, column.field, alpha, tuple(low[n].tolist()), values)
+
+
+def _differ(at_low: Tensor, at_high: Tensor, largest: Tensor) -> Tensor:
+    """Which coefficients differ between the ends of a segment, beside what they are at most."""
+    sizes = torch.maximum(largest, torch.maximum(at_low.abs(), at_high.abs()))
+    return (at_low - at_high).abs() > LARGE * sizes.clamp_min(torch.finfo(sizes.dtype).tiny)
 
 
 def _slopes(parts: Parts, x: Tensor, columns: list[int]) -> Tensor:

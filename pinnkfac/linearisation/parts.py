@@ -124,6 +124,8 @@ def _column(operator: LinearPart) -> Column:
 
 
 def size(values: Tensor, dim: int = -1) -> Tensor:
-    """Root mean square over points, leaving out what is not finite."""
-    squares = values.square()
-    return torch.where(squares.isfinite(), squares, torch.nan).nanmean(dim).nan_to_num(0.0).sqrt()
+    """Root mean square over points, leaving out what is not finite; squares of float32 may lie
+    beyond what it holds."""
+    squares = values.double().square()
+    mean = torch.where(squares.isfinite(), squares, torch.nan).nanmean(dim).nan_to_num(0.0)
+    return mean.sqrt().to(values.dtype)

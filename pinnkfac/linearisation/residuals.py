@@ -14,12 +14,16 @@ from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.jumps import Jump, find_jumps
 from pinnkfac.linearisation.parts import Affine, Parts, size
 from pinnkfac.linearisation.system import System
+from pinnkfac.nets import OutputScaling
 
 FEWEST, MOST = 32, 500
 """Points of a term; between these, as many as MULTIPLICATIONS allow."""
 MULTIPLICATIONS = 3e9
 NOTHING = 1e-6
 """Part of a field's size that counts as a change of it, where it changes less."""
+ALIKE, SURE = 0.5, 3.0
+"""Correlation of residuals at neighbouring points above which they are no noise, where it is so
+many of its standard deviations, 1/√(points), too."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,15 @@ class ResidualMeter:
         rows = sum(len(plan.rows) for plan in parts.plans.values())
         return max(FEWEST, min(MOST, int(MULTIPLICATIONS / (rows * self.system.layout.number))))
 
+    def least(self) -> Tensor:
+        """A small part of what the net takes fields for, [field]: one that is 0 has no size beside
+        which its errors could be small."""
+        scales = self.inside.new_zeros(len(self.system.problem.fields))
+        for module in self.system.net.modules():
+            if isinstance(module, OutputScaling):
+                scales = module.weight.diag()
+        return NOTHING * scales.double()
+
     def measure(self) -> dict[str, float]:
         """ρ of every term now, by its name; infinite where it is not a number."""
         return self._measured(self.judged)
@@ -97,18 +110,44 @@ class ResidualMeter:
         """ρ on the given points themselves, of terms that are judged between these."""
         return self._measured(self.given)
 
+    def systematic(self) -> dict[str, bool]:
+        """Of terms on given points with values, by name, whether what is left of them is no noise:
+        that is as often of the other sign at a neighbour, a misfit is not,
+
+            Σ_n r_n r_n' / Σ_n r_n² with the nearest neighbour n' of n, in the worst equation.
+
+        Of few points, and of a misfit that changes from one to the next, it is not known.
+        """
+        return {
+            judged.parts.term.name: self._alike(judged)
+            for judged in self.judged
+            if judged.points.points.values
+        }
+
+    def _alike(self, judged: Judged) -> bool:
+        x = judged.points.points.coordinates
+        if len(x) < 2:
+            return False
+        r = judged.parts.at(judged.parts.monomials(judged.points), judged.points).value
+        worst = r[int(size(r).argmax())]
+        alike = float((worst * worst[_nearest(x)]).sum() / worst.square().sum())
+        return alike > max(ALIKE, SURE / math.sqrt(len(x)))
+
     @torch.no_grad()
     def _measured(self, all_judged: Sequence[Judged]) -> dict[str, float]:
-        values = self.system.net(self.inside)
-        changes = (values.std(0) + NOTHING * size(values, dim=0)).tolist()
-        return {judged.parts.term.name: self._relative(judged, changes) for judged in all_judged}
+        values = self.system.net(self.inside).double()
+        changes = torch.maximum(values.std(0) + NOTHING * size(values, dim=0), self.least())
+        return {
+            judged.parts.term.name: self._relative(judged, changes.tolist())
+            for judged in all_judged
+        }
 
     def _relative(self, judged: Judged, changes: list[float]) -> float:
         monomials = judged.parts.monomials(judged.points)
         affine = judged.parts.at(monomials, judged.points)
         typical = torch.maximum(size(monomials, dim=0), self._typical(judged.parts, changes))
         largest = self._largest(affine, monomials, typical)
-        ratios = affine.value.square().mean(1).sqrt() / largest
+        ratios = affine.value.double().square().mean(1).sqrt() / largest
         return float(ratios.nan_to_num(math.inf).max())
 
     def _typical(self, parts: Parts, changes: list[float]) -> Tensor:
@@ -140,10 +179,15 @@ def _stands_for_a_region(points: Points, parts: Parts) -> bool:
 
 
 def _between(x: Tensor) -> Tensor:
-    """Points halfway from each of x [batch, coord] to its nearest neighbour, distances in units of
-    the extent of all."""
-    if len(x) < 2:
-        return x
-    extent = (x.amax(0) - x.amin(0)).clamp_min(torch.finfo(x.dtype).tiny)
-    distances = torch.cdist(x / extent, x / extent).fill_diagonal_(math.inf)
-    return 0.5 * (x + x[distances.argmin(1)])
+    """Points halfway from each of x [batch, coord] to its nearest neighbour."""
+    return 0.5 * (x + x[_nearest(x)]) if len(x) > 1 else x
+
+
+def _nearest(x: Tensor) -> Tensor:
+    """The number of the nearest neighbour of each of x [batch, coord], distances in units of the
+    extent of all."""
+    extent = x.amax(0) - x.amin(0)
+    scaled = x / extent.where(extent > 0, 1.0)
+    exactly = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(scaled, scaled, compute_mode=exactly).fill_diagonal_(math.inf)
+    return distances.argmin(1)

@@ -65,7 +65,7 @@ class System:
         ]
         check_parameters(problem, [term.residual for term in self.terms])
         self.equation_sizes: list[Tensor] | None = None
-        self.coefficient_sizes = _powers_of_two(self.coefficients)
+        self.coefficient_sizes = powers_of_two(self.coefficients)
         self.chunk_bytes = chunk_bytes or (2**29 if self.device.type == "cuda" else 2**20)
 
     @cached_property
@@ -119,6 +119,16 @@ class System:
         sizes: Sequence[Tensor | None] = self.equation_sizes or [None] * len(self.terms)
         triples = zip(self.terms, points, sizes, strict=True)
         return [replace(t.prepare(drawn, names), size=size) for t, drawn, size in triples]
+
+    def in_units(self, points: Sequence[TermPoints]) -> list[TermPoints]:
+        """Points of equations without scales, with those that bring them to order one: powers of
+        two, by which nothing is rounded."""
+        if self.equation_sizes is None:
+            return list(points)
+        pairs = zip(points, self.equation_sizes, strict=True)
+        return [
+            replace(p, scale=1.0 / powers_of_two(s)) if p.scale is None else p for p, s in pairs
+        ]
 
     def numbers(self, points: Sequence[TermPoints]) -> list[int]:
         """How many points every term has."""
@@ -206,8 +216,10 @@ class System:
         losses = TermLosses([0.0] * len(self.terms), [0.0] * len(self.terms))
         for (number, weight, chunk), value in zip(pieces, values, strict=True):
             share, written = 0.5 * weight / self.terms[number].weight, chunk.written(value)
-            losses.written[number] += float(share * written.square().sum())
-            losses.relative[number] += float(share * chunk.relative(written).square().sum())
+            total = float(square_sum(written))
+            judged = total if chunk.size is None else float(square_sum(chunk.relative(written)))
+            losses.written[number] += share * total
+            losses.relative[number] += share * judged
             heads.append(Head(number, weight, value))
         scales = [part.scale for part in points if part.scale is not None]
         return Linearisation(
@@ -224,7 +236,7 @@ class System:
         )
 
 
-def _powers_of_two(values: Tensor) -> Tensor:
+def powers_of_two(values: Tensor) -> Tensor:
     """The closest ones to the sizes of values, by which they are divided without rounding; 1 for
     0."""
     powers = values.abs().log2().round().exp2()
@@ -232,12 +244,20 @@ def _powers_of_two(values: Tensor) -> Tensor:
 
 
 def _losses(points: Sequence[TermPoints], residuals: Sequence[Tensor]) -> TermLosses:
+    written = _half_means(residuals)
+    if all(part.size is None for part in points):
+        return TermLosses(written, list(written))
     relative = [part.relative(r) for part, r in zip(points, residuals, strict=True)]
-    return TermLosses(_half_means(residuals), _half_means(relative))
+    return TermLosses(written, _half_means(relative))
 
 
 def _half_means(residuals: Sequence[Tensor]) -> list[float]:
-    return [0.5 * float(r.square().sum() / len(r)) for r in residuals]
+    return [0.5 * float(square_sum(r) / len(r)) for r in residuals]
+
+
+def square_sum(values: Tensor) -> Tensor:
+    """Σ v², in float64: squares of float32 may lie beyond what it holds."""
+    return values.double().square().sum()
 
 
 def _itself(block: Block) -> Block:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from pinnkfac.domain import Uniform
 from pinnkfac.linearisation.balance import mean_square_norms
+from pinnkfac.linearisation.compiled import TermPoints, with_scales
 from pinnkfac.linearisation.field_scales import field_scales
-from pinnkfac.linearisation.parts import Parts
-from pinnkfac.linearisation.system import System
+from pinnkfac.linearisation.parts import Parts, size
+from pinnkfac.linearisation.system import System, powers_of_two
 from pinnkfac.nets import OutputScaling
 
 POINTS = 256
@@ -33,5 +34,16 @@ def choose_units(system: System, *, equations: bool = True) -> None:
         ]
         outputs[-1].choose([scale for scale, _ in pairs], [offset for _, offset in pairs])
     if equations:
-        sizes = [norms.sqrt() for norms in mean_square_norms(system.linearise(points))]
-        system.equation_sizes = [size.where(size > 0, 1.0) for size in sizes]
+        # Measured in units of their own parts: float32 need not hold their squares.
+        largest = [_largest_part(p, drawn) for p, drawn in zip(parts, points, strict=True)]
+        scales = [1.0 / powers_of_two(part) for part in largest]
+        norms = mean_square_norms(system.linearise(with_scales(points, scales)))
+        sizes = [n.sqrt() / scale for n, scale in zip(norms, scales, strict=True)]
+        system.equation_sizes = [s.where(s > 0, 1.0) for s in sizes]
+
+
+def _largest_part(parts: Parts, points: TermPoints) -> Tensor:
+    """The size of the largest part of every equation with the net as it is, [equation]; 1 for 0."""
+    monomials = parts.monomials(points)
+    sizes = size(parts.at(monomials, points).slopes * monomials, dim=1).amax(1)
+    return sizes.where(sizes > 0, 1.0)

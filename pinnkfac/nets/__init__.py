@@ -5,6 +5,7 @@ from pinnkfac.nets.features import FeatureSettings, RandomFeatures
 from pinnkfac.nets.layers import FixedLinear, Scale
 from pinnkfac.nets.mlp import Mlp
 from pinnkfac.nets.settings import MlpSettings, NetSettings
+from pinnkfac.nets.window_rules import PiecewiseNet, TimeWindows, WindowField
 from pinnkfac.taylor.activations import Activation
 from pinnkfac.taylor.linear import affine_layer
 
@@ -19,7 +20,10 @@ __all__ = [
     "NetSettings",
     "OutputScaling",
     "PeriodicEmbedding",
+    "PiecewiseNet",
     "RandomFeatures",
     "Scale",
+    "TimeWindows",
+    "WindowField",
     "affine_layer",
 ]

@@ -90,6 +90,12 @@ class Mlp(nn.Module):
         self.features = features
         self.rest = rest
 
+    @torch.no_grad()
+    def be_features(self) -> None:
+        """Let the layers add nothing to the features."""
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, x: Tensor) -> Tensor:
         for module in self.embedding:
             x = module(x)

@@ -65,7 +65,8 @@ class MlpSettings:
     harmonics: Count = 1
     """waves for each periodic coordinate"""
     features: FeatureSettings | None = None
-    """random features that the net adds to, as step=auto finds them at the start; null: none"""
+    """random features that the net adds to: step=auto finds them at the start, and writes them here
+    (see reading_a_run.md); null: none yet"""
 
     def make(self, signature: Signature, seed: int) -> Mlp:
         """Raises UserError for an unknown activation or coordinate, and for too large widths."""

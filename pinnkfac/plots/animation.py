@@ -27,6 +27,7 @@ from pinnkfac.plots.panels import (
 from pinnkfac.plots.saving import checked_ending, drawn_image, in_few_colours, palette_of
 from pinnkfac.plots.slices import Exact, NoExact, Quantity, Slice, cut, fixed_note
 from pinnkfac.plots.solution import shown_plane
+from pinnkfac.plots.style import styled
 from pinnkfac.problem.signature import Signature
 from pinnkfac.solution import Solution
 
@@ -59,6 +60,7 @@ def check_animation(signature: Signature, path: str | Path, frames: int = 60) ->
     return ending
 
 
+@styled()
 def animate(
     solution: Solution, path: str | Path, exact: Exact | None = None, frames: int = 60
 ) -> Path:
@@ -112,6 +114,7 @@ def slice_over_time(solution: Solution, exact: Exact | None, frames: int) -> Sli
     return cut(solution, exact, {time: frames, **dict.fromkeys(space, number)})
 
 
+@styled()
 def first_frame(sliced: Slice) -> tuple[Figure, Update]:
     """The figure at the first time, and what sets it to the others."""
     quantities = sliced.quantities()

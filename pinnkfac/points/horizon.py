@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from pinnkfac.common.settings import Count, Fraction, Range
 from pinnkfac.common.state import Fixed
-from pinnkfac.domain import Points, PointSet, Uniform
+from pinnkfac.domain import Patches, Points, PointSet, Uniform
 from pinnkfac.problem import Term
 
 
@@ -68,7 +68,8 @@ class Horizon:
 
 def horizon_of(terms: Sequence[Term], reach: Reach) -> Horizon:
     """Where points begin; everywhere but for problems in one coordinate with conditions at a single
-    place of it."""
+    place of it, and equations that all hold on one interval with that place in it: points of a part
+    of it would leave that."""
     coordinates = terms[0].where.coordinates.names
     given = any(isinstance(term.where, Points) for term in terms)
     if len(coordinates) > 1 or given:
@@ -80,6 +81,19 @@ def horizon_of(terms: Sequence[Term], reach: Reach) -> Horizon:
         for x in term.where.draw(1, Uniform(), Generator().manual_seed(0)).coordinates.flatten()
     }
     linked = any(term.where.link_names for term in terms)
-    if len(places) != 1 or linked or all(term.where.dimension == 0 for term in terms):
+    span = _span(terms)
+    if len(places) != 1 or linked or span is None:
         return Horizon(reach, 0.0)
-    return Horizon(reach, places.pop(), reach.first)
+    place, (low, high) = places.pop(), span
+    return Horizon(reach, place, reach.first if low <= place <= high else 1.0)
+
+
+def _span(terms: Sequence[Term]) -> tuple[float, float] | None:
+    """The interval that all equations hold on; None where there are several, parts of one, or
+    none."""
+    spans: set[tuple[float, float]] = set()
+    for region in (term.where for term in terms if term.where.dimension > 0):
+        if not isinstance(region, Patches):
+            return None
+        spans |= {(patch.low[0], patch.high[0]) for patch in region.patches}
+    return spans.pop() if len(spans) == 1 else None

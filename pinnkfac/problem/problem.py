@@ -15,6 +15,7 @@ from pinnkfac.field import Coordinates
 from pinnkfac.problem.parameter import Parameter, is_finite
 from pinnkfac.problem.signature import Signature
 from pinnkfac.problem.term import Term
+from pinnkfac.problem.windows import box_of, check_windows, edges_of, terms_of
 
 EXAMPLES = {
     "fields": "('u',)",
@@ -79,7 +80,9 @@ class Problem:
     ``vectors={"velocity": ("u", "v")}``. In the coordinates named in ``periodic`` every field has
     the period of the domain, by the net: no term is needed. ``scales`` says how large fields are,
     ``scales={"T": (400, 800)}`` for 800 ± 400 (scale, offset; a scale alone where the offset is 0);
-    those that are not named are estimated. ``source`` says where the problem is from.
+    those that are not named are estimated. ``windows`` splits a long time into windows, which are
+    trained one after the other, each from where the one before ended: a number of equal ones, or
+    their edges, ``windows=(0, 0.2, 0.5, 1)``. ``source`` says where the problem is from.
 
     Raises UserError where terms disagree about coordinates or do not fill a period, names repeat,
     or nothing is given.
@@ -97,6 +100,7 @@ class Problem:
         vectors: Mapping[str, Sequence[str]] | None = None,
         periodic: Sequence[str] = (),
         scales: Mapping[str, float | Sequence[float]] | None = None,
+        windows: int | Sequence[float] | None = None,
         source: str = "",
     ) -> None:
         self.fields = _several("fields", (fields,) if isinstance(fields, str) else fields, str)
@@ -135,6 +139,26 @@ class Problem:
         )
         self._check_periods()
         self.scales = {name: self._scale(name, value) for name, value in (scales or {}).items()}
+        self.windows = edges_of(windows, self.domain)
+        if self.windows:
+            check_windows(self.domain, self.terms, self.parameters, periodic)
+
+    def window(self, k: int, scales: Mapping[str, tuple[float, float]] | None = None) -> Problem:
+        """The problem of a window, with other scales where they are given: all terms where they lie
+        in it, and what holds at the start in the first one only."""
+        box = self.domain.bounds
+        signature = self.signature
+        return Problem(
+            fields=self.fields,
+            terms=terms_of(self.terms, box, self.windows, k),
+            solution=self.solution,
+            domain=box_of(box, self.windows, k),
+            units=signature.units,
+            vectors=signature.vectors,
+            periodic=signature.periodic,
+            scales=self.scales if scales is None else scales,
+            source=self.source,
+        )
 
     def _scale(self, field: str, value: Any) -> tuple[float, float]:
         """Scale and offset of a field, as they are given."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
 from pinnkfac.domain import Uniform
 from pinnkfac.problem import Problem
+from pinnkfac.problem.windows import box_of
 from pinnkfac.residual import exact_solution
 
 
@@ -26,14 +27,25 @@ class Errors:
 
 
 class ErrorMeter:
-    """Measures errors on uniform points of the domain, drawn once from a generator of their own."""
+    """Measures errors on uniform points of the domain, drawn once from a generator of their own;
+    where it has windows, of those up to the last of ``times``."""
 
-    def __init__(self, problem: Problem, number: int = 10_000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        number: int = 10_000,
+        seed: int = 0,
+        *,
+        times: Sequence[float] | None = None,
+    ) -> None:
         self.problem = problem
         self.exact: Tensor | None = None
         if problem.solution is not None:
             generator = Generator().manual_seed(0x5EED + seed)
-            drawn = problem.domain.interior.draw(number, Uniform(), generator)
+            domain = problem.domain
+            if times is not None:
+                domain = box_of(domain.bounds, (times[0], times[-1]), 0)
+            drawn = domain.interior.draw(number, Uniform(), generator)
             self.points = drawn.coordinates
             self.exact = exact_solution(problem, self.points)
 

@@ -14,15 +14,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Generator, nn
 
-from pinnkfac.common.errors import UserError
+from pinnkfac.common.errors import UserError, first_line
 from pinnkfac.common.memory import GIB
 from pinnkfac.common.settings import Count, Positive, Range, check
+from pinnkfac.common.state import restore
 from pinnkfac.config.build import build
 from pinnkfac.config.options import GROUPS
 from pinnkfac.domain import Uniform
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
+from pinnkfac.nets import WindowField
 from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.problem import Problem
@@ -69,6 +71,9 @@ class General:
     """show the traceback of a mistake"""
 
 
+EARLIER = "is of an earlier version of pinnkfac"
+INSTEAD = "its run cannot go on, start a new one; plot, compare and export still read it"
+
 NODES: dict[str, Any] = {"run": RunSettings, "stop": Stop}
 
 
@@ -79,6 +84,7 @@ class Carried:
     step: bool = True
     damping: bool = True
     points: bool = True
+    horizon: bool = True
     generators: bool = True
     scales: bool = True
 
@@ -130,23 +136,45 @@ class Assembly:
     def load_state_dict(self, state: Mapping[str, Any], carried: Carried | None = None) -> Progress:
         """Put a saved state in place; returns where the run was.
 
-        Raises UserError where the state is that of another net or step, or of no run at all.
+        Raises UserError where the state is that of an earlier version, of another net or step, or
+        of no run at all.
         """
+        lacking = self._lacking(state)
+        if lacking:
+            raise UserError(f"the checkpoint {EARLIER}: it lacks {lacking}, so that {INSTEAD}")
+        try:
+            self._load_net(state)
+        except Exception as error:  # whatever a foreign state may cause
+            raise UserError(
+                "the checkpoint does not fit this configuration: it is of another net or problem "
+                f"({_in_a_line(error)})"
+            ) from error
         try:
             return self._load(state, carried or Carried())
         except UserError:
             raise
-        except Exception as error:  # whatever a foreign state may cause
-            line = " ".join(str(error).strip().splitlines())[:160]
+        except Exception as error:
             raise UserError(
-                "the checkpoint does not fit this configuration: it is of another net, problem or "
-                f"step ({type(error).__name__}: {line})"
+                f"the checkpoint does not fit this configuration: it {EARLIER}, or of another "
+                f"problem or step ({_in_a_line(error)}), so that {INSTEAD}"
             ) from error
+
+    def _lacking(self, state: Mapping[str, Any]) -> str:
+        """What every checkpoint has today, and one with a net that fits has not: in words."""
+        net = state.get("net")
+        own = self.system.net.state_dict()
+        if not isinstance(net, Mapping) or not net.keys() <= own.keys():
+            return ""
+        missing = [name for name in self.state_dict(Progress()) if name not in state]
+        missing += [f"{name} of the net" for name in own if name not in net]
+        return ", ".join(missing)
+
+    def _load_net(self, state: Mapping[str, Any]) -> None:
+        self.system.net.load_state_dict(state["net"])
+        self.system.coefficients.copy_(state["coefficients"])
 
     def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
         device, dtype = self.system.device, self.system.dtype
-        self.system.net.load_state_dict(state["net"])
-        self.system.coefficients.copy_(state["coefficients"])
         if carried.scales and state["scales"] is not None:
             self.source.scales = [s.to(device=device, dtype=dtype) for s in state["scales"]]
         if carried.scales:
@@ -159,6 +187,9 @@ class Assembly:
             self.source.load_state_dict(state["points"])
         else:
             self.source.current = []
+            if carried.horizon:  # what is solved already is not left for its beginning
+                horizon = restore(self.source.horizon, state["points"]["horizon"])
+                self.source.horizon = horizon
         if carried.step:
             damping = None if carried.damping else self.damping
             self.stepper.load_state_dict(_to(state["stepper"], device), damping)
@@ -170,6 +201,10 @@ class Assembly:
             progress.trained_loss = progress.reached = progress.first_loss = math.inf
             progress.drawn, progress.best = 0, Best()
         return progress
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error, 160)}"
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -190,7 +225,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     that is not periodic where the problem is, and where a residual is not finite at the start.
     """
     general = general_settings(config)
-    stop = stop_settings(config)
+    stop = stop_of(config)
     if net is None:
         net = build(config.net, "net").make(problem.signature, general.seed)
     system = compiled(config, problem, net)
@@ -206,7 +241,8 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     price = partial(step.cost, system.workload) if hasattr(step, "cost") else None
     functions = functions_of(system, price)
     source = PointSource(problem, build(config.points, "points"), functions, generators["points"])
-    if getattr(net, "features", None) is not None:  # they are a solution everywhere already
+    # features are a solution everywhere already, and windows go from the start on
+    if getattr(net, "features", None) is not None or isinstance(net, WindowField):
         source.horizon = replace(source.horizon, part=1.0)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
@@ -275,7 +311,7 @@ def check_settings(config: DictConfig) -> None:
     _dtype(general.dtype)
     _device(general.device)
     run_settings(config)
-    stop_settings(config)
+    stop_of(config)
     for group in GROUPS:
         build(config[group], group)
 
@@ -293,7 +329,7 @@ def run_settings(config: DictConfig) -> RunSettings:
     return _settings(config, "run")
 
 
-def stop_settings(config: DictConfig) -> Stop:
+def stop_of(config: DictConfig) -> Stop:
     """The node ``stop`` of the configuration, checked; raises UserError."""
     stop: Stop = _settings(config, "stop")
     if stop.seconds is None and stop.steps is None:

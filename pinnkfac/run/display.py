@@ -54,6 +54,10 @@ class Display:
     def say(self, line: str) -> None:
         """A line that stays."""
 
+    def section(self, line: str) -> None:
+        """A line that stays, before a new part of a run."""
+        self.say(line)
+
     @surviving
     def warn(self, line: str) -> None:
         """A line that matters, on stderr or in colour."""
@@ -108,18 +112,28 @@ class Live(Display):
 
         self.console = console
         self.kept: list[Mapping[str, Any]] = []
+        self.before: int | None = 0
+        """Steps before those of this table; None: not known yet."""
         self._live = RichLive(console=console, auto_refresh=False, vertical_overflow="visible")
 
     @surviving
     def show(self, record: Mapping[str, Any], pace: Pace) -> None:
         self._live.start()
         self._live.update(self._table([*self.kept, record], str(pace)), refresh=True)
-        if record["step"] & (record["step"] - 1) == 0:
+        if self.before is None:
+            self.before = record["step"] - 1
+        step = record["step"] - self.before
+        if step & (step - 1) == 0:
             self.kept.append(record)
 
     @surviving
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
+
+    def section(self, line: str) -> None:
+        self.close()
+        self.kept, self.before = [], None
+        self.say(line)
 
     @surviving
     def warn(self, line: str) -> None:

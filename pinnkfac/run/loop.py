@@ -48,7 +48,8 @@ def run(
         try:
             rebalanced = balance.every > 0 and progress.step % balance.every == 0
             if rebalanced:
-                points = source.balanced(balance.scales(system.linearise(points, start)))
+                measured = system.linearise(system.in_units(points), start)
+                points = source.balanced(balance.scales(measured))
             unseen = source.unseen() if stepper.guarded else None
             report = stepper.update(start, Batch(points, unseen, not (renewed or rebalanced)))
             written = system.weighted(report.losses.written)

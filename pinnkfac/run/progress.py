@@ -46,11 +46,12 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a run stopped, and what to try next."""
+    """Why a run stopped, and what to try next; ``final``: nothing is left that a run could do."""
 
     status: Literal["finished", "interrupted", "diverged"]
     reason: str
     advice: str = ""
+    final: bool = False
 
 
 @dataclass
@@ -74,8 +75,9 @@ class Progress:
     ``reached`` the trained one after the last step, where that was evaluated. ``drawn`` counts
     draws of points, ``attempts`` the divergences since a clearly better state was found. In words,
     ``recovered`` says what was tried after each divergence, ``resumed`` what was changed each time
-    the run was resumed, ``notes`` what the step has decided. ``solved`` says that the run began
-    with a solution to rounding, ``part`` how much of its domain points reach (points/horizon.py).
+    the run was resumed, ``notes`` what the step has decided, ``doubts`` what a user must be warned
+    of. ``solved`` says that the run began with a solution to rounding, ``part`` how much of its
+    domain points reach (points/horizon.py).
     """
 
     step: int = 0
@@ -92,6 +94,7 @@ class Progress:
     recovered: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     report: Fixed[Report | None] = None
 
@@ -188,14 +191,16 @@ def ending_of(
     if error is not None and error < stop.error:
         return Ending("finished", f"relative L2 error below {stop.error:g}")
     if progress.step and progress.solved:
-        return Ending("finished", "random features solve the problem to rounding")
+        reason = "random features solve the problem to rounding"
+        return Ending("finished", reason, final=True)
     if stop.steps is not None and progress.step >= stop.steps:
         return Ending(
             "finished",
             f"{counted(stop.steps, 'step')} done (stop.steps)",
             f"more steps: stop.steps={2 * stop.steps}",
         )
-    if stop.seconds is not None and progress.seconds >= stop.seconds:
+    # the start alone may have taken them: a result has a step at least
+    if stop.seconds is not None and progress.step and progress.seconds >= stop.seconds:
         return Ending(
             "finished",
             f"{stop.seconds:g} seconds passed (stop.seconds)",
@@ -203,7 +208,7 @@ def ending_of(
         )
     if progress.step and progress.part == 1.0 and progress.loss <= stop.loss:
         return Ending("finished", f"loss below {stop.loss:g} (stop.loss)")
-    if progress.rejected >= stop.rejections:
+    if progress.part == 1.0 and progress.rejected >= stop.rejections:
         return Ending(
             "finished",
             f"{progress.rejected} steps in a row did not lower the loss (stop.rejections): it is "

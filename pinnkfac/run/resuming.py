@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from pinnkfac.config.pde_file import stored_pde
 from pinnkfac.config.stored import changed, check_classes, differences
 from pinnkfac.run.assembly import Assembly, Carried, assemble, run_settings
 from pinnkfac.run.display import Display, make_display
-from pinnkfac.run.progress import Progress, ending_of
-from pinnkfac.run.solving import Given, Result, Run, Task, begin, check_given, given_pde
+from pinnkfac.run.progress import Ending, Progress, ending_of
+from pinnkfac.run.running import Run
+from pinnkfac.run.task import Given, Result, Task, begin, check_given, given_pde
+from pinnkfac.run.windows import WindowedRun, load
 from pinnkfac.store.run_folder import NODES, RunFolder
 from pinnkfac.store.stored_run import StoredRun
 from pinnkfac.version import __version__
@@ -44,19 +47,61 @@ def resume(
         state = stored.checkpoint() if stored.has_checkpoint() else None
         task, same = _reopened(stored, state, overrides, pde, net)
         display = make_display(quiet=run_settings(task.config).quiet)
-        parts = assemble(task.config, task.problem, task.net)
-        progress = Progress()
+        windowed: WindowedRun | None = None
+        if task.problem.windows or (state is not None and "windows" in state):
+            windowed = WindowedRun(task, display, writer)
+            parts, progress = _in_windows(windowed, stored, state, same=same)
+        else:
+            parts, progress = assemble(task.config, task.problem, task.net), Progress()
+            if state is not None:
+                ended = partial(ending_of, stop=parts.stop)
+                progress = _continued(stored, state, task, parts, ended, same=same, display=display)
         for damage in stored.damages:
             display.warn(damage)
         if state is None:
             display.say("the run was stopped before its first checkpoint: it starts at step 0")
-        else:
-            progress = _continued(stored, state, task, parts, same=same, display=display)
-        history = [r for r in stored.history if r["step"] <= progress.step]
+        steps = progress.step + (windowed.done.total().step if windowed else 0)
+        history = [r for r in stored.history if r["step"] <= steps]
         writer.set_aside("summary.json")
         begin(writer, task)
         writer.restart_metrics(history)
+        if windowed is not None:
+            windowed.history = history
+            return windowed.go(parts, progress)
         return Run(task, parts, display, writer, progress, history).go()
+
+
+def _in_windows(
+    run: WindowedRun, stored: StoredRun, state: Mapping[str, Any] | None, *, same: bool
+) -> tuple[Assembly, Progress]:
+    """The parts of the window that a run goes on in, and how far it had come; ``run`` is told of
+    those before."""
+    if state is None:
+        return run.assembled(0), Progress()
+    held, number = state.get("windows", {"edges": ()}), run.windows.number
+    if not same or list(held["edges"]) != list(run.windows.edges):
+        raise UserError(
+            f"{stored.path}: the problem or its windows have changed, and windows that were "
+            "trained cannot change any more: start a new run"
+        )
+    k, last = held["number"], held["number"] + 1 == number
+    run.done.each = held["done"]
+    if held["ended"] and not last:
+        load(run.field(k + 1), state)
+        run.display.say(f"resumed {run.task.name} after window {k + 1} of {number}")
+        return run.assembled(k + 1), Progress()
+    run.done.each = held["done"][:k]
+    parts = run.assembled(k, state)
+
+    def ended(progress: Progress) -> Ending | None:
+        ending = ending_of(progress, parts.stop)
+        if ending is None or not last:  # later windows are left to do
+            return None
+        before = run.done.before(k, run.stop)
+        step, seconds = before.steps + progress.step, before.seconds + progress.seconds
+        return ending_of(Progress(step=step, seconds=seconds), run.stop) or ending
+
+    return parts, _continued(stored, state, run.task, parts, ended, same=same, display=run.display)
 
 
 def _reopened(
@@ -105,22 +150,40 @@ def _config_of(state: Mapping[str, Any]) -> DictConfig:
     return config
 
 
+def _check_left(
+    path: Path, progress: Progress, ended: Callable[[Progress], Ending | None], *, same: bool
+) -> None:
+    """Raise UserError where nothing is left that a run could do."""
+    if progress.solved and not same:
+        raise UserError(
+            f"{path}: its net begins with random features that solved the problem as it was, and "
+            "can add next to nothing to them: start a new run"
+        )
+    if (ending := ended(progress)) is not None:
+        other = ": start a new run for other settings" if ending.final else ": set another limit"
+        more = f"; {ending.advice}" if ending.advice else other
+        raise UserError(f"{path}: nothing is left to do, {ending.reason}{more}")
+
+
 def _continued(
     stored: StoredRun,
     state: Mapping[str, Any],
     task: Task,
     parts: Assembly,
+    ended: Callable[[Progress], Ending | None],
     *,
     same: bool,
     display: Display,
 ) -> Progress:
-    """Put a checkpoint in place, and say what was carried over."""
+    """Put a checkpoint in place, and say what was carried over; ``ended`` says whether nothing is
+    left to do."""
     old, new = _config_of(state), task.config
     precise = old.dtype == new.dtype and old.published_rows == new.published_rows
     carried = Carried(
         step=same and precise and old.step == new.step,
         damping=old.damping == new.damping,
         points=same and precise and old.points == new.points,
+        horizon=same,
         generators=old.seed == new.seed,
         scales=same and old.balance == new.balance,
     )
@@ -133,10 +196,7 @@ def _continued(
         changes.insert(0, f"the problem {task.name} has changed")
     if not same or any(old[group] != new[group] for group in GROUPS):
         progress.rejected = progress.attempts = 0
-    ending = ending_of(progress, parts.stop)
-    if ending is not None:
-        more = f"; {ending.advice}" if ending.advice else ": set another limit"
-        raise UserError(f"{stored.path}: nothing is left to do, {ending.reason}{more}")
+    _check_left(stored.path, progress, ended, same=same)
     names = {
         **dict.fromkeys(("net", "coefficients", "counters"), True),
         "state of the step": carried.step,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,8 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from pinnkfac.config.build import build
-from pinnkfac.features.search import WAVES, Candidate, Search
+from pinnkfac.domain import Points
+from pinnkfac.features.search import ROUNDED, SOLVED, WAVES, Candidate, Found, Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
@@ -22,40 +22,46 @@ from pinnkfac.nets.mlp import embedded
 from pinnkfac.nets.settings import AUTO
 from pinnkfac.points.settings import PointSettings
 from pinnkfac.problem import Problem
-from pinnkfac.run.assembly import compiled, general_settings, one_thread_in_torch, stop_settings
+from pinnkfac.run.assembly import compiled, general_settings, one_thread_in_torch, stop_of
 from pinnkfac.run.progress import Stop
 from pinnkfac.step.auto import Auto
 
 RATE = 6e9
 """Multiplications that a second is taken for: a run that is repeated must not depend on clocks."""
-SOLVED = 1e-6
-"""Relative residual below which a net begins with the features that leave it: above, it comes
-further by itself."""
+LEAST = 1e-12
+"""Size of what a net adds to features that leave less."""
 ROUGHLY = 0.05
-"""The same where features have waves that a net does not find."""
-ROUNDED = 1e-9
-"""Relative residual below which no step is needed: rounding is near."""
-RESERVE = 0.6
+"""Relative residual below which a net begins with features whose waves it does not find."""
+RESERVE = 0.4
 """Part of the work that features may take where more of them help much."""
 CLEARLY = 5.0
 """How many times less features with sin must leave than others for a net of them."""
 
 
+MORE_THAN_ONE = (
+    "the terms do not determine '{}': other functions fulfil them as well. Is a condition missing, "
+    "or is it fixed up to a constant only? Add what is known of it"
+)
+
+
 @dataclass(frozen=True)
 class Start:
     """A configuration in which nothing of the net is left to be chosen, that net, what was found in
-    words, whether that solves the problem to rounding, and the seconds that it took."""
+    words, what a user must be warned of, whether the problem is solved to rounding, and the seconds
+    that it took."""
 
     config: DictConfig
     net: nn.Module
     note: str
+    doubts: list[str]
     solved: bool
     seconds: float
 
 
 def find_start(config: DictConfig, problem: Problem) -> Start | None:
     """Random features within the share of the work that the step allows them; None where it allows
-    none, where the net is none that they fit in, or where a problem has unknown coefficients.
+    none, where the net is none that they fit in, or where a problem has unknown coefficients or
+    values that were measured, which features would fit with their noise.
 
     Where they leave almost nothing, the net begins with them, and adds to them. Else they say
     whether waves fit the problem better than steps, and the net is of sin instead of tanh.
@@ -65,24 +71,34 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
     step: Any = build(config.step, "step")
     if not isinstance(settings, MlpSettings) or not isinstance(step, Auto):
         return None
-    if settings.features is not None or problem.parameters or not step.features:
+    if settings.features is not None or _unknown(problem) or not step.features:
         return None
     search = _search(config, problem, settings, step)
     with one_thread_in_torch(torch.device(general_settings(config).device)):
-        found = search.best()
-    if not found:
-        return None
-    best = min(found.values(), key=lambda candidate: candidate.residual)
+        found = search.found()
+        if found is None:
+            return None
+        best = search.checked(found.best) if _solves(found.best) else found.best
+        doubtful = search.undetermined(best) if _solves(best) else None
     if settings.activation == AUTO:
         settings = replace(settings, activation=_activation(found))
-    if best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED):
-        settings = replace(settings, features=replace(best.settings, rest=best.residual))
+    if _solves(best):
+        rest = max(best.residual, LEAST)  # where nothing is left, something of the net is
+        settings = replace(settings, features=replace(best.settings, rest=rest))
     net = settings.make(problem.signature, general_settings(config).seed)
     if settings.features is not None:
         _take_over(net, best)
     note = _note(best, settings)
     seconds = time.perf_counter() - begin
-    return Start(_resolved(config, settings), net, note, best.residual < ROUNDED, seconds)
+    doubts = [] if doubtful is None else [MORE_THAN_ONE.format(doubtful)]
+    solved = best.residual < ROUNDED and not doubts
+    return Start(_resolved(config, settings), net, note, doubts, solved, seconds)
+
+
+def _unknown(problem: Problem) -> bool:
+    """Whether there is something to be found from data."""
+    regions = [term.where for term in problem.terms]
+    return bool(problem.parameters) or any(isinstance(r, Points) and r.values for r in regions)
 
 
 def _search(config: DictConfig, problem: Problem, settings: MlpSettings, step: Auto) -> Search:
@@ -100,7 +116,7 @@ def _search(config: DictConfig, problem: Problem, settings: MlpSettings, step: A
         behind = [] if net.output is None else [net.output]
         return nn.Sequential(*embedding, drawn, *behind)
 
-    work = _work(stop_settings(config), step, system, build(config.points, "points"))
+    work = _work(stop_of(config), step, system, build(config.points, "points"))
     first, reserve = step.features * work, (RESERVE - step.features) * work
     return Search(problem, make, partial(compiled, config, problem), first, max(0.0, reserve))
 
@@ -118,9 +134,17 @@ def _work(stop: Stop, step: Auto, system: System, points: PointSettings) -> floa
     return min(limits)
 
 
-def _activation(found: Mapping[str, Candidate]) -> str:
-    waves, steps = (found[name].residual if name in found else math.inf for name in ("sin", "tanh"))
-    return "sin" if CLEARLY * waves < steps else "tanh"
+def _activation(found: Found) -> str:
+    """sin where as many features of it leave much less, or more of them have short waves."""
+    left = {name: candidate.residual for name, candidate in found.few.items()}
+    clearly = CLEARLY * left.get("sin", math.inf) < left.get("tanh", math.inf)
+    best = found.best.settings
+    return "sin" if clearly or (best.activation == "sin" and best.scale > WAVES) else "tanh"
+
+
+def _solves(best: Candidate) -> bool:
+    """Whether a net begins with these features."""
+    return best.residual < (ROUGHLY if best.settings.scale > WAVES else SOLVED)
 
 
 @torch.no_grad()
@@ -128,11 +152,10 @@ def _take_over(net: Mlp, best: Candidate) -> None:
     """The net is what the features are, to which its layers add nothing yet."""
     assert net.features is not None
     net.features.load_state_dict(best.features.state_dict())
-    for parameter in net.layers[-1].parameters():
-        nn.init.zeros_(parameter)
-    scaling = best.net[-1]
-    if net.output is not None and isinstance(scaling, OutputScaling):
-        net.output.take_over(scaling)
+    net.be_features()
+    here, there = net.output, best.net[-1]
+    if isinstance(here, OutputScaling) and isinstance(there, OutputScaling):
+        here.take_over(there)
 
 
 def _resolved(config: DictConfig, settings: MlpSettings) -> DictConfig:

@@ -13,29 +13,26 @@ from typing import Any
 
 import numpy
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from pinnkfac.linearisation.system import System
 from pinnkfac.run.accuracy import Errors
 from pinnkfac.run.assembly import available_cores
 from pinnkfac.run.progress import Ending, Progress
+from pinnkfac.run.task import Task
 from pinnkfac.version import __version__
 
 ERRORS = ("relative_l2", "rms", "maximum")
 
 
 def summarise(
-    config: DictConfig,
-    name: str,
-    system: System,
-    progress: Progress,
-    ending: Ending,
-    errors: Errors | None,
+    task: Task, system: System, progress: Progress, ending: Ending, errors: Errors | None
 ) -> dict[str, Any]:
     """The summary of a run, but for what its last evaluation yields (losses, coefficients)."""
+    config = task.config
     return {
-        "pde": name,
+        "pde": task.name,
         "status": ending.status,
         "stop_reason": ending.reason,
         "advice": ending.advice or None,
@@ -61,6 +58,8 @@ def summarise(
         "versions": versions(),
         "machine": machine(system.device),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "overrides": list(task.overrides),
+        **({"net": type(task.net).__name__} if task.net is not None else {}),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pinnkfac.linearisation.jumps import Jump
@@ -18,6 +19,8 @@ SOLVED = 1e-2
 """Relative residual above which a term does not hold."""
 LEARNT = 0.3
 """Relative residual of all terms above which nothing was learnt."""
+NOISE = 1e-3
+"""Relative residual of given values above which their noise may spoil the other terms."""
 APART = 30.0
 """How many times larger than that of the next term the residual of one that is left behind is."""
 FALLING = 0.5
@@ -27,6 +30,11 @@ RISEN = 10.0
 FITTED = 10.0
 """How many times larger than on given points the residual between them is where these were
 fitted."""
+STALLED = (
+    "Where the solution has a corner, a layer or a shock, try more points and a larger net "
+    "(points.scale=2, net.widths=[96,96,96]); else terms may contradict each other, or waves be "
+    "too short (net.activation=sin)"
+)
 EARLY = 30
 """Steps after which residuals say more than that there were few of them."""
 AWAY = 1e3
@@ -40,29 +48,41 @@ def warnings_of(
     on_given_points: Mapping[str, float],
     coefficients: Mapping[str, float],
     jumps: Sequence[Jump],
+    systematic: Mapping[str, bool] = MappingProxyType({}),
 ) -> list[str]:
     """Sentences, the most telling first; none where nothing was seen.
 
     ``history`` are the records of the run, ``residuals`` the relative residuals of terms at its
     end (see ResidualMeter), ``on_given_points`` those on given points of terms that are judged
-    between these.
+    between these, ``systematic`` whether those of terms with given values are no noise.
     """
     found = [jump_warning(problem, jump) for jump in jumps]
-    found += [
-        f"term '{name}': its residual is {residuals[name] / rho:.1g} times larger between its "
-        "given points than on them: the net fits the points, not the equation. Give more of them, "
-        "or a region instead, box.interior.where(lambda at: ...)"
+    fitted = [
+        name
         for name, rho in on_given_points.items()
         if residuals[name] > SOLVED and residuals[name] > FITTED * rho
     ]
+    found += [_fitted(name, residuals[name], on_given_points[name]) for name in fitted]
     found += _coefficients(problem, coefficients)
-    records = [record for record in history if KEY in record]
+    records = [record for record in history if record.get(KEY, {}).keys() >= residuals.keys()]
     trace = [
         {name: math.inf if rho is None else rho for name, rho in record[KEY].items()}
         for record in records
     ]
     early = bool(records) and records[-1]["step"] < EARLY
-    return found + _residuals(trace, residuals, early=early)
+    rest = {name: rho for name, rho in residuals.items() if name not in fitted}
+    given = {name: alike for name, alike in systematic.items() if name in rest}
+    return found + (_residuals(trace, rest, given, early=early) if rest else [])
+
+
+def _fitted(name: str, between: float, on_points: float) -> str:
+    """That a net fulfils a term at its given points only."""
+    times = f"{between / on_points:.1g} times" if on_points > 0 else "far"
+    return (
+        f"term '{name}': its residual is {times} larger between its given points than on them: the "
+        "net fits the points, not the equation. Give more of them, or a region instead, "
+        "box.interior.where(lambda at: ...)"
+    )
 
 
 def jump_warning(problem: Problem, jump: Jump) -> str:
@@ -95,36 +115,87 @@ def _coefficients(problem: Problem, coefficients: Mapping[str, float]) -> list[s
 
 
 def _residuals(
-    trace: Sequence[Mapping[str, float]], now: Mapping[str, float], *, early: bool
+    trace: Sequence[Mapping[str, float]],
+    now: Mapping[str, float],
+    systematic: Mapping[str, bool],
+    *,
+    early: bool,
 ) -> list[str]:
-    """What the residuals of the terms at the end, and on the way there, say."""
-    order = sorted(now, key=now.__getitem__, reverse=True)
-    worst = order[0]
-    if now[worst] <= SOLVED:
-        return []
+    """What the residuals of the terms at the end, and on the way there, say. What noise can explain
+    is no reason to warn."""
+    noisy = {name: now[name] for name, alike in systematic.items() if not alike}
+    others = {name: rho for name, rho in now.items() if name not in noisy}
+    worst = max(others, key=others.__getitem__, default=None)
+    found = []
+    if worst is not None and others[worst] > SOLVED:
+        found.append(_open(worst, trace, now, systematic, early=early))
+    learnt = early or min(now.values()) <= LEARNT
+    found += [
+        f"term '{name}': its values are fitted to {_percent(rho)} only; what is left of them has "
+        "any sign at neighbouring points, as noise has, or a solution with waves that are too "
+        "short for so few"
+        for name, rho in noisy.items()
+        if rho > LEARNT and not early and (learnt or not found)
+    ]
+    return found
+
+
+def _open(
+    worst: str,
+    trace: Sequence[Mapping[str, float]],
+    now: Mapping[str, float],
+    systematic: Mapping[str, bool],
+    *,
+    early: bool,
+) -> str:
+    """Why a term does not hold."""
     shown = f"its residual is {now[worst]:.1g} of its largest part"
     if early:
-        return [f"term '{worst}' does not hold yet, {shown} after so few steps: give it more time"]
+        return f"term '{worst}' does not hold yet, {shown} after so few steps: give it more time"
     if min(now.values()) > LEARNT:
-        return [
+        return (
             "nothing was learnt: the residual of every term is as large as its parts. The solution "
             "may have waves that are too short for the net (net.activation=sin, "
             "net.fourier_features=64), or the terms may contradict each other (check)"
-        ]
-    lowest = min((record[worst] for record in trace), default=now[worst])
-    if now[worst] > RISEN * lowest:
-        return [
-            f"term '{worst}': {shown}, after {lowest:.1g} on the way: training went astray. Try "
-            "another seed, balance.every=100000, or best.pt (plot RUN --checkpoint best)"
-        ]
+        )
     half = trace[len(trace) // 2][worst] if trace else now[worst]
-    if now[worst] < FALLING * half:
-        return [f"term '{worst}' does not hold yet, {shown} and still falls: give it more time"]
-    left = len(order) > 1 and now[worst] > APART * now[order[1]]
-    beside = f", while '{order[1]}' has {now[order[1]]:.1g}" if left else ""
-    return [
-        f"term '{worst}' does not hold: {shown}{beside}, and falls no more. Where the solution has "
-        "a corner, a layer or a shock, try more points and a larger net (points.scale=2, "
-        "net.widths=[96,96,96]); else terms may contradict each other, or waves be too short "
-        "(net.activation=sin)"
-    ]
+    lowest = min((record[worst] for record in trace), default=now[worst])
+    risen = now[worst] > RISEN * lowest
+    if not risen and now[worst] < FALLING * half:
+        return f"term '{worst}' does not hold yet, {shown} and still falls: give it more time"
+    seen = f"{shown}, after {lowest:.1g} on the way" if risen else f"{shown}, and falls no more"
+    noisy = [name for name, alike in systematic.items() if not alike and now[name] > NOISE]
+    if noisy:
+        name = max(noisy, key=now.__getitem__)
+        return (
+            f"term '{worst}' does not hold: {seen}, while the values of '{name}' are fitted to "
+            f"{_percent(now[name])}. If that is noise, it is fitted at the cost of '{worst}': give "
+            f"'{name}' less weight, Term(..., weight=0.01)"
+        )
+    if risen:
+        return (
+            f"term '{worst}': {seen}: training went astray. Try another seed, "
+            "balance.every=100000, or best.pt (plot RUN --checkpoint best)"
+        )
+    if systematic.get(worst):
+        return (
+            f"term '{worst}' does not hold: {seen}. It is alike at neighbouring points, which "
+            "noise is not: the other terms may contradict these values (a coefficient, a sign, a "
+            "unit), or the net be too small (net.widths=[96,96,96])"
+        )
+    return (
+        f"term '{worst}' does not hold: {shown}{_beside(worst, now)}, and falls no more. {STALLED}"
+    )
+
+
+def _beside(worst: str, now: Mapping[str, float]) -> str:
+    """The term that comes next, where it holds far better."""
+    others = [name for name in now if name != worst]
+    after = max(others, key=now.__getitem__, default=None)
+    if after is None or now[worst] <= APART * now[after]:
+        return ""
+    return f", while '{after}' has {now[after]:.1g}"
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.2g} %"

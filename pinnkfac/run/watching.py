@@ -20,13 +20,26 @@ from pinnkfac.solution import Solution
 from pinnkfac.store.run_folder import RunFolder, Unwritable
 
 
+@dataclass(frozen=True)
+class Before:
+    """Where a window begins in a run: its number from 1 (0: the run has no windows), the steps and
+    seconds of those before it, and how many are left for it and the later ones (None: as many as
+    for itself)."""
+
+    window: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    left: Stop | None = None
+
+
 @dataclass
 class Watcher:
     """Called by the loop after every step.
 
     A record is made at steps 1, 2, 4, 8 … and at least ``interval`` seconds after the last. Its
     losses are those that the step started from, its errors those that it reached. ``progress`` and
-    ``history`` are those of a run that is resumed.
+    ``history`` are those of a run that is resumed; steps and seconds of records are counted from
+    the beginning of the run, also where this is a later window of it.
     """
 
     interval = 1.0
@@ -41,12 +54,15 @@ class Watcher:
     display: Display
     progress: InitVar[Progress]
     history: list[dict[str, Any]]
+    before: Before = Before()
 
     def __post_init__(self, progress: Progress) -> None:
         self.residuals = ResidualMeter(self.system)
         self.solution = Solution(self.system.problem.signature, self.system.net)
         self.history = list(self.history)
-        self._next = self.history[-1]["seconds"] + self.interval if self.history else 0.0
+        own = self.own
+        seconds = own[-1]["seconds"] - self.before.seconds if own else 0.0
+        self._next = seconds + self.interval if own else 0.0
         self._last: float | None = None
         self._seconds_a_step = 0.0
         self._recovered = len(progress.recovered)
@@ -70,9 +86,15 @@ class Watcher:
         self._next = progress.seconds + max(self.interval, self.share * taken)
         return error
 
+    @property
+    def own(self) -> list[dict[str, Any]]:
+        """The records of this window."""
+        window = self.before.window
+        return [record for record in self.history if record.get("window", 0) == window]
+
     def finish(self, progress: Progress, ending: Ending) -> None:
         """Record the last step too, unless it was undone."""
-        recorded = self.history[-1]["step"] if self.history else 0
+        recorded = self.history[-1]["step"] - self.before.steps if self.own else 0
         undone = progress.report is None or ending.status == "diverged"
         if progress.step > recorded and not undone:
             self.record(progress)
@@ -88,11 +110,12 @@ class Watcher:
     def pace(self, progress: Progress) -> Pace:
         """How fast the run goes and how long it has to go, by stop.seconds and stop.steps."""
         mean = self._seconds_a_step or progress.seconds / max(1, progress.step)
+        stop = self.before.left or self.stop
         left = []
-        if self.stop.seconds is not None:
-            left.append(self.stop.seconds - progress.seconds)
-        if self.stop.steps is not None:
-            left.append((self.stop.steps - progress.step) * mean)
+        if stop.seconds is not None:
+            left.append(stop.seconds - progress.seconds)
+        if stop.steps is not None:
+            left.append((stop.steps - progress.step) * mean)
         return Pace(mean, min(left) if left and min(left) > 0 else None)
 
     def record(self, progress: Progress) -> float | None:
@@ -103,8 +126,9 @@ class Watcher:
         names = [term.name for term in self.system.terms]
         pace = self.pace(progress)
         record: dict[str, Any] = {
-            "step": progress.step,
-            "seconds": round(progress.seconds, 4),
+            "step": self.before.steps + progress.step,
+            "seconds": round(self.before.seconds + progress.seconds, 4),
+            **({"window": self.before.window} if self.before.window else {}),
             "loss": progress.loss,
             "losses": dict(zip(names, report.losses.written, strict=True)),
             "relative_residuals": self.residuals.measure(),
@@ -133,8 +157,8 @@ class Watcher:
         meter, problem = self.residuals, self.system.problem
         with one_thread_in_torch(self.system.device):
             residuals, given = meter.measure(), meter.on_given_points()
-            jumps = meter.jumps()
-        warnings = warnings_of(problem, self.history, residuals, given, coefficients, jumps)
+            jumps, systematic = meter.jumps(), meter.systematic()
+        warnings = warnings_of(problem, self.own, residuals, given, coefficients, jumps, systematic)
         return {"relative_residuals": residuals, "warnings": warnings}
 
     def _write(self, folder: RunFolder, record: dict[str, Any]) -> None:

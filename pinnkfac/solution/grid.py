@@ -84,11 +84,14 @@ def _axis(name: str, value: Any, bounds: tuple[float, float]) -> Array | float:
     """The values of an axis, or the number that a coordinate is fixed at."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
-    array = np.asarray(value)
     allowed = (
         f"give a number of points ({name}=100), a number to fix it at ({name}=0.5), or a list of "
         "numbers"
     )
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # lists of different lengths, or what numpy cannot read
+        raise UserError(f"on_grid: {name}={value!r}: {allowed}") from error
     if array.dtype.kind not in "iuf" or array.ndim > 1 or not array.size:
         raise UserError(f"on_grid: {name}={value!r}: {allowed}")
     if not np.isfinite(array).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pinnkfac.common.errors import UserError, first_line
-from pinnkfac.nets import OutputScaling
+from pinnkfac.nets import NetSettings, OutputScaling, PiecewiseNet, TimeWindows
 from pinnkfac.nets.settings import stored_settings
+from pinnkfac.problem.signature import Signature
+from pinnkfac.problem.windows import box_of, edges_of, time_of
 from pinnkfac.store.run_folder import CHECKPOINTS, Which
 from pinnkfac.store.stored_run import StoredRun
 
@@ -46,7 +49,7 @@ def _net(
             f"{file}: dtype={config.get('dtype')} is none of {', '.join(DTYPES)}: the file was "
             "changed, or comes from another run"
         )
-    made = _configured(run, config.get("net")) if net is None else net
+    made = _configured(run, config.get("net"), checkpoint) if net is None else net
     made = made.to(device="cpu", dtype=dtype)
     whose = "the net in config.yaml" if net is None else f"the given net ({type(net).__name__})"
     if net is None and "output_scaling" not in (config.get("net") or {}):
@@ -63,7 +66,7 @@ def _net(
     return made
 
 
-def _configured(run: StoredRun, values: Any) -> nn.Module:
+def _configured(run: StoredRun, values: Any, checkpoint: Mapping[str, Any]) -> nn.Module:
     name = run.problem.get("net")
     if name is not None:
         raise UserError(
@@ -72,7 +75,10 @@ def _configured(run: StoredRun, values: Any) -> nn.Module:
         )
     config = run.path / "config.yaml"
     try:
-        return stored_settings(values).make(run.signature, 0)
+        settings = stored_settings(values)
+        if "windows" in checkpoint:
+            return _of_windows(run.signature, settings, checkpoint["windows"])
+        return settings.make(run.signature, 0)
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
     except Exception as error:  # sizes that no machine holds, say
@@ -80,6 +86,27 @@ def _configured(run: StoredRun, values: Any) -> nn.Module:
             f"{config}: the net that it describes cannot be made ({type(error).__name__}: "
             f"{first_line(error)})"
         ) from error
+
+
+def _of_windows(signature: Signature, settings: NetSettings, stored: Any) -> nn.Module:
+    """The net of a run through windows of time, as far as it had come; raises UserError for what
+    cannot be."""
+    names, time = signature.coordinates.names, time_of(signature.coordinates)
+    try:
+        edges, number = edges_of(stored["edges"], signature.domain), int(stored["number"])
+        orders = tuple(int(order) for order in stored["orders"])
+        if time is None or not 0 <= number < len(edges) - 1 or min(orders) < 1:
+            raise ValueError(f"window {number} of {len(edges) - 1}")
+        if len(orders) != len(signature.fields):
+            raise ValueError(f"{len(orders)} orders")
+    except Exception as error:  # whatever a damaged file may cause
+        raise UserError(
+            f"the windows of the checkpoint do not fit the problem ({first_line(error)}): one of "
+            "the files was changed, or comes from another run"
+        ) from error
+    boxes = [box_of(signature.domain.bounds, edges, k) for k in range(number + 1)]
+    nets = [settings.make(replace(signature, domain=box), 0) for box in boxes]
+    return PiecewiseNet(nets, TimeWindows(edges, names.index(time), len(names), orders))
 
 
 def _with_outputs(net: nn.Module, state: Any) -> Any:

@@ -61,16 +61,25 @@ class RunFolder:
     def new(path: str | Path) -> RunFolder:
         """A folder for a new run; raises UserError where it holds one already."""
         folder = RunFolder(path)
-        if (folder.path / "problem.json").exists():
-            ended = (folder.path / "summary.json").exists()
+        try:
+            RunFolder.check_new(path)
+        except UserError:
             folder.close()
-            what = "a finished run" if ended else "a run that was stopped"
-            raise UserError(
-                f"run.dir={path} holds {what}: continue it with 'python -m pinnkfac resume {path}',"
-                " or choose another folder"
-            )
+            raise
         folder.set_aside("metrics.jsonl")
         return folder
+
+    @staticmethod
+    def check_new(path: str | Path) -> None:
+        """Raise UserError where a folder holds a run already."""
+        if not (Path(path) / "problem.json").exists():
+            return
+        ended = (Path(path) / "summary.json").exists()
+        what = "a finished run" if ended else "a run that was stopped"
+        raise UserError(
+            f"run.dir={path} holds {what}: continue it with 'python -m pinnkfac resume {path}',"
+            " or choose another folder"
+        )
 
     def __enter__(self) -> RunFolder:
         return self

@@ -203,6 +203,7 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 def _record(line: str) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError):
         record = json.loads(line)
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            return record
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            return None
+        return record if isinstance(record.get("seconds"), int | float) else None
     return None

@@ -48,14 +48,14 @@ UNRESOLVED = 0.3
 """Relative residual of features that say nothing of the solution."""
 ABSURD = 1e3
 """How many times its scale no field is."""
-ROUNDED = 1e-9
+ROUNDED = 5e-10
 """Relative residual that is not improved: rounding is near."""
 SQUARED, ENTRY, FIXED = 2.0, 500.0, 3e8
 """Multiplications that a step takes: by residuals · coefficients², by rows of Taylor mode at all
 points · features, and besides; measured."""
 FIRST = 4
 """Steps of Newton's method for few features."""
-ALIKE, APART = 1e-2, 0.1
+ALIKE, APART = 1e-5, 0.1
 """Other features that leave no more than that are a solution, too, and how far apart two of these
 are, of their size, where a field is not determined."""
 CHECKS = 10

@@ -14,7 +14,7 @@ from torch import nn
 
 from pinnkfac.config.build import build
 from pinnkfac.domain import Points
-from pinnkfac.features.search import ROUNDED, SOLVED, WAVES, Candidate, Found, Search
+from pinnkfac.features.search import SOLVED, WAVES, Candidate, Found, Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
@@ -28,6 +28,8 @@ from pinnkfac.step.auto import Auto
 
 RATE = 6e9
 """Multiplications that a second is taken for: a run that is repeated must not depend on clocks."""
+ROUNDED = 1e-9
+"""Relative residual below which no step is needed: rounding is near."""
 LEAST = 1e-12
 """Size of what a net adds to features that leave less."""
 ROUGHLY = 0.05

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pinnkfac.common.errors import UserError, suggest
+from pinnkfac.domain.part import ROUNDING
 from pinnkfac.domain.patches import Patch, Patches
 from pinnkfac.field import ELEMENTWISE, At, Coordinates, Form
 
@@ -20,9 +21,6 @@ TAKEN = frozenset((*dir(Form), *ELEMENTWISE, *dir(At), OPPOSITE)) | {
     name for name in dir(Tensor) if not callable(getattr(Tensor, name))
 }
 """What ``u.NAME`` and ``at.NAME`` are already, and ``.NAME`` of a product of fields (``.T``)."""
-ROUNDING = 1e-6
-"""Points this far outside a box, relative to the size of its coordinates, are taken for inside: a
-bound that was written in float32 is."""
 
 
 class Box:

@@ -16,7 +16,8 @@ from pinnkfac.field import At
 Condition = Callable[[Any], Any]
 """``lambda at: at.x**2 + at.y**2 > 1``, with tensors [batch] behind coordinates."""
 ROUNDING = 1e-6
-"""Points this far outside, relative to the size of coordinates, are taken for inside."""
+"""Points this far outside of a region, relative to the size of coordinates, are taken for inside: a
+bound that was written in float32 is."""
 TRIED = 1_000_000
 """Candidates for a point after which a condition that none fulfils is refused."""
 

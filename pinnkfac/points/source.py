@@ -125,10 +125,9 @@ class PointSource:
 
     def after(
         self, step: int, report: Report, unseen: list[TermPoints] | None, *, renewed: bool
-    ) -> bool:
+    ) -> None:
         """Learn from what a step did, which may have been guarded by ``unseen`` points; ``renewed``
-        says that its own were new. Returns whether points go further from now on, so that earlier
-        losses say nothing any more."""
+        says that its own were new."""
         self.cost = report.cost
         if renewed:
             self.plan = self.plan.learned(
@@ -141,10 +140,8 @@ class PointSource:
         if report.request.growth > 1.0:
             self.plan, self.current = self.plan.grown(report.request.growth), []
         before, self.horizon = self.horizon, self.horizon.after(step, sum(report.losses.relative))
-        further = self.horizon.part != before.part
-        if further:
+        if self.horizon.part != before.part:
             self.current = []
-        return further
 
     def undone(self) -> None:
         """A step has failed: what the next one costs is not known."""

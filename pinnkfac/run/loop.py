@@ -64,9 +64,9 @@ def run(
                 break
             continue
         system.set_parameters(report.parameters)
-        further = source.after(progress.step, report, unseen, renewed=renewed)
+        source.after(progress.step, report, unseen, renewed=renewed)
         progress = progress.after(report, written, loss, start, time.perf_counter() - begin)
-        if further:
+        if source.horizon.part != progress.part:
             progress = progress.further(source.horizon.part)
         error, by = watch(progress), interrupted()
     return progress, ending

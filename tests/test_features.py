@@ -33,6 +33,7 @@ from pinnkfac.features import solve as solving
 from pinnkfac.features.search import Search
 from pinnkfac.linearisation.system import System
 from pinnkfac.nets import FeatureSettings, MlpSettings, OutputScaling
+from pinnkfac.run.assembly import assemble
 from pinnkfac.run.start import find_start
 from pinnkfac.solution import stored
 
@@ -69,6 +70,10 @@ def waves(k):
         Term("edge", box.boundary, lambda v, at: v - u(at)),
     ]
     return Problem(fields=("u",), terms=terms, solution=u)
+
+
+def start_of(config, problem):
+    return find_start(config, assemble(config, problem).system)
 
 
 # -- the features ----------------------------------------------------------------------------------
@@ -220,7 +225,7 @@ def test_features_that_miss_a_small_part_of_the_domain_are_no_solution():
     best = search.found().best
     assert best.residual < 1e-9, "the spot lies between the points"
     assert search.checked(best).residual > 0.5
-    start = find_start(configuration("stop.seconds=60"), problem)
+    start = start_of(configuration("stop.seconds=60"), problem)
     assert start is not None
     assert not start.solved
     assert start.net.features is None
@@ -236,7 +241,7 @@ def configuration(*overrides):
 
 def test_a_net_begins_with_features_that_solve_the_problem():
     config, problem = configuration("stop.seconds=60"), waves(3.0)
-    start = find_start(config, problem)
+    start = start_of(config, problem)
     assert start is not None
     assert start.solved
     chosen = OmegaConf.to_container(start.config.net)
@@ -260,7 +265,7 @@ def test_a_net_begins_with_features_that_solve_the_problem():
     ],
 )
 def test_no_features_are_looked_for(overrides):
-    assert find_start(configuration(*overrides), waves(2.0)) is None
+    assert start_of(configuration(*overrides), waves(2.0)) is None
 
 
 def test_none_with_unknown_coefficients():
@@ -271,7 +276,7 @@ def test_none_with_unknown_coefficients():
         Term("ends", box.boundary, lambda u, at: (u, u)),
     ]
     problem = Problem(fields=("u",), terms=terms, parameters=(k,))
-    assert find_start(configuration("stop.seconds=60"), problem) is None
+    assert start_of(configuration("stop.seconds=60"), problem) is None
 
 
 def test_what_features_leave_chooses_the_activation():
@@ -403,13 +408,13 @@ def test_a_missing_condition_is_told():
         Term("slope", box.boundary, lambda u, at: dot(grad(u), at.normal) - 2),
     ]
     problem = Problem(fields=("u",), terms=terms)
-    start = find_start(configuration("stop.seconds=60"), problem)
+    start = start_of(configuration("stop.seconds=60"), problem)
     assert not start.solved
     assert "do not determine 'u'" in start.doubts[0]
     words = (*QUICK, "stop.seconds=20", "run.quiet=true")
     assert "do not determine 'u'" in solve(problem, *words).summary["warnings"][0]
     fixed = [*terms, Term("corner", box.at(x=-1, y=-1), lambda u, at: u)]
-    start = find_start(configuration("stop.seconds=60"), Problem(fields=("u",), terms=fixed))
+    start = start_of(configuration("stop.seconds=60"), Problem(fields=("u",), terms=fixed))
     assert start.solved
     assert start.doubts == []
 
@@ -422,7 +427,7 @@ def test_values_that_were_measured_are_not_fitted_by_features():
         Term("data", data, lambda u, at: u - at.v),
     ]
     problem = Problem(fields=("u",), terms=terms)
-    assert find_start(configuration("stop.seconds=60"), problem) is None
+    assert start_of(configuration("stop.seconds=60"), problem) is None
 
 
 def test_given_points_without_values_stand_for_a_region():
@@ -450,6 +455,6 @@ def test_a_field_that_is_zero_hides_nothing():
         Term("ends", box.boundary, lambda u, v, at: (u - sin(at.x), v)),
     ]
     problem = Problem(fields=("u", "v"), terms=terms)
-    start = find_start(configuration("stop.seconds=60"), problem)
+    start = start_of(configuration("stop.seconds=60"), problem)
     assert start.solved
     assert start.doubts == []

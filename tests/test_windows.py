@@ -330,7 +330,7 @@ def heat(windows):
         terms=[
             Term("heat", box.interior, lambda u, at: u.t - u.xx),
             Term("ends", box.faces("x"), lambda u, at: u),
-            Term("start", box.at(t=0), lambda u, at: 300 * (0 * u + u) - 300 * 50 * sin(k * at.x)),
+            Term("start", box.at(t=0), lambda u, at: 300 * (u - 50 * sin(k * at.x))),
         ],
         solution=lambda at: 50 * exp(-(k**2) * at.t) * sin(k * at.x),
         windows=windows,

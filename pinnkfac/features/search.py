@@ -18,7 +18,7 @@ from pinnkfac.linearisation.parts import size
 from pinnkfac.linearisation.residuals import ResidualMeter
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
-from pinnkfac.nets import FeatureSettings, OutputScaling, RandomFeatures
+from pinnkfac.nets import FeatureSettings, RandomFeatures, output_scaling
 from pinnkfac.problem import Problem
 
 ACTIVATIONS = ("tanh", "sin")
@@ -276,9 +276,9 @@ def _left(system: System, points: Sequence[TermPoints]) -> float:
     be, beside which any residual is small."""
     with torch.no_grad():
         values = system.net(torch.cat([part.points.coordinates for part in points]))
-        for module in system.net.modules():
-            if isinstance(module, OutputScaling):
-                values = (values - module.bias) / module.weight.diag()
+    output = output_scaling(system.net)
+    if output is not None:
+        values = (values - output.bias) / output.scales
     if not bool((size(values, dim=0) < ABSURD).all()):
         return math.inf
     return _largest(ResidualMeter(system))

@@ -14,7 +14,7 @@ from pinnkfac.linearisation.compiled import TermPoints
 from pinnkfac.linearisation.jumps import Jump, find_jumps
 from pinnkfac.linearisation.parts import Affine, Parts, size
 from pinnkfac.linearisation.system import System
-from pinnkfac.nets import OutputScaling
+from pinnkfac.nets import output_scaling
 
 FEWEST, MOST = 32, 500
 """Points of a term; between these, as many as MULTIPLICATIONS allow."""
@@ -91,11 +91,9 @@ class ResidualMeter:
     def least(self) -> Tensor:
         """A small part of what the net takes fields for, [field]: one that is 0 has no size beside
         which its errors could be small."""
-        scales = self.inside.new_zeros(len(self.system.problem.fields))
-        for module in self.system.net.modules():
-            if isinstance(module, OutputScaling):
-                scales = module.weight.diag()
-        return NOTHING * scales.double()
+        output = output_scaling(self.system.net)
+        none = self.inside.new_zeros(len(self.system.problem.fields))
+        return NOTHING * (none if output is None else output.scales).double()
 
     def measure(self) -> dict[str, float]:
         """ρ of every term now, by its name; infinite where it is not a number."""

@@ -10,7 +10,7 @@ from pinnkfac.linearisation.compiled import TermPoints, with_scales
 from pinnkfac.linearisation.field_scales import field_scales
 from pinnkfac.linearisation.parts import Parts, size
 from pinnkfac.linearisation.system import System, powers_of_two
-from pinnkfac.nets import OutputScaling
+from pinnkfac.nets import output_scaling
 
 POINTS = 256
 """Points of every term that sizes are measured on."""
@@ -25,14 +25,14 @@ def choose_units(system: System, *, equations: bool = True) -> None:
     drawn = [t.where.draw(POINTS, Uniform(), generator) for t in problem.terms]
     points = system.prepare(drawn)
     parts = [Parts(term) for term in system.terms]
-    outputs = [module for module in system.net.modules() if isinstance(module, OutputScaling)]
-    if outputs and outputs[-1].identity:  # a net that was trained has its scales
+    output = output_scaling(system.net)
+    if output is not None and output.identity:  # a net that was trained has its scales
         chosen = field_scales(system.net, parts, points)
         pairs = [
             problem.scales.get(name, (scale.scale, scale.offset))
             for name, scale in zip(problem.fields, chosen, strict=True)
         ]
-        outputs[-1].choose([scale for scale, _ in pairs], [offset for _, offset in pairs])
+        output.choose([scale for scale, _ in pairs], [offset for _, offset in pairs])
     if equations:
         # Measured in units of their own parts: float32 need not hold their squares.
         largest = [_largest_part(p, drawn) for p, drawn in zip(parts, points, strict=True)]

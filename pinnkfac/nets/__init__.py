@@ -1,6 +1,12 @@
 """Networks made of operations that Taylor mode has rules for."""
 
-from pinnkfac.nets.embeddings import FourierFeatures, InputScaling, OutputScaling, PeriodicEmbedding
+from pinnkfac.nets.embeddings import (
+    FourierFeatures,
+    InputScaling,
+    OutputScaling,
+    PeriodicEmbedding,
+    output_scaling,
+)
 from pinnkfac.nets.features import FeatureSettings, RandomFeatures
 from pinnkfac.nets.layers import FixedLinear, Scale
 from pinnkfac.nets.mlp import Mlp
@@ -26,4 +32,5 @@ __all__ = [
     "TimeWindows",
     "WindowField",
     "affine_layer",
+    "output_scaling",
 ]

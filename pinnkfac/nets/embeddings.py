@@ -55,7 +55,18 @@ class OutputScaling(FixedLinear):
 
     def take_over(self, other: OutputScaling) -> None:
         """Those of another one."""
-        self.choose(other.weight.diag().tolist(), other.bias.tolist())
+        self.choose(other.scales.tolist(), other.bias.tolist())
+
+    @property
+    def scales(self) -> Tensor:
+        """scale_k, [field]."""
+        return self.weight.diag()
+
+
+def output_scaling(net: nn.Module) -> OutputScaling | None:
+    """The scales of the fields of a net, the last where it has several; None where it has none."""
+    found = [module for module in net.modules() if isinstance(module, OutputScaling)]
+    return found[-1] if found else None
 
 
 class FourierFeatures(nn.Module):

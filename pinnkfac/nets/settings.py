@@ -75,7 +75,7 @@ class MlpSettings:
         # nn.Linear draws from torch's global generator: seed it here, and leave it as it was.
         with making("the weights", "net.widths"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            embedding, features = self.embedding(signature), None
+            embedding, features = self._embedding(signature), None
             if self.features is not None:
                 inputs = embedded(len(signature.coordinates.names), embedding)
                 features = self.features.make(inputs, len(signature.fields), seed)
@@ -93,8 +93,7 @@ class MlpSettings:
                 rest=1.0 if self.features is None else self.features.rest,
             )
 
-    def embedding(self, signature: Signature) -> list[nn.Module]:
-        """The maps of the coordinates; Fourier features draw from torch's global generator."""
+    def _embedding(self, signature: Signature) -> list[nn.Module]:
         names, box = signature.coordinates.names, signature.domain.bounds
         for name in self.periodic:
             if name not in names:

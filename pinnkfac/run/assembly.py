@@ -24,7 +24,7 @@ from pinnkfac.domain import Uniform
 from pinnkfac.linearisation.balance import Balance
 from pinnkfac.linearisation.system import System
 from pinnkfac.linearisation.units import choose_units
-from pinnkfac.nets import WindowField
+from pinnkfac.nets import Mlp, WindowField
 from pinnkfac.points.functions import functions_of
 from pinnkfac.points.source import PointSource
 from pinnkfac.problem import Problem
@@ -142,13 +142,9 @@ class Assembly:
         lacking = self._lacking(state)
         if lacking:
             raise UserError(f"the checkpoint {EARLIER}: it lacks {lacking}, so that {INSTEAD}")
-        try:
-            self._load_net(state)
-        except Exception as error:  # whatever a foreign state may cause
-            raise UserError(
-                "the checkpoint does not fit this configuration: it is of another net or problem "
-                f"({_in_a_line(error)})"
-            ) from error
+        with of_this_net():
+            self.system.net.load_state_dict(state["net"])
+            self.system.coefficients.copy_(state["coefficients"])
         try:
             return self._load(state, carried or Carried())
         except UserError:
@@ -168,10 +164,6 @@ class Assembly:
         missing = [name for name in self.state_dict(Progress()) if name not in state]
         missing += [f"{name} of the net" for name in own if name not in net]
         return ", ".join(missing)
-
-    def _load_net(self, state: Mapping[str, Any]) -> None:
-        self.system.net.load_state_dict(state["net"])
-        self.system.coefficients.copy_(state["coefficients"])
 
     def _load(self, state: Mapping[str, Any], carried: Carried) -> Progress:
         device, dtype = self.system.device, self.system.dtype
@@ -201,6 +193,18 @@ class Assembly:
             progress.trained_loss = progress.reached = progress.first_loss = math.inf
             progress.drawn, progress.best = 0, Best()
         return progress
+
+
+@contextmanager
+def of_this_net() -> Iterator[None]:
+    """Within it, weights of a checkpoint that cannot be put in place are a UserError."""
+    try:
+        yield
+    except Exception as error:  # whatever a foreign state may cause
+        raise UserError(
+            "the checkpoint does not fit this configuration: it is of another net or problem "
+            f"({_in_a_line(error)})"
+        ) from error
 
 
 def _in_a_line(error: Exception) -> str:
@@ -242,7 +246,7 @@ def assemble(config: DictConfig, problem: Problem, net: nn.Module | None = None)
     functions = functions_of(system, price)
     source = PointSource(problem, build(config.points, "points"), functions, generators["points"])
     # features are a solution everywhere already, and windows go from the start on
-    if getattr(net, "features", None) is not None or isinstance(net, WindowField):
+    if isinstance(net, WindowField) or (isinstance(net, Mlp) and net.features is not None):
         source.horizon = replace(source.horizon, part=1.0)
     if not hasattr(step, "start"):
         raise UserError("step has no _target_ of a step: choose one of its options")
@@ -265,14 +269,21 @@ def compiled(config: DictConfig, problem: Problem, net: nn.Module) -> System:
     """The problem with a net, on the device and in the precision that are asked for; raises
     UserError where there are none such."""
     general = general_settings(config)
-    dtype, device = _dtype(general.dtype), _device(general.device)
+    placed(config, net)
+    device = _device(general.device)
     return System(
         problem,
-        net.to(device=device, dtype=dtype),
+        net,
         planner=published_plan if general.published_rows else make_plan,
         memory=general.memory * GIB,
         workers=(general.threads or available_cores()) if device.type == "cpu" else 1,
     )
+
+
+def placed(config: DictConfig, net: nn.Module) -> nn.Module:
+    """The net, moved to the device and the precision that are asked for; raises UserError."""
+    general = general_settings(config)
+    return net.to(device=_device(general.device), dtype=_dtype(general.dtype))
 
 
 def _check_periodic(system: System, problem: Problem) -> None:

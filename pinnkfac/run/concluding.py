@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from pinnkfac.common.errors import UserError, counted
 from pinnkfac.residual import exact_solution
-from pinnkfac.run.assembly import Assembly
+from pinnkfac.run.assembly import Assembly, run_settings
 from pinnkfac.run.display import Display
+from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.progress import Ending
 from pinnkfac.run.task import Result, Task
+from pinnkfac.store.run_folder import RunFolder
 
 
 def headline(display: Display, task: Task, parts: Assembly, more: str = "") -> None:
@@ -31,12 +34,35 @@ def headline(display: Display, task: Task, parts: Assembly, more: str = "") -> N
     )
 
 
-def say_kept(display: Display, folder: Path) -> None:
-    """That a run which failed has left a checkpoint."""
-    display.warn(f"the last checkpoint is kept: resume {shown(folder)} goes on from it")
+def concluded(
+    display: Display,
+    task: Task,
+    folder: RunFolder | None,
+    trained: Callable[[Interruption], tuple[Result, Ending]],
+) -> Result:
+    """The result of what ``trained`` does until it is done or interrupted, drawn and told.
+
+    It writes the result, too, so that all is written before signals mean again what they did.
+    """
+    with Interruption(display.notice) as interruption:
+        try:
+            result, ending = trained(interruption)
+        except (Exception, KeyboardInterrupt):
+            if folder is not None and folder.has("checkpoint.pt"):
+                where = shown(folder.path)
+                display.warn(f"the last checkpoint is kept: resume {where} goes on from it")
+            raise
+        finally:
+            display.close()
+    if folder is not None and run_settings(task.config).plot and result.refused is None:
+        _draw(display, task, result, folder.path)
+    _conclude(display, task, result, ending)
+    if result.refused is not None:
+        raise result.refused
+    return result
 
 
-def conclude(display: Display, task: Task, result: Result, ending: Ending) -> None:
+def _conclude(display: Display, task: Task, result: Result, ending: Ending) -> None:
     say = display.say
     error = f", relative L2 error {result.errors.relative_l2:.3e}" if result.errors else ""
     say(f"stopped: {ending.reason}")
@@ -55,7 +81,7 @@ def conclude(display: Display, task: Task, result: Result, ending: Ending) -> No
         say(f"written to {where}" + ("" if ending.final else f"; go on with: {how}"))
 
 
-def draw(display: Display, task: Task, result: Result, folder: Path) -> None:
+def _draw(display: Display, task: Task, result: Result, folder: Path) -> None:
     """Pictures of the run; a failure here costs the pictures only."""
     from pinnkfac.plots import draw_history, draw_solution, save
 

@@ -11,7 +11,7 @@ from pinnkfac.nets import Mlp
 from pinnkfac.run.accuracy import ErrorMeter
 from pinnkfac.run.assembly import Assembly, one_thread_in_torch, run_settings
 from pinnkfac.run.checkpoints import Checkpoints
-from pinnkfac.run.concluding import conclude, draw, headline, say_kept
+from pinnkfac.run.concluding import concluded, headline
 from pinnkfac.run.display import Display
 from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.loop import run, settled
@@ -41,7 +41,6 @@ class Run:
     def __post_init__(self) -> None:
         parts, settings = self.parts, run_settings(self.task.config)
         meter = ErrorMeter(self.task.problem, settings.error_points)
-        self.plot = settings.plot
         self.watcher = Watcher(
             parts.system,
             parts.source,
@@ -65,22 +64,12 @@ class Run:
         before the signals mean again what they did.
         """
         headline(self.display, self.task, self.parts)
-        with Interruption(self.display.notice) as interruption:
-            try:
-                ending, losses = self.trained(interruption)
-                result = self._written(ending, losses)
-            except (Exception, KeyboardInterrupt):
-                if self.folder is not None and self.folder.has("checkpoint.pt"):
-                    say_kept(self.display, self.folder.path)
-                raise
-            finally:
-                self.display.close()
-        if self.folder is not None and self.plot and result.refused is None:
-            draw(self.display, self.task, result, self.folder.path)
-        conclude(self.display, self.task, result, ending)
-        if result.refused is not None:
-            raise result.refused
-        return result
+
+        def trained(interruption: Interruption) -> tuple[Result, Ending]:
+            ending, losses = self.trained(interruption)
+            return self._written(ending, losses), ending
+
+        return concluded(self.display, self.task, self.folder, trained)
 
     def trained(self, interruption: Interruption) -> tuple[Ending, TermLosses]:
         """Why steps ended, and the losses after the last one; records carry those before a step."""

@@ -63,7 +63,7 @@ def solve_task(task: Task, folder: str | Path | None, display: Display | None = 
         RunFolder.check_new(folder)
     parts, progress = assemble(task.config, task.problem, task.net), Progress()
     # mistakes are told by now: a start may take long
-    start = None if task.net is not None else find_start(task.config, task.problem)
+    start = None if task.net is not None else find_start(task.config, parts.system)
     if start is not None:
         display.say(start.note)
         task = replace(task, config=start.config)

@@ -16,7 +16,6 @@ from pinnkfac.config.build import build
 from pinnkfac.domain import Points
 from pinnkfac.features.search import SOLVED, WAVES, Candidate, Found, Search
 from pinnkfac.linearisation.system import System
-from pinnkfac.linearisation.units import choose_units
 from pinnkfac.nets import FeatureSettings, Mlp, MlpSettings, OutputScaling
 from pinnkfac.nets.mlp import embedded
 from pinnkfac.nets.settings import AUTO
@@ -60,10 +59,11 @@ class Start:
     seconds: float
 
 
-def find_start(config: DictConfig, problem: Problem) -> Start | None:
-    """Random features within the share of the work that the step allows them; None where it allows
-    none, where the net is none that they fit in, or where a problem has unknown coefficients or
-    values that were measured, which features would fit with their noise.
+def find_start(config: DictConfig, system: System) -> Start | None:
+    """Random features within the share of the work that the step allows them, for the problem of a
+    ``system`` with the configured net; None where it allows none, where the net is none that they
+    fit in, or where a problem has unknown coefficients or values that were measured, which features
+    would fit with their noise.
 
     Where they leave almost nothing, the net begins with them, and adds to them. Else they say
     whether waves fit the problem better than steps, and the net is of sin instead of tanh.
@@ -71,12 +71,15 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
     begin = time.perf_counter()
     settings: Any = build(config.net, "net")
     step: Any = build(config.step, "step")
-    if not isinstance(settings, MlpSettings) or not isinstance(step, Auto):
+    problem, net = system.problem, system.net
+    if not isinstance(settings, MlpSettings) or not isinstance(net, Mlp):
         return None
-    if settings.features is not None or _unknown(problem) or not step.features:
+    if net.features is not None or _unknown(problem):
         return None
-    search = _search(config, problem, settings, step)
-    with one_thread_in_torch(torch.device(general_settings(config).device)):
+    if not isinstance(step, Auto) or not step.features:
+        return None
+    search = _search(config, system, net, step)
+    with one_thread_in_torch(system.device):
         found = search.found()
         if found is None:
             return None
@@ -87,14 +90,14 @@ def find_start(config: DictConfig, problem: Problem) -> Start | None:
     if _solves(best):
         rest = max(best.residual, LEAST)  # where nothing is left, something of the net is
         settings = replace(settings, features=replace(best.settings, rest=rest))
-    net = settings.make(problem.signature, general_settings(config).seed)
+    made = settings.make(problem.signature, general_settings(config).seed)
     if settings.features is not None:
-        _take_over(net, best)
+        _take_over(made, best)
     note = _note(best, settings)
     seconds = time.perf_counter() - begin
     doubts = [] if doubtful is None else [MORE_THAN_ONE.format(doubtful)]
     solved = best.residual < ROUNDED and not doubts
-    return Start(_resolved(config, settings), net, note, doubts, solved, seconds)
+    return Start(_resolved(config, settings), made, note, doubts, solved, seconds)
 
 
 def _unknown(problem: Problem) -> bool:
@@ -103,13 +106,9 @@ def _unknown(problem: Problem) -> bool:
     return bool(problem.parameters) or any(isinstance(r, Points) and r.values for r in regions)
 
 
-def _search(config: DictConfig, problem: Problem, settings: MlpSettings, step: Auto) -> Search:
+def _search(config: DictConfig, system: System, net: Mlp, step: Auto) -> Search:
     """Among nets whose coordinates and fields are mapped like those of the configured one."""
-    seed = general_settings(config).seed
-    net = settings.make(problem.signature, seed)
-    system = compiled(config, problem, net)
-    with one_thread_in_torch(system.device):
-        choose_units(system, equations=False)
+    problem, seed = system.problem, general_settings(config).seed
     embedding: list[nn.Module] = list(net.embedding)
     inputs = embedded(len(problem.coordinates.names), embedding)
 

@@ -17,16 +17,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Generator, Tensor, nn
 
-from pinnkfac.common.errors import UserError, first_line
+from pinnkfac.common.errors import UserError
 from pinnkfac.config.build import build
 from pinnkfac.domain import Uniform
-from pinnkfac.nets import OutputScaling, PiecewiseNet, TimeWindows, WindowField
+from pinnkfac.nets import PiecewiseNet, TimeWindows, WindowField, output_scaling
 from pinnkfac.problem import Problem
 from pinnkfac.problem.windows import time_of
 from pinnkfac.residual.time_orders import time_orders
 from pinnkfac.run.accuracy import ErrorMeter
-from pinnkfac.run.assembly import Assembly, assemble, run_settings, stop_of
-from pinnkfac.run.concluding import conclude, draw, headline, say_kept
+from pinnkfac.run.assembly import Assembly, assemble, of_this_net, placed, run_settings, stop_of
+from pinnkfac.run.concluding import concluded, headline
 from pinnkfac.run.display import Display
 from pinnkfac.run.interruption import Interruption
 from pinnkfac.run.progress import Ending, Progress, ending_of
@@ -84,7 +84,7 @@ class WindowedRun:
         while len(self.nets) < number:
             problem = self.task.problem.window(len(self.nets))
             net = build(config.net, "net").make(problem.signature, int(config.seed))
-            self.nets.append(net.to(torch.device(config.device), getattr(torch, config.dtype)))
+            self.nets.append(placed(config, net))
         return WindowField(self.nets[:number], windows)
 
     def assembled(self, k: int, state: Mapping[str, Any] | None = None) -> Assembly:
@@ -131,23 +131,13 @@ class WindowedRun:
         """Train window by window until all are, or one was interrupted or has diverged; the first
         one has these parts, and may have come some way."""
         headline(self.display, self.task, parts, f"{self.windows.number} windows, ")
-        with Interruption(self.display.notice) as interruption:
-            try:
-                first = self.begun(len(self.done.each), parts, progress)
-                ending = self._trained(first, interruption)
-                result = self._written(ending)
-            except (Exception, KeyboardInterrupt):
-                if self.folder is not None and self.folder.has("checkpoint.pt"):
-                    say_kept(self.display, self.folder.path)
-                raise
-            finally:
-                self.display.close()
-        if self.folder is not None and run_settings(self.task.config).plot and not self.refused:
-            draw(self.display, self.task, result, self.folder.path)
-        conclude(self.display, self.task, result, ending)
-        if result.refused is not None:
-            raise result.refused
-        return result
+
+        def trained(interruption: Interruption) -> tuple[Result, Ending]:
+            first = self.begun(len(self.done.each), parts, progress)
+            ending = self._trained(first, interruption)
+            return self._written(ending), ending
+
+        return concluded(self.display, self.task, self.folder, trained)
 
     def _trained(self, run: Run, interruption: Interruption) -> Ending:
         """Why the last window that was begun has ended."""
@@ -230,18 +220,13 @@ def _of_terms(task: Task, problem: Problem) -> DictConfig:
 
 def _scales_of(net: nn.Module, fields: Sequence[str]) -> dict[str, float]:
     """The scales of the fields of the last net."""
-    outputs = [module for module in net.modules() if isinstance(module, OutputScaling)]
-    scales = outputs[-1].weight.diagonal().tolist() if outputs else [1.0] * len(fields)
+    output = output_scaling(net)
+    scales = [1.0] * len(fields) if output is None else output.scales.tolist()
     return dict(zip(fields, scales, strict=True))
 
 
 def load(field: WindowField, state: Mapping[str, Any]) -> None:
     """Put the weights of a checkpoint in place; raises UserError where they are those of another
     net."""
-    try:
+    with of_this_net():
         field.load_state_dict(state["net"])
-    except Exception as error:  # whatever a foreign state may cause
-        raise UserError(
-            "the checkpoint does not fit this configuration: it is of another net or problem "
-            f"({type(error).__name__}: {first_line(error)})"
-        ) from error
